@@ -1,0 +1,66 @@
+# Everything a developer or CI runs. Needs Python 3.10 (see .python-version) and nothing else:
+# uv is installed under .tools when it isn't there, and the locked environment under .venv.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+LOCK := locks/py310.txt
+LOCKED := $(VENV)/.locked
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
+
+.PHONY: demo test test-peers check format bench lock clean help
+
+help:
+	@echo "make demo         the whole path on real images: ingest, train, judge, publish, predict"
+	@echo "make test         checks and tests; needs nothing but the locked environment"
+	@echo "make test-peers   tests against outside programs, which it installs (as root)"
+	@echo "make check        lint, format and types"
+	@echo "make format       apply the formatter and the linter's fixes"
+	@echo "make bench        print the benchmarks' ratios"
+	@echo "make lock         resolve the dependencies anew"
+	@echo "make clean        remove the environment and everything the demo made"
+
+demo: $(LOCKED)
+	@$(PYTHON) -m pipeline.demo $(ARGS)
+
+test: check
+	$(PYTHON) -m pytest -m "not peers" $(ARGS)
+
+test-peers: $(LOCKED)
+	tests/peers/install.sh
+	$(PYTHON) -m pytest -m peers tests/peers $(ARGS)
+
+check: $(LOCKED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(LOCKED)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(LOCKED)
+	$(PYTHON) -m benchmarks
+
+$(LOCKED): $(LOCK) pyproject.toml edge/pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" $(VENV)
+	$(UV) pip sync --python $(PYTHON) --require-hashes $(LOCK)
+	$(UV) pip install --quiet --python $(PYTHON) --no-deps --editable . --editable edge
+	@touch $@
+
+.tools/uv/bin/uv: locks/uv.txt
+	python3 -m venv .tools/uv
+	.tools/uv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
+	@touch $@
+
+# The paths are relative so that no lock names a machine.
+lock: | $(UV)
+	$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 \
+	    --extra demo --extra dev --no-emit-package edgeline --no-annotate \
+	    pyproject.toml --output-file $(LOCK)
+	$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 --no-annotate \
+	    --constraint $(LOCK) edge/pyproject.toml --output-file locks/edge.txt
+	echo uv | $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 \
+	    --no-annotate - --output-file locks/uv.txt
+
+clean:
+	rm -rf $(VENV) .tools demo runs registry .mypy_cache .pytest_cache .ruff_cache
