@@ -1,0 +1,183 @@
+"""From an image in any common format to the numbers a model takes, without TensorFlow.
+
+    pixels = preprocess(contract, load_image("photo.jpg"))
+
+The same decoding feeds the training data, and `resize_bilinear` equals `tf.image.resize`: a device
+computes the very numbers that the model was trained and evaluated on.
+"""
+
+import io
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from edgeline.contract import PreprocessingContract
+from edgeline.errors import ImageError
+
+__all__ = ["ImageSource", "PreprocessingContract", "load_image", "preprocess", "resize_bilinear"]
+
+MAX_PIXELS = 100_000_000  # what an image may unpack to
+
+ImageSource: TypeAlias = str | PathLike[str] | bytes | Image.Image | NDArray[Any]
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+_ORIENTATION = 0x0112  # EXIF tag
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def load_image(source: ImageSource) -> NDArray[np.uint8]:
+    """Decode an image to uint8 `[height, width, 3]`, RGB, the way its EXIF orientation says.
+
+    Takes a path, the bytes of a file, a Pillow image, or a uint8 array `[height, width]` or
+    `[height, width, channels]` with 1, 3 or 4 channels. Files are JPEG, PNG, WebP, BMP or GIF, of
+    which the first frame counts. Transparency is laid over white; of 16-bit gray the upper 8 bits
+    count; colour profiles are ignored.
+
+    Raises:
+        ImageError: there is no such file, or it is not a complete image of one of these kinds, or
+            it has more than `MAX_PIXELS` pixels.
+    """
+    if isinstance(source, np.ndarray):
+        return _to_rgb(_from_array(source))
+    if isinstance(source, Image.Image):
+        return _decode(source, "the image")
+    if isinstance(source, bytes):
+        return _open(io.BytesIO(source), "the image")
+    try:
+        with Path(source).open("rb") as file:
+            return _open(file, str(source))
+    except OSError as error:
+        raise ImageError(f"Cannot read {source}: {error.strerror}") from None
+
+
+def resize_bilinear(image: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
+    """Resize `[h, w, channels]` as `tf.image.resize(image, (height, width))` does.
+
+    Bilinear with half-pixel centres and without antialiasing, in float32: each output pixel blends
+    four input pixels, however large the input is.
+    """
+    top, bottom, down = _neighbours(image.shape[0], height)
+    left, right, across = _neighbours(image.shape[1], width)
+    upper = _blend(_gather(image, top, left), _gather(image, top, right), across[:, None])
+    lower = _blend(_gather(image, bottom, left), _gather(image, bottom, right), across[:, None])
+    return _blend(upper, lower, down[:, None, None])
+
+
+def preprocess(contract: PreprocessingContract, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Turn a decoded image, `[h, w, 3]`, into the model's input.
+
+    Returns:
+        float32 `[height, width, 3]` in the contract's value range.
+    """
+    return resize_bilinear(image, contract.height, contract.width) / np.float32(255)
+
+
+def _neighbours(
+    size: int, new_size: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Along one axis, return the two inputs that each output lies between, and how far along."""
+    # In float32 and in this order, as TensorFlow does: the weights are equal to the last bit.
+    scale = np.float32(size) / np.float32(new_size)
+    position = (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    floor = np.floor(position)
+    before = np.maximum(floor, 0).astype(np.intp)
+    after = np.minimum(np.ceil(position), size - 1).astype(np.intp)
+    return before, after, position - floor
+
+
+def _gather(
+    image: NDArray[Any], rows: NDArray[np.intp], columns: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    return image[rows[:, None], columns[None, :]].astype(np.float32)
+
+
+def _blend(
+    first: NDArray[np.float32], second: NDArray[np.float32], weight: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    return first + (second - first) * weight
+
+
+def _open(file: IO[bytes], name: str) -> NDArray[np.uint8]:
+    try:
+        image = Image.open(file, formats=_FORMATS)
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{name} is not an image in a known format; expected JPEG, PNG, WebP, BMP or GIF"
+        ) from None
+    except Exception as error:
+        raise _undecodable(name, error) from error
+    return _decode(image, name)
+
+
+def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Decode an image whose header, and nothing else, has been read."""
+    _check_pixels(*image.size, name)
+    if image.mode == "F":
+        raise ImageError(f"{name} has floating-point samples, whose range is anybody's guess")
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except Exception as error:
+        # On hostile bytes Pillow's decoders raise nearly anything: OSError, SyntaxError,
+        # struct.error, IndexError, ... Each means that this one image is unusable.
+        raise _undecodable(name, error) from error
+
+
+def _undecodable(name: str, error: Exception) -> ImageError:
+    return ImageError(f"{name} cannot be decoded; it is damaged, incomplete or too large: {error}")
+
+
+def _check_pixels(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} unpacks to {width} x {height} pixels; at most {MAX_PIXELS} are read"
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        # An EXIF block that cannot be parsed says nothing; viewers show such an image as it is.
+        return image
+    transposition = _TRANSPOSITIONS.get(orientation)
+    return image if transposition is None else image.transpose(transposition)
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion would make everything above 255 white.
+        samples = np.asarray(image).astype(np.int64)
+        gray = (np.clip(samples, 0, 0xFFFF) >> 8).astype(np.uint8)
+        gray[samples == image.info.get("transparency", -1)] = 255
+        image = Image.fromarray(gray)
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.asarray(image.convert("RGB"))
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    """Return a uint8 array of pixels as a Pillow image."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    known = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not known or array.size == 0:
+        raise ImageError(
+            "Expected an image as a uint8 array [height, width] or [height, width, 1, 3 or 4]; "
+            f"got {array.dtype} {list(array.shape)}"
+        )
+    _check_pixels(array.shape[1], array.shape[0], "the array")
+    return Image.fromarray(np.ascontiguousarray(array))

@@ -1,0 +1,218 @@
+"""The registry's format: what a publisher writes and a device accepts.
+
+A store is an OCI image-layout directory, and may hold several models. A release is an OCI image
+index with one CNCF ModelPack manifest per variant of the model:
+
+    v7                       index           dev.edgeline.model: solar-cells
+      v7-float32             manifest        dev.edgeline.variant: float32
+        config               application/vnd.cncf.model.config.v1+json
+        model.tflite         application/vnd.cncf.model.weight.v1.raw
+        preprocessing.json   application/vnd.edgeline.preprocessing.v1+json
+        verdict.json         application/vnd.edgeline.verdict.v1+json
+        golden.json          application/vnd.edgeline.golden.v1+json (optional)
+      v7-int8                manifest
+        ...
+    solar-cells.candidate    the same index: the channel is a tag that moves
+
+Versions are counted per store, so `v7` names one release. Neither index nor manifest holds a
+version or a time: the same content has the same digest whenever it is published. The children have
+tags of their own because some registries collect untagged manifests as garbage.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgeline import contract
+from edgeline._json import parse_object
+from edgeline.errors import IntegrityError, RegistryError
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+MODEL_MANIFEST = "application/vnd.cncf.model.manifest.v1+json"
+MODEL_CONFIG = "application/vnd.cncf.model.config.v1+json"
+WEIGHTS = "application/vnd.cncf.model.weight.v1.raw"
+PREPROCESSING = "application/vnd.edgeline.preprocessing.v1+json"
+VERDICT = "application/vnd.edgeline.verdict.v1+json"
+GOLDEN = "application/vnd.edgeline.golden.v1+json"
+
+MODEL_ANNOTATION = "dev.edgeline.model"
+VARIANT_ANNOTATION = "dev.edgeline.variant"
+FILEPATH_ANNOTATION = "org.cncf.model.filepath"
+TITLE_ANNOTATION = "org.opencontainers.image.title"
+TAG_ANNOTATION = "org.opencontainers.image.ref.name"
+
+LAYOUT_FILE = "oci-layout"
+LAYOUT_VERSION = "1.0.0"
+INDEX_FILE = "index.json"
+
+# Largest sizes in bytes that a reader accepts, and so a writer produces.
+MAX_STORE_INDEX = 16 << 20
+MAX_MANIFEST = 1 << 20
+MAX_CONTRACT = contract.MAX_BYTES
+MAX_VERDICT = 16 << 20
+MAX_GOLDEN = 16 << 20
+MAX_MODEL = 2 << 30
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_VERSION_TAG = re.compile(r"v([1-9][0-9]{0,8})")
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_VARIANT = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
+_MAX_NAME = 63  # characters: "<model>.<channel>" then fits the 128 of a tag
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """A reference to a blob by digest and size."""
+
+    media_type: str
+    digest: str
+    size: int  # bytes
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the descriptor as OCI spells it."""
+        document: dict[str, Any] = {
+            "mediaType": self.media_type,
+            "digest": self.digest,
+            "size": self.size,
+        }
+        if self.annotations:
+            document["annotations"] = dict(self.annotations)
+        return document
+
+    @classmethod
+    def from_json(cls, value: object) -> "Descriptor":
+        """Read an untrusted descriptor; fields that edgeline does not use are ignored.
+
+        Raises:
+            IntegrityError: a required field is missing or malformed.
+        """
+        if not isinstance(value, dict):
+            raise IntegrityError(f"Expected a descriptor, got {_shown(value)}")
+        size = value.get("size")
+        if type(size) is not int or size < 0:
+            raise IntegrityError(f"Expected a descriptor's size in bytes, got {_shown(size)}")
+        media_type = value.get("mediaType")
+        if not isinstance(media_type, str):
+            raise IntegrityError(f"Expected a descriptor's mediaType, got {_shown(media_type)}")
+        return cls(
+            media_type=media_type,
+            digest=check_digest(value.get("digest")),
+            size=size,
+            annotations=parse_annotations(value.get("annotations", {})),
+        )
+
+
+def parse_annotations(value: object) -> dict[str, str]:
+    """Return untrusted annotations.
+
+    Raises:
+        IntegrityError: `value` is not a map from string to string.
+    """
+    if isinstance(value, dict) and all(isinstance(entry, str) for entry in value.values()):
+        return value
+    raise IntegrityError(f"Expected annotations to map strings to strings, got {_shown(value)}")
+
+
+def parse_document(data: bytes, media_type: str) -> dict[str, Any]:
+    """Return the JSON of an index or a manifest that says it is a `media_type`.
+
+    Raises:
+        IntegrityError: it is not JSON, or calls itself something else.
+    """
+    try:
+        document = parse_object(data)
+    except ValueError as error:
+        raise IntegrityError(f"Expected {media_type}, got broken JSON: {error}") from None
+    if document.get("schemaVersion") != 2 or document.get("mediaType") != media_type:
+        raise IntegrityError(
+            f"Expected {media_type} with schemaVersion 2, got {_shown(document.get('mediaType'))} "
+            f"with schemaVersion {_shown(document.get('schemaVersion'))}"
+        )
+    return document
+
+
+def check_digest(value: object) -> str:
+    """Return `value` when it is a SHA-256 digest, and therefore safe as a file name.
+
+    Raises:
+        IntegrityError: it is anything else.
+    """
+    if isinstance(value, str) and _DIGEST.fullmatch(value):
+        return value
+    raise IntegrityError(f"Expected a digest, sha256: and 64 hex digits, got {_shown(value)}")
+
+
+def is_tag(value: object) -> bool:
+    """Tell whether `value` is a tag that any OCI registry accepts."""
+    return isinstance(value, str) and _TAG.fullmatch(value) is not None
+
+
+def version_tag(version: int) -> str:
+    """Return the tag of a release: 7 -> "v7"."""
+    return f"v{version}"
+
+
+def parse_version_tag(tag: str) -> int | None:
+    """Return the version that a tag names, or None when it is not the tag of a release."""
+    match = _VERSION_TAG.fullmatch(tag)
+    return int(match[1]) if match else None
+
+
+def variant_tag(version: int, variant: str) -> str:
+    """Return the tag of one variant of a release: (7, "int8") -> "v7-int8"."""
+    return f"{version_tag(version)}-{variant}"
+
+
+def channel_tag(model: str, channel: str) -> str:
+    """Return the moving tag that points at a channel's release.
+
+    Raises:
+        RegistryError: one of the names is malformed.
+    """
+    return f"{check_model(model)}.{check_channel(channel)}"
+
+
+def check_model(name: object) -> str:
+    """Return `name` when it can name a model.
+
+    Raises:
+        RegistryError: it cannot.
+    """
+    return _check_name("model", name, _NAME, "-")
+
+
+def check_channel(name: object) -> str:
+    """Return `name` when it can name a channel.
+
+    Raises:
+        RegistryError: it cannot.
+    """
+    return _check_name("channel", name, _NAME, "-")
+
+
+def check_variant(name: object) -> str:
+    """Return `name` when it can name a variant.
+
+    Raises:
+        RegistryError: it cannot.
+    """
+    return _check_name("variant", name, _VARIANT, "_")
+
+
+def _check_name(kind: str, name: object, syntax: re.Pattern[str], separator: str) -> str:
+    if isinstance(name, str) and len(name) <= _MAX_NAME and syntax.fullmatch(name):
+        return name
+    raise RegistryError(
+        f"A {kind} is named by at most {_MAX_NAME} of a-z and 0-9, in parts joined by "
+        f"{separator!r}; got {_shown(name)}"
+    )
+
+
+def _shown(value: object) -> str:
+    """Quote an untrusted value, so that it stays one short line on a terminal."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

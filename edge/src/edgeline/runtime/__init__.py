@@ -1,0 +1,1 @@
+"""Running a release's model: `interpreter` knows TFLite, `classifier` knows images and labels."""
