@@ -1,0 +1,286 @@
+"""Every knob of the pipeline, once: typed, with its unit and default, read from TOML.
+
+A configuration file holds only what differs from the defaults below; `load_config` checks it and
+`--set trainer.epochs=3` on the command line overrides it. Paths are relative to the folder the
+command runs in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import tomli
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+# A class's, model's or channel's name becomes part of tags and file names.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
+Variant = Literal["float32", "float16"]
+Split = Literal["train", "eval", "test"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class IngestConfig(_Section):
+    """`[ingest]`: how photos become a dataset (`python -m pipeline ingest`)."""
+
+    max_side: Positive = 512
+    """Longer side in pixels; a larger image is scaled down, a smaller one is kept as it is."""
+    max_pixels: Positive = 100_000_000
+    """Pixels; an image that claims more is refused before it is decoded."""
+    max_file_bytes: Positive = 64 * 2**20
+    """Bytes; a larger file is refused before it is read."""
+    train: Fraction = 0.8
+    """Share of the images to train on; with `eval` and `test` it sums to 1."""
+    eval: Fraction = 0.1
+    """Share of the images that early stopping looks at."""
+    test: Fraction = 0.1
+    """Share of the images that neither training nor early stopping sees: the gate's."""
+    shards: Positive = 4
+    """Files per split, at most."""
+    group: str | None = None
+    """CSV column whose equal values stay in one split (a patient, a device); none by default."""
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> IngestConfig:
+        if not math.isclose(self.train + self.eval + self.test, 1):
+            raise ValueError(
+                f"train + eval + test is {self.train + self.eval + self.test:g}, not 1"
+            )
+        return self
+
+
+class DataConfig(_Section):
+    """`[data]`: what the pipeline reads."""
+
+    path: Path
+    """The dataset folder that `python -m pipeline ingest` wrote."""
+
+
+class ImageConfig(_Section):
+    """`[image]`: the model's input."""
+
+    height: Annotated[int, Field(ge=32, le=1024)] = 150
+    """Pixels."""
+    width: Annotated[int, Field(ge=32, le=1024)] = 150
+    """Pixels."""
+
+
+class TrainerConfig(_Section):
+    """`[trainer]`: DenseNet121 and its head."""
+
+    base_weights: str = "imagenet"
+    """What the base starts from: "imagenet", "random" or the path of a Keras weights file."""
+    head: Literal["pool", "flatten"] = "pool"
+    """"pool": global average pooling and one Dense layer; "flatten": Flatten, Dense 512, Dense."""
+    epochs: Positive = 100
+    """Of the head phase, at most: early stopping usually ends it sooner."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Of the head phase (Adam)."""
+    fine_tune_epochs: Annotated[int, Field(ge=0)] = 0
+    """Of the second phase, which trains the base's last layers too; 0 leaves it out."""
+    fine_tune_layers: Positive = 5
+    """How many of the base's last layers the second phase trains (batch norms stay frozen)."""
+    fine_tune_learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    """Of the second phase (Adam)."""
+    batch_size: Positive = 32
+    """Images a training step."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of features dropped before the last layer while training."""
+    patience: Positive = 10
+    """Epochs without a lower loss on the eval split before a phase stops."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of everything random in training."""
+
+
+class RewriterConfig(_Section):
+    """`[rewriter]`: which TFLite models are made."""
+
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = ("float32", "float16")
+    """"float32", "float16" (half the size)."""
+    timeout: Positive = 900
+    """Seconds one conversion may take."""
+
+
+class GateConfig(_Section):
+    """`[gate]`: what a model must reach before it is published. All are fractions, 0 to 1."""
+
+    split: Split = "test"
+    """The split it is measured on."""
+    min_accuracy: Fraction
+    """Overall accuracy, of the float model and of every variant. No default: state what you need,
+    and that it is more than the majority class's share."""
+    min_auc: Fraction | None = None
+    """Area under the ROC curve, averaged over the classes; none by default."""
+    min_slice_accuracy: dict[str, Fraction] = {}
+    """By slice key: the accuracy that each of its values must reach; none by default."""
+    max_drop: Fraction = 0.01
+    """Accuracy a variant may lose against the float model."""
+
+
+class RegistryConfig(_Section):
+    """`[registry]`: where models that earned it go."""
+
+    path: Path = Path("registry")
+    """An OCI image-layout directory; made when it isn't there."""
+    channel: Name = "candidate"
+    """The channel that then points at the release."""
+
+
+class RunConfig(_Section):
+    """`[run]`: where a run keeps its artifacts."""
+
+    root: Path = Path("runs")
+    """Folder of the artifacts, the metadata store and the logs, in a subfolder by model name."""
+
+
+class BeamConfig(_Section):
+    """`[beam]`: how data-parallel steps run."""
+
+    args: tuple[str, ...] = ()
+    """Apache Beam pipeline options such as "--runner=FlinkRunner"; in-process by default."""
+
+
+class Config(_Section):
+    """A whole configuration."""
+
+    name: Name
+    """The model's name in the registry."""
+    ingest: IngestConfig = IngestConfig()
+    data: DataConfig
+    image: ImageConfig = ImageConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    rewriter: RewriterConfig = RewriterConfig()
+    gate: GateConfig
+    registry: RegistryConfig = RegistryConfig()
+    run: RunConfig = RunConfig()
+    beam: BeamConfig = BeamConfig()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads and checks a configuration file.
+
+    Args:
+        path: of the TOML file.
+        overrides: `section.key=value` each, the value as in TOML; a bare word is a string.
+
+    Raises:
+        UserError: the file can't be read, or a key or value is wrong; a line for each, naming
+            file, key, what was expected and what was received.
+    """
+    try:
+        document = tomli.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}") from error
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    for override in overrides:
+        _apply_override(document, override)
+    return parse_config(document, str(path))
+
+
+def parse_config(document: Mapping[str, Any], source: str) -> Config:
+    """Checks a configuration that is already in memory; `source` names it in errors.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    return _parse(Config, document, source)
+
+
+def parse_ingest_config(path: Path | None, overrides: Sequence[str]) -> IngestConfig:
+    """The `[ingest]` section of a file (or the defaults), overridden as in `load_config`.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    if path:
+        return load_config(path, overrides).ingest
+    document: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(document, override)
+    unknown = set(document) - {"ingest"}
+    if unknown:
+        raise UserError(
+            f"--set {unknown.pop()}: without --config only ingest.* can be set, "
+            f"one of: {', '.join(IngestConfig.model_fields)}"
+        )
+    return _parse(IngestConfig, document.get("ingest", {}), "--set", ("ingest",))
+
+
+def _parse(model: Any, document: Mapping[str, Any], source: str, at: tuple[str, ...] = ()) -> Any:
+    # By way of JSON, whose strict mode takes an array for a tuple and a string for a path.
+    try:
+        return model.model_validate_json(json.dumps(document, default=str))
+    except ValidationError as error:
+        lines = [f"{source}: {_describe(problem, at)}" for problem in error.errors()]
+        raise UserError("\n".join(lines)) from None
+
+
+def _apply_override(document: dict[str, Any], override: str) -> None:
+    key, equals, raw = override.partition("=")
+    *sections, name = key.strip().split(".")
+    if not equals or not name:
+        raise UserError(f"--set {override}: expected KEY=VALUE, such as trainer.epochs=3")
+    table: Any = document
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise UserError(f"--set {override}: {section} is a value, not a section")
+    table[name] = _toml_value(raw.strip())
+
+
+def _toml_value(raw: str) -> Any:
+    try:
+        return tomli.loads(f"value = {raw}")["value"]
+    except tomli.TOMLDecodeError:
+        return raw
+
+
+def _describe(problem: Any, at: tuple[str, ...]) -> str:
+    """One problem found by pydantic, as `key: expected ..., received ...`."""
+    location = [*at, *(str(part) for part in problem["loc"] if part != "[key]")]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {_suggestion(location)}"
+    if problem["type"] == "missing":
+        return f"{key}: missing; expected {_documentation(location)}"
+    message = problem["msg"]
+    for prefix in ("Input should be ", "Value error, ", "String should ", "Tuple should "):
+        message = message.removeprefix(prefix)
+    if problem["type"] == "value_error":
+        return f"{key}: {message}"
+    return f"{key}: expected {message}; received {json.dumps(problem['input'], default=str)}"
+
+
+def _suggestion(location: Sequence[str]) -> str:
+    known = list(_section_at(location[:-1]).model_fields)
+    close = difflib.get_close_matches(location[-1], known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"expected one of: {', '.join(known)}"
+
+
+def _documentation(location: Sequence[str]) -> str:
+    field = _section_at(location[:-1]).model_fields.get(location[-1])
+    text = (field.description or f"the section [{location[-1]}]") if field else "a value"
+    return " ".join(text.split())
+
+
+def _section_at(location: Sequence[str]) -> type[_Section]:
+    section: type[_Section] = Config
+    for name in location:
+        annotation = section.model_fields[name].annotation
+        candidates = (annotation, *get_args(annotation))
+        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, _Section))
+    return section

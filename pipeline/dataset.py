@@ -1,0 +1,134 @@
+"""Reads an ingested dataset folder: what `python -m pipeline ingest PHOTOS OUT` leaves in OUT.
+
+`Dataset.load(path)` is for the steps that come after. The ingest report is the dataset's table of
+contents and is written last: a folder without it, or without a file that it lists, is no dataset.
+This module imports neither Beam nor TensorFlow, so that a command can look at a dataset at once.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+SPLITS = ("train", "eval", "test")
+LABELS_FILE = "labels.txt"
+REPORT_FILE = "ingest_report.json"
+REPORT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What an ingest run read, refused, changed and wrote.
+
+    Attributes:
+        source: The photos' folder or CSV file, as the user gave it.
+        options: The options of the run.
+        labels: The classes, in their order for ever.
+        schema: The schema file's name.
+        slice_keys: The features beside image, label, image_id and source.
+        counts: Images by split and class.
+        quarantined: The files left out, as `{"source": ..., "reason": ...}`.
+        duplicates: The files left out because another has the same bytes: `{"source", "of"}`.
+        re_encoded: Images that were encoded anew, by reason; one image may have several.
+        warnings: What the user should know and need not mend.
+        files: The size in bytes of every other file of the dataset, by its path in the folder.
+        fingerprint: SHA-256 of what the dataset was made from: equal means up to date.
+        reused: Whether the dataset was up to date and nothing was written.
+    """
+
+    source: str
+    options: Mapping[str, Any]
+    labels: tuple[str, ...]
+    schema: str
+    slice_keys: tuple[str, ...]
+    counts: Mapping[str, Mapping[str, int]]
+    quarantined: tuple[Mapping[str, str], ...]
+    duplicates: tuple[Mapping[str, str], ...]
+    re_encoded: Mapping[str, int]
+    warnings: tuple[str, ...]
+    files: Mapping[str, int]
+    fingerprint: str
+    reused: bool = field(default=False, compare=False)
+
+    @property
+    def images(self) -> int:
+        """The number of images in the dataset."""
+        return sum(sum(by_label.values()) for by_label in self.counts.values())
+
+    def write(self, folder: Path) -> None:
+        """Writes the report into a dataset folder, which it makes a finished one."""
+        content = {"version": REPORT_VERSION, **asdict(self)}
+        del content["reused"]
+        text = json.dumps(content, ensure_ascii=False, indent=2)
+        (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "IngestReport | None":
+        """Returns the report in a folder, or None if there is none of this version."""
+        try:
+            content = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+            if content.pop("version") != REPORT_VERSION:
+                return None
+            lists = ("labels", "slice_keys", "quarantined", "duplicates", "warnings")
+            content |= {name: tuple(content[name]) for name in lists}
+            return cls(**content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def damage(self, folder: Path) -> str | None:
+        """Returns what is wrong with the files of a folder, or None if all are as listed."""
+        for name, size in self.files.items():
+            file = folder / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        return None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A finished dataset folder.
+
+    Attributes:
+        path: The folder; `train/`, `eval/` and `test/` in it hold gzipped TFRecords.
+        labels: The classes, in their order for ever.
+        slice_keys: The features beside image, label, image_id and source.
+        schema_path: The schema of the raw examples, a text proto.
+        counts: Images by split and class.
+    """
+
+    path: Path
+    labels: tuple[str, ...]
+    slice_keys: tuple[str, ...]
+    schema_path: Path
+    counts: Mapping[str, Mapping[str, int]]
+
+    @classmethod
+    def load(cls, path: Path) -> "Dataset":
+        """Reads a dataset folder.
+
+        Raises:
+            UserError: The folder is not a finished dataset, or lacks some of its files.
+        """
+        remedy = f"run `python -m pipeline ingest PHOTOS {path}`"
+        if not (path / REPORT_FILE).is_file():
+            raise UserError(f"{path} is not an ingested dataset: no {REPORT_FILE}; {remedy}")
+        report = IngestReport.read(path)
+        if report is None:
+            raise UserError(
+                f"{path} is not an ingested dataset: {REPORT_FILE} is not a report of "
+                f"version {REPORT_VERSION}; {remedy}"
+            )
+        if damage := report.damage(path):
+            raise UserError(f"{path} is damaged: {damage}; {remedy}")
+        return cls(
+            path=path,
+            labels=report.labels,
+            slice_keys=report.slice_keys,
+            schema_path=path / report.schema,
+            counts=report.counts,
+        )

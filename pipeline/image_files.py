@@ -1,0 +1,187 @@
+"""Makes one image file fit for training: JPEG or PNG, upright, RGB or grey, 8 bits, not too large.
+
+`normalise(data, ...)` takes a file's bytes and returns bytes that Pillow and TensorFlow (by its
+accurate JPEG method, see `pipeline.preprocessing`) decode to the same pixels. A file that is fit
+already is kept byte for byte; any other is encoded anew, and the reasons are given:
+
+- EXIF orientation is applied, because TensorFlow ignores it;
+- transparency is composited over white, the ground cut-out pictures are mostly shown on;
+  TensorFlow would drop it and uncover whatever colour lies beneath;
+- 16-bit samples keep their high byte, as libpng's own reduction does;
+- palettes, CMYK and 1-bit become RGB or grey;
+- of several frames the first is taken;
+- a longer side above the limit is scaled down to it (Lanczos).
+
+A lossless source becomes PNG, a lossy one JPEG of quality 95 without chroma subsampling.
+ICC profiles and gamma are left alone: the sample values are what the model sees.
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_JPEG_QUALITY = 95
+# Two builds of libjpeg may round differently; two readings of a file differ by far more.
+_SAME_PIXELS = 1.0
+
+
+class BadImageError(Exception):
+    """The file cannot be used; the message says why, without naming the file."""
+
+
+@dataclass(frozen=True)
+class NormalImage:
+    """A fit image: its file's bytes, and why they are not the original's (empty: they are)."""
+
+    data: bytes
+    changes: tuple[str, ...]
+
+
+def normalise(data: bytes, *, max_side: int, max_pixels: int) -> NormalImage:
+    """Returns `data` if it is fit for training, or else a fit image made from it.
+
+    Args:
+        data: A whole image file.
+        max_side: The longer side's limit in pixels; above it the image is scaled down.
+        max_pixels: Above this many pixels, which the header tells, nothing is decoded.
+
+    Raises:
+        BadImageError: It is not an image of a known format, is damaged, or is too large.
+    """
+    image = _open(data, max_pixels)
+    try:
+        image.load()
+        changes = _changes(image, data, max_side)
+        if not changes:
+            if _tensorflow_agrees(data, image):
+                return NormalImage(data, ())
+            changes = ["not read alike by TensorFlow"]
+        normal = _shrunk(_upright(_eight_bit(image), _orientation(image)), max_side)
+        return NormalImage(_encoded(normal, lossy=_is_lossy(image, data)), tuple(changes))
+    except Exception as error:
+        # A hostile or damaged file makes a decoder raise almost anything: OSError, SyntaxError,
+        # struct.error, zlib.error. Whichever it is, this one image is bad and no other.
+        raise BadImageError(f"cannot be decoded: {error}") from error
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    # Pillow's own limit is one for the whole process and half ours: one number shall decide.
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImageError(f"image bomb: {error}") from error
+    except UnidentifiedImageError as error:
+        raise BadImageError(f"not an image ({', '.join(FORMATS)})") from error
+    except Exception as error:  # a damaged header: see normalise
+        raise BadImageError(f"cannot be decoded: {error}") from error
+    if image.width * image.height > max_pixels:
+        raise BadImageError(
+            f"image bomb: {image.width}x{image.height} is above the limit of {max_pixels} pixels"
+        )
+    return image
+
+
+def _changes(image: Image.Image, data: bytes, max_side: int) -> list[str]:
+    """Returns what must be mended in a loaded image; nothing if its file can be kept."""
+    found = {
+        f"format {image.format}": image.format not in ("JPEG", "PNG"),
+        "several frames": getattr(image, "n_frames", 1) > 1,
+        "EXIF orientation": _orientation(image) in _UPRIGHT,
+        "transparency": image.has_transparency_data,
+        "palette": image.mode == "P",
+        "CMYK": image.mode == "CMYK",
+        _png_depth(image, data): image.format == "PNG" and _png_depth(image, data) != "8-bit",
+        "downscaled": max(image.size) > max_side,
+    }
+    return [change for change, needed in found.items() if needed]
+
+
+def _png_depth(image: Image.Image, data: bytes) -> str:
+    # The 25th byte of a PNG, in its first chunk. Pillow's mode does not tell it: 16-bit RGB opens
+    # as plain RGB. A palette's depth is that of its indices and means nothing.
+    return f"{data[24]}-bit" if image.mode != "P" else "8-bit"
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF, which raises almost anything, says nothing of the pixels
+        return 1
+
+
+def _is_lossy(image: Image.Image, data: bytes) -> bool:
+    if image.format == "WEBP":
+        # The chunk of a lossless image. A chance match in a lossy one would only cost some space.
+        return b"VP8L" not in data
+    return image.format in ("JPEG", "MPO")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Returns the image as RGB or L."""
+    if image.mode.startswith("I"):
+        # Pillow's convert would clip all above 255 to white.
+        samples = np.asarray(image).astype(np.uint32)
+        grey = (samples >> 8).astype(np.uint8)
+        grey[samples == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(grey)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    if image.mode in ("1", "L"):
+        return image.convert("L")
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _shrunk(image: Image.Image, max_side: int) -> Image.Image:
+    longer = max(image.size)
+    if longer <= max_side:
+        return image
+    width, height = (max(1, round(side * max_side / longer)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _encoded(image: Image.Image, *, lossy: bool) -> bytes:
+    # An orientation, a palette's transparency or a CMYK profile is true of the source only.
+    image.info = {}
+    buffer = io.BytesIO()
+    if lossy:
+        image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    else:
+        image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _tensorflow_agrees(data: bytes, image: Image.Image) -> bool:
+    """Tells whether TensorFlow decodes `data` to the pixels of `image`, which is RGB or L.
+
+    Some files that Pillow reads, TensorFlow refuses: a JPEG without its end marker, for one.
+    """
+    try:
+        # Reads PNG as well. The accurate method is the one that Pillow uses.
+        pixels = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+    except tf.errors.InvalidArgumentError:
+        return False
+    expected = np.asarray(image.convert("RGB"))
+    return pixels.shape == expected.shape and bool(
+        np.abs(pixels.astype(np.int16) - expected).mean() <= _SAME_PIXELS
+    )
