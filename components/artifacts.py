@@ -1,0 +1,21 @@
+"""The artifact types that travel between the custom components."""
+
+from tfx.types import Artifact
+
+
+class TFLiteModels(Artifact):
+    """`<uri>/models.json`, `<uri>/preprocessing.json` and `<uri>/<variant>/model.tflite`.
+
+    See `components.tflite_models` for the content.
+    """
+
+    TYPE_NAME = "components.TFLiteModels"
+
+
+class TFLiteVerdict(Artifact):
+    """`<uri>/verdict.json`: what every variant measured against the gate.
+
+    See `components.verdict` for the content.
+    """
+
+    TYPE_NAME = "components.TFLiteVerdict"

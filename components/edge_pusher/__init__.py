@@ -1,0 +1,1 @@
+"""Publishes the variants that passed to an edge model registry."""

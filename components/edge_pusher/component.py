@@ -1,0 +1,70 @@
+"""The EdgePusher component: its inputs, output and settings."""
+
+from __future__ import annotations
+
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import BaseChannel, channel_utils, component_spec, standard_artifacts
+
+from components.artifacts import TFLiteModels, TFLiteVerdict
+from components.edge_pusher import executor
+
+
+class EdgePusherSpec(component_spec.ComponentSpec):
+    """Interface of EdgePusher."""
+
+    INPUTS = {
+        "tflite_models": component_spec.ChannelParameter(type=TFLiteModels),
+        "verdict": component_spec.ChannelParameter(type=TFLiteVerdict),
+        "model_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+    }
+    OUTPUTS = {
+        "pushed_model": component_spec.ChannelParameter(type=standard_artifacts.PushedModel),
+    }
+    PARAMETERS = {
+        "registry": component_spec.ExecutionParameter(type=str),
+        "model_name": component_spec.ExecutionParameter(type=str),
+        "channel": component_spec.ExecutionParameter(type=str),
+    }
+
+
+class EdgePusher(base_component.BaseComponent):
+    """Publishes every variant that passed, as one release; fails if none did.
+
+    Pushing the same content again is no new release, so the step need never be cached: what it
+    depends on, the registry, is not among its inputs.
+    """
+
+    SPEC_CLASS = EdgePusherSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self,
+        *,
+        tflite_models: BaseChannel,
+        verdict: BaseChannel,
+        model_blessing: BaseChannel,
+        registry: str,
+        model_name: str,
+        channel: str,
+    ) -> None:
+        """Declares the step.
+
+        Args:
+            tflite_models: the variants.
+            verdict: on them.
+            model_blessing: the Evaluator's, on the float model.
+            registry: path of an OCI image-layout directory; made when it isn't there.
+            model_name: the model's name in the registry.
+            channel: that will point at the release.
+        """
+        super().__init__(
+            EdgePusherSpec(
+                tflite_models=tflite_models,
+                verdict=verdict,
+                model_blessing=model_blessing,
+                registry=registry,
+                model_name=model_name,
+                channel=channel,
+                pushed_model=channel_utils.as_channel([standard_artifacts.PushedModel()]),
+            )
+        )

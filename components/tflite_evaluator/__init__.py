@@ -1,0 +1,1 @@
+"""Measures every TFLite variant against the gate."""

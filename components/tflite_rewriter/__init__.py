@@ -1,0 +1,1 @@
+"""Rewrites a SavedModel into TFLite variants."""

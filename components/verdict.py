@@ -1,0 +1,154 @@
+"""The content of a TFLiteVerdict artifact: what was measured, against which threshold, and passed.
+
+It is what the run's summary prints, what the pusher obeys, and a layer of every release.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+VERDICT_FILE = "verdict.json"
+VERSION = 1
+OVERALL = "overall"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One metric on one slice; without a threshold it is only reported."""
+
+    metric: str
+    slice: str  # "overall" or "<key>=<value>"
+    value: float
+    threshold: float | None = None
+    bound: Literal["min", "max"] = "min"
+    interval: tuple[float, float] | None = None  # 95%
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value is within its threshold; NaN never is."""
+        if self.threshold is None:
+            return True
+        if self.bound == "min":
+            return self.value >= self.threshold
+        return self.value <= self.threshold
+
+    @property
+    def reason(self) -> str:
+        """How far the value is from its threshold, in words."""
+        where = "" if self.slice == OVERALL else f" on {self.slice}"
+        threshold = 0.0 if self.threshold is None else self.threshold
+        relation = "below the minimum" if self.bound == "min" else "above the maximum"
+        missed_by = abs(self.value - threshold)
+        return (
+            f"{self.metric}{where} is {self.value:.4f}, "
+            f"{missed_by:.4f} {relation} of {threshold:.4f}"
+        )
+
+
+@dataclass(frozen=True)
+class VariantVerdict:
+    """Everything known of one variant."""
+
+    variant: str
+    checks: tuple[Check, ...] = ()
+    error: str | None = None  # that kept it from being made or measured
+    bytes: int | None = None
+    sha256: str | None = None
+    latency_ms: dict[str, float] | None = None  # p50 and p95 of one image
+    threads: int | None = None  # that the latency was measured with
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it did not pass; empty if it did."""
+        if self.error:
+            return (self.error,)
+        return tuple(check.reason for check in self.checks if not check.passed)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it may be published. A variant nothing was measured of may not."""
+        return bool(self.checks) and not self.reasons
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdicts on the float model and on every variant."""
+
+    split: str
+    examples: int
+    float_model: VariantVerdict
+    variants: tuple[VariantVerdict, ...]
+
+    @property
+    def passed(self) -> tuple[str, ...]:
+        """The variants that may be published; none if the float model itself did not pass."""
+        if not self.float_model.passed:
+            return ()
+        return tuple(variant.variant for variant in self.variants if variant.passed)
+
+    def to_json(self) -> bytes:
+        """The verdict with its conclusions (`passed`, `reasons`), for readers in any language."""
+        document = {
+            "version": VERSION,
+            "split": self.split,
+            "examples": self.examples,
+            "passed": list(self.passed),
+            "float": _variant_to_json(self.float_model),
+            "variants": [_variant_to_json(variant) for variant in self.variants],
+        }
+        return json.dumps(document, indent=2).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Verdict:
+        """Reads what `to_json` wrote; conclusions are drawn again, never read.
+
+        Raises:
+            ValueError: it is not a verdict of this version.
+        """
+        document = json.loads(content)
+        if document.get("version") != VERSION:
+            raise ValueError(f"expected a verdict of version {VERSION}, got {document!r:.80}")
+        return cls(
+            split=document["split"],
+            examples=document["examples"],
+            float_model=_variant_from_json(document["float"]),
+            variants=tuple(_variant_from_json(variant) for variant in document["variants"]),
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Verdict:
+        """Reads a TFLiteVerdict artifact."""
+        return cls.from_json((folder / VERDICT_FILE).read_bytes())
+
+
+def metric_value(checks: Sequence[Check], metric: str, slice_: str = OVERALL) -> float:
+    """The value of one metric on one slice.
+
+    Raises:
+        KeyError: it was not measured.
+    """
+    for check in checks:
+        if (check.metric, check.slice) == (metric, slice_):
+            return check.value
+    raise KeyError(f"{metric} on {slice_} was not measured")
+
+
+def _variant_to_json(verdict: VariantVerdict) -> dict[str, Any]:
+    document = asdict(verdict)
+    for row, check in zip(document["checks"], verdict.checks, strict=True):
+        row["passed"] = check.passed
+    return {**document, "passed": verdict.passed, "reasons": list(verdict.reasons)}
+
+
+def _variant_from_json(document: dict[str, Any]) -> VariantVerdict:
+    facts = {k: v for k, v in document.items() if k not in ("passed", "reasons")}
+    return VariantVerdict(**{**facts, "checks": tuple(map(_check_from_json, document["checks"]))})
+
+
+def _check_from_json(row: dict[str, Any]) -> Check:
+    facts = {k: v for k, v in row.items() if k != "passed"}
+    return Check(**{**facts, "interval": tuple(row["interval"]) if row["interval"] else None})
