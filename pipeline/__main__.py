@@ -1,0 +1,133 @@
+"""The command line: `python -m pipeline ingest | run`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeline.errors import EdgelineError
+from pipeline.config import load_config, parse_ingest_config
+from pipeline.errors import UserError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+EPILOG = """\
+exit codes:
+  0  done
+  1  a step failed
+  2  a mistake in the command, the configuration or the data
+  3  the gate was not passed; nothing was published
+"""
+
+INGEST_EXAMPLES = """\
+examples:
+  python -m pipeline ingest photos data/cells            photos/<class>/*.jpg
+  python -m pipeline ingest dogs-vs-cats/train data/pets  train/cat.0.jpg, train/dog.0.jpg, ...
+  python -m pipeline ingest labels.csv data/cells         columns path,label[,slice...]
+  python -m pipeline ingest photos data/cells --set ingest.max_side=1024
+"""
+
+RUN_EXAMPLES = """\
+examples:
+  python -m pipeline run --config configs/demo.toml
+  python -m pipeline run --config configs/demo.toml --set trainer.epochs=3 -v
+
+Every setting, with its unit and default, is described in pipeline/config.py.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except (UserError, EdgelineError) as error:
+        print(error, file=sys.stderr)
+        return UserError.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; a rerun picks up", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _ingest(options: argparse.Namespace) -> int:
+    config = parse_ingest_config(options.config, options.set)
+    # Here, not above: Beam and TensorFlow take seconds that `--help` should not wait for.
+    from pipeline.ingest import ingest
+    from pipeline.summary import ingest_outcome
+
+    report = ingest(options.photos, options.out, config, options.beam_arg, print)
+    print(ingest_outcome(report, options.out))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.set)
+    from pipeline.run import run
+
+    return run(config, verbose=options.verbose)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline",
+        description="From a folder of labelled images to a gated TFLite classifier in a registry.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    ingest = _add_command(
+        commands, "ingest", "turn labelled images into a dataset", INGEST_EXAMPLES
+    )
+    ingest.add_argument("photos", type=Path, metavar="PHOTOS", help="a folder, or a CSV file")
+    ingest.add_argument("out", type=Path, metavar="OUT", help="the dataset's folder; made")
+    ingest.add_argument("--config", type=Path, metavar="FILE", help="TOML; only [ingest] is used")
+    ingest.add_argument(
+        "--beam-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="an Apache Beam option, such as --beam-arg=--runner=FlinkRunner; repeatable",
+    )
+    _add_set(ingest)
+    ingest.set_defaults(command=_ingest)
+
+    run = _add_command(commands, "run", "train, judge and publish", RUN_EXAMPLES)
+    run.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML")
+    run.add_argument(
+        "-v", "--verbose", action="store_true", help="show the libraries' output, not only steps"
+    )
+    _add_set(run)
+    run.set_defaults(command=_run)
+    return parser
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    does: str,
+    examples: str,
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=does,
+        description=f"{does[0].upper()}{does[1:]}.",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a setting, such as trainer.epochs=3; repeatable",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

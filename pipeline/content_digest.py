@@ -1,0 +1,44 @@
+"""Digests that make a cached step stale when what it depends on has changed.
+
+TFX's cache key knows a step's inputs and settings, but neither the code it runs (for code imported
+by name) nor the content of a file that a setting points at. Both become settings by their digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def source_digest(*modules: str) -> str:
+    """The SHA-256, in hex, of the source of modules and of every module in packages.
+
+    Args:
+        modules: importable names; they are not imported.
+
+    Raises:
+        ModuleNotFoundError: there is no such module.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(modules):
+        for file in _source_files(name):
+            digest.update(f"{name}/{file.name}\0".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def file_digest(path: str) -> str:
+    """The SHA-256, in hex, of a file, or the empty string where there is none."""
+    file = Path(path)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+def _source_files(name: str) -> list[Path]:
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no module named {name!r}")
+    origin = Path(spec.origin)
+    if spec.submodule_search_locations:
+        return sorted(origin.parent.glob("**/*.py"))
+    return [origin]

@@ -1,0 +1,144 @@
+"""`make demo`: real images, from the package index to a prediction at the edge.
+
+The data is ELPV, electroluminescence images of solar cells (Buerhop-Lux et al. 2018; CC BY-NC-SA
+4.0), which its package brings along. A cell counts as defective where the experts' probability is
+above 0.5.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from pipeline.base_weights import check_imagenet_weights
+from pipeline.config import Config, load_config
+from pipeline.dataset import Dataset
+from pipeline.errors import UserError
+from pipeline.run import run
+from pipeline.summary import ingest_outcome, next_commands
+
+CONFIG_FILE = Path("configs/demo.toml")
+FOLDER = Path("demo")
+DEFECTIVE_ABOVE = 0.5  # probability
+HELD_OUT_PER_CLASS = 3
+
+
+def main(overrides: Sequence[str]) -> int:
+    """Runs the demo; returns the exit code of `python -m pipeline run`.
+
+    Args:
+        overrides: of settings, `section.key=value`.
+
+    Raises:
+        UserError: as the commands it stands for.
+    """
+    config = load_config(CONFIG_FILE, [*overrides, *_base_weights(overrides)])
+    table = write_table(FOLDER / "elpv")
+    _ingest(table, config)
+    print()
+    code = run(config, verbose=False)
+    if code == 0:
+        images = held_out(Dataset.load(config.data.path), HELD_OUT_PER_CLASS)
+        print(f"\nPredictions of the device package on held-out images\n{_predict(images, config)}")
+        print(f"\n{next_commands(config, str(CONFIG_FILE), str(images[0][0]))}")
+    return code
+
+
+def write_table(folder: Path) -> Path:
+    """Writes `labels.csv` (path, label, cell_type) beside a link to ELPV's images.
+
+    Raises:
+        UserError: the package that has the images is not installed.
+    """
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
+        raise UserError("the demo's images are not installed: pip install elpv-dataset")
+    source = Path(spec.origin).parent / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / "images"
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(source / "images")
+    table = folder / "labels.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "cell_type"])
+        for line in (source / "labels.csv").read_text(encoding="utf-8").splitlines():
+            path, probability, cell_type = line.split()
+            label = "defective" if float(probability) > DEFECTIVE_ABOVE else "functional"
+            writer.writerow([path, label, cell_type])
+    return table
+
+
+def held_out(dataset: Dataset, per_class: int) -> list[tuple[Path, str]]:
+    """Some images of the test split and their labels, the same ones each time."""
+    import tensorflow as tf
+
+    files = sorted(str(file) for file in (dataset.path / "test").iterdir())
+    found: dict[str, list[str]] = {label: [] for label in dataset.labels}
+    for record in tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator():
+        features = tf.train.Example.FromString(record).features.feature
+        label = features["label"].bytes_list.value[0].decode()
+        found[label].append(features["source"].bytes_list.value[0].decode())
+    return [
+        (FOLDER / "elpv" / source, label)
+        for label, sources in found.items()
+        for source in sorted(sources)[:per_class]
+    ]
+
+
+def _base_weights(overrides: Sequence[str]) -> list[str]:
+    """Falls back to an untrained base where ImageNet weights can't be had; only the demo does."""
+    if any(override.startswith("trainer.base_weights") for override in overrides):
+        return []
+    try:
+        check_imagenet_weights()
+    except UserError as error:
+        problem = str(error).splitlines()[0]
+        print(f"{problem}: the demo goes on with an untrained base")
+        return ["trainer.base_weights=random"]
+    return []
+
+
+def _ingest(table: Path, config: Config) -> None:
+    print("loading Beam ...", flush=True)
+    from pipeline.ingest import ingest
+
+    report = ingest(
+        table, config.data.path, config.ingest, progress=lambda text: print(text, flush=True)
+    )
+    print(ingest_outcome(report, config.data.path))
+
+
+def _predict(images: Iterable[tuple[Path, str]], config: Config) -> str:
+    """Predicts in a process of its own, as a device would, through the command line."""
+    images = list(images)
+    command = [sys.executable, "-m", "edgeline", "predict", *(str(path) for path, _ in images)]
+    command += ["--registry", str(config.registry.path), "--model", config.name]
+    command += ["--channel", config.registry.channel, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(f"edgeline predict failed: {done.stderr.strip()}")
+    predictions = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = [
+        [path.name, label, said["label"], f"{said['probability']:.3f}", said["variant"]]
+        for (path, label), said in zip(images, predictions, strict=True)
+    ]
+    headers = ["image", "is", "predicted", "probability", "variant"]
+    text = tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True)
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(UserError.exit_code)

@@ -1,0 +1,144 @@
+"""The whole pipeline on one page: from raw examples to a release in the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tfx import v1 as tfx
+from tfx.dsl.components.base.base_component import BaseComponent
+from tfx.proto import example_gen_pb2
+
+from components.edge_pusher.component import EdgePusher
+from components.tflite_evaluator.component import TFLiteEvaluator
+from components.tflite_rewriter.component import TFLiteRewriter
+from pipeline import evaluation
+from pipeline.config import Config
+from pipeline.content_digest import file_digest, source_digest
+from pipeline.dataset import SPLITS, Dataset
+
+PREPROCESSING_FN = "pipeline.preprocessing.preprocessing_fn"
+RUN_FN = "pipeline.trainer.run_fn"
+
+
+def create_pipeline(
+    config: Config,
+    dataset: Dataset,
+    pipeline_root: str,
+    metadata_connection_config: Any = None,
+    beam_pipeline_args: Sequence[str] = (),
+) -> tfx.dsl.Pipeline:
+    """Builds the pipeline; the same definition for every orchestrator.
+
+    Args:
+        config: all the settings.
+        dataset: what `config.data.path` holds.
+        pipeline_root: folder or URI of the artifacts.
+        metadata_connection_config: of the local metadata store; None where the orchestrator has
+            its own.
+        beam_pipeline_args: for the data-parallel steps.
+    """
+    gate = config.gate
+    size = {"height": config.image.height, "width": config.image.width}
+
+    example_gen = tfx.components.ImportExampleGen(
+        input_base=str(dataset.path), input_config=_splits()
+    )
+    statistics_gen = tfx.components.StatisticsGen(examples=example_gen.outputs["examples"])
+    schema_gen = tfx.components.ImportSchemaGen(schema_file=str(dataset.schema_path))
+    example_validator = tfx.components.ExampleValidator(
+        statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
+    )
+    transform = tfx.components.Transform(
+        examples=example_gen.outputs["examples"],
+        schema=schema_gen.outputs["schema"],
+        preprocessing_fn=PREPROCESSING_FN,
+        materialize=False,
+        custom_config={
+            **size,
+            "labels": list(dataset.labels),
+            "code_digest": source_digest("pipeline.preprocessing"),
+        },
+    )
+    trainer = tfx.components.Trainer(
+        run_fn=RUN_FN,
+        examples=example_gen.outputs["examples"],
+        schema=schema_gen.outputs["schema"],
+        transform_graph=transform.outputs["transform_graph"],
+        train_args=tfx.proto.TrainArgs(splits=["train"]),
+        eval_args=tfx.proto.EvalArgs(splits=["eval"]),
+        custom_config={
+            **size,
+            "labels": list(dataset.labels),
+            "trainer": config.trainer.model_dump(mode="json"),
+            "base_weights_digest": file_digest(config.trainer.base_weights),
+            "code_digest": source_digest(
+                "pipeline.trainer",
+                "pipeline.model",
+                "pipeline.preprocessing",
+                "components.examples",
+            ),
+        },
+    )
+    evaluator = tfx.components.Evaluator(
+        examples=example_gen.outputs["examples"],
+        model=trainer.outputs["model"],
+        schema=schema_gen.outputs["schema"],
+        eval_config=evaluation.eval_config(gate, dataset.labels, dataset.slice_keys),
+        example_splits=[gate.split],
+    )
+    rewriter = TFLiteRewriter(
+        model=trainer.outputs["model"],
+        variants=config.rewriter.variants,
+        timeout=config.rewriter.timeout,
+        code_digest=source_digest("components.tflite_rewriter", "components.tflite_models"),
+    )
+    tflite_evaluator = TFLiteEvaluator(
+        examples=example_gen.outputs["examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        model=trainer.outputs["model"],
+        tflite_models=rewriter.outputs["tflite_models"],
+        split=gate.split,
+        slice_keys=dataset.slice_keys,
+        min_accuracy=gate.min_accuracy,
+        min_auc=gate.min_auc,
+        min_slice_accuracy=gate.min_slice_accuracy,
+        max_drop=gate.max_drop,
+        code_digest=source_digest(
+            "components.tflite_evaluator", "components.verdict", "components.examples"
+        ),
+    )
+    pusher = EdgePusher(
+        tflite_models=rewriter.outputs["tflite_models"],
+        verdict=tflite_evaluator.outputs["verdict"],
+        model_blessing=evaluator.outputs["blessing"],
+        registry=str(config.registry.path),
+        model_name=config.name,
+        channel=config.registry.channel,
+    )
+    steps: list[BaseComponent] = [
+        example_gen,
+        statistics_gen,
+        schema_gen,
+        example_validator,
+        transform,
+        trainer,
+        evaluator,
+        rewriter,
+        tflite_evaluator,
+        pusher,
+    ]
+    return tfx.dsl.Pipeline(
+        pipeline_name=config.name,
+        pipeline_root=pipeline_root,
+        components=steps,
+        enable_cache=True,
+        metadata_connection_config=metadata_connection_config,
+        beam_pipeline_args=list(beam_pipeline_args),
+    )
+
+
+def _splits() -> example_gen_pb2.Input:
+    return example_gen_pb2.Input(
+        splits=[example_gen_pb2.Input.Split(name=name, pattern=f"{name}/*") for name in SPLITS]
+    )

@@ -1,0 +1,82 @@
+"""What can be known to be wrong before the first step runs is said before the first step runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgeline.errors import RegistryError
+from edgeline.registry.reader import LayoutReader
+from pipeline.base_weights import check_imagenet_weights
+from pipeline.config import Config
+from pipeline.dataset import Dataset
+from pipeline.errors import UserError
+
+
+def check(config: Config, dataset: Dataset) -> list[str]:
+    """Checks the settings against the data and the registry.
+
+    Returns:
+        Warnings, a line each.
+
+    Raises:
+        UserError: the run could not succeed.
+    """
+    _check_classes(config, dataset)
+    _check_slices(config, dataset)
+    _check_batch_size(config, dataset)
+    _check_registry(config)
+    if config.trainer.base_weights == "imagenet":
+        check_imagenet_weights()
+    return list(_warnings(config, dataset))
+
+
+def _check_classes(config: Config, dataset: Dataset) -> None:
+    for split in sorted({"train", "eval", config.gate.split}):
+        missing = [label for label in dataset.labels if not dataset.counts[split].get(label)]
+        if missing:
+            raise UserError(
+                f"{dataset.path}: split {split!r} has no image of {', '.join(missing)}; expected "
+                "images of every class: add some, or give the split a larger share ([ingest])"
+            )
+
+
+def _check_slices(config: Config, dataset: Dataset) -> None:
+    for key in config.gate.min_slice_accuracy:
+        if key not in dataset.slice_keys:
+            known = ", ".join(dataset.slice_keys) or "none"
+            raise UserError(
+                f"gate.min_slice_accuracy.{key}: {dataset.path} has no such slice key; it has: "
+                f"{known}"
+            )
+
+
+def _check_batch_size(config: Config, dataset: Dataset) -> None:
+    images = sum(dataset.counts["train"].values())
+    if config.trainer.batch_size > images:
+        raise UserError(
+            f"trainer.batch_size: expected at most the train split's {images} images; received "
+            f"{config.trainer.batch_size}"
+        )
+
+
+def _check_registry(config: Config) -> None:
+    path = config.registry.path
+    if not path.exists():
+        return
+    try:
+        if path.is_dir() and not any(path.iterdir()):
+            return
+        LayoutReader(path).releases()
+    except (RegistryError, OSError) as error:
+        raise UserError(f"registry.path: {error}") from error
+
+
+def _warnings(config: Config, dataset: Dataset) -> Iterator[str]:
+    counts = dataset.counts[config.gate.split]
+    label, most = max(counts.items(), key=lambda item: item[1])
+    share = most / sum(counts.values())
+    if config.gate.min_accuracy <= share:
+        yield (
+            f"gate.min_accuracy = {config.gate.min_accuracy:g} gates nothing: always saying "
+            f"{label!r} reaches {share:.3f} on the {config.gate.split} split"
+        )

@@ -1,0 +1,101 @@
+"""Runs the pipeline on this machine for a person: checks, one line a step, a summary."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from pipeline import preflight
+from pipeline.config import Config
+from pipeline.console import Console, console
+from pipeline.dataset import Dataset
+from pipeline.summary import outcome
+
+# Beam's own default may be a runner that downloads itself.
+BEAM_ARGS = ("--runner=FnApiRunner",)
+# What it depends on, the registry, is not among its inputs.
+NEVER_CACHED = ("EdgePusher",)
+STEP_FAILED = 1
+
+
+def run(config: Config, *, verbose: bool) -> int:
+    """Runs the whole pipeline and prints a summary.
+
+    Args:
+        config: all the settings.
+        verbose: show the libraries' output instead of writing it to a log file.
+
+    Returns:
+        The exit code: 0, or 1 for a step that failed, 2 for a user's mistake, 3 for a gate that
+        was not passed.
+
+    Raises:
+        UserError: the settings don't fit the data, or something the run needs is missing.
+    """
+    dataset = Dataset.load(config.data.path)
+    warnings = preflight.check(config, dataset)
+    root = (config.run.root / config.name).absolute()
+    log = None if verbose else root / "logs" / f"{datetime.now():%Y%m%d-%H%M%S}.log"
+    with console(log) as screen:
+        screen.say(f"{config.name}: {_describe(dataset)}")
+        for warning in warnings:
+            screen.say(f"warning: {warning}")
+        if log:
+            screen.say(f"log: {_shown(log)}")
+        return _run_steps(config, dataset, root, screen)
+
+
+def _run_steps(config: Config, dataset: Dataset, root: Path, screen: Console) -> int:
+    screen.say("loading TFX ...")
+    # Here, not above: it takes 20 seconds that no user's mistake should wait for.
+    from absl import logging
+    from tfx import v1 as tfx
+
+    from pipeline import local_runner
+    from pipeline.pipeline import create_pipeline
+
+    logging.set_verbosity(logging.INFO)
+    store = root / "metadata.sqlite"
+    store.parent.mkdir(parents=True, exist_ok=True)
+    definition = create_pipeline(
+        config,
+        dataset,
+        pipeline_root=str(root),
+        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
+            str(store)
+        ),
+        beam_pipeline_args=[*BEAM_ARGS, *config.beam.args],
+    )
+    try:
+        steps = local_runner.run(definition, NEVER_CACHED, screen.step)
+    except local_runner.StepFailed as failure:
+        logging.exception("%s", failure)
+        return _explain(failure, screen)
+    screen.say()
+    screen.say(outcome(config, steps))
+    return 0
+
+
+def _explain(failure: Exception, screen: Console) -> int:
+    """Says why a step failed; returns the exit code."""
+    cause = failure.__cause__
+    screen.say()
+    code = getattr(cause, "exit_code", None)
+    if code is not None:  # one of ours: its message stands alone
+        screen.say(str(cause))
+        return int(code)
+    screen.say(f"{failure}: {type(cause).__name__}: {cause}")
+    screen.say("The log has the details. A rerun picks up at this step.")
+    return STEP_FAILED
+
+
+def _describe(dataset: Dataset) -> str:
+    splits = ", ".join(
+        f"{sum(by_label.values()):,} {split}" for split, by_label in dataset.counts.items()
+    )
+    return f"{splits} images of {len(dataset.labels)} classes in {dataset.path}"
+
+
+def _shown(path: Path) -> Path:
+    """The path from here, where it is below here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
