@@ -9,7 +9,9 @@ from pathlib import Path
 
 from edgeline.errors import EdgelineError
 from pipeline.config import load_config, parse_ingest_config
+from pipeline.console import console
 from pipeline.errors import UserError
+from pipeline.run import ingest_for_a_person, ingest_log, run
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -53,20 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _ingest(options: argparse.Namespace) -> int:
     config = parse_ingest_config(options.config, options.set)
-    # Here, not above: Beam and TensorFlow take seconds that `--help` should not wait for.
-    from pipeline.ingest import ingest
-    from pipeline.summary import ingest_outcome
-
-    report = ingest(options.photos, options.out, config, options.beam_arg, print)
-    print(ingest_outcome(report, options.out))
+    log = None if options.verbose else ingest_log(options.out)
+    with console(log) as screen:
+        ingest_for_a_person(options.photos, options.out, config, options.beam_arg, screen)
     return 0
 
 
 def _run(options: argparse.Namespace) -> int:
-    config = load_config(options.config, options.set)
-    from pipeline.run import run
-
-    return run(config, verbose=options.verbose)
+    return run(load_config(options.config, options.set), verbose=options.verbose)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,15 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ARG",
         help="an Apache Beam option, such as --beam-arg=--runner=FlinkRunner; repeatable",
     )
-    _add_set(ingest)
+    _add_common(ingest)
     ingest.set_defaults(command=_ingest)
 
     run = _add_command(commands, "run", "train, judge and publish", RUN_EXAMPLES)
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML")
-    run.add_argument(
-        "-v", "--verbose", action="store_true", help="show the libraries' output, not only steps"
-    )
-    _add_set(run)
+    _add_common(run)
     run.set_defaults(command=_run)
     return parser
 
@@ -119,13 +112,19 @@ def _add_command(
     )
 
 
-def _add_set(parser: argparse.ArgumentParser) -> None:
+def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="override a setting, such as trainer.epochs=3; repeatable",
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="show the libraries' output instead of writing it to a log file",
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError
 
@@ -55,9 +55,11 @@ class IngestConfig(_Section):
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> IngestConfig:
-        if not math.isclose(self.train + self.eval + self.test, 1):
+        total = self.train + self.eval + self.test
+        if self.train == 0 or not math.isclose(total, 1):
             raise ValueError(
-                f"train + eval + test is {self.train + self.eval + self.test:g}, not 1"
+                "expected train, eval and test to sum to 1 and train to be above 0; "
+                f"received {self.train:g} + {self.eval:g} + {self.test:g}"
             )
         return self
 
@@ -105,10 +107,16 @@ class TrainerConfig(_Section):
     """Of everything random in training."""
 
 
+def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values or len(set(values)) != len(values):
+        raise ValueError(f"expected at least one name, each once; received {list(values)}")
+    return values
+
+
 class RewriterConfig(_Section):
     """`[rewriter]`: which TFLite models are made."""
 
-    variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = ("float32", "float16")
+    variants: Annotated[tuple[Variant, ...], AfterValidator(_each_once)] = ("float32", "float16")
     """"float32", "float16" (half the size)."""
     timeout: Positive = 900
     """Seconds one conversion may take."""
@@ -258,7 +266,7 @@ def _describe(problem: Any, at: tuple[str, ...]) -> str:
     if problem["type"] == "missing":
         return f"{key}: missing; expected {_documentation(location)}"
     message = problem["msg"]
-    for prefix in ("Input should be ", "Value error, ", "String should ", "Tuple should "):
+    for prefix in ("Input should be ", "Value error, ", "String should "):
         message = message.removeprefix(prefix)
     if problem["type"] == "value_error":
         return f"{key}: {message}"

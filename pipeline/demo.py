@@ -19,10 +19,11 @@ from tabulate import tabulate
 
 from pipeline.base_weights import check_imagenet_weights
 from pipeline.config import Config, load_config
+from pipeline.console import console
 from pipeline.dataset import Dataset
 from pipeline.errors import UserError
-from pipeline.run import run
-from pipeline.summary import ingest_outcome, next_commands
+from pipeline.run import ingest_for_a_person, ingest_log, run
+from pipeline.summary import next_commands
 
 CONFIG_FILE = Path("configs/demo.toml")
 FOLDER = Path("demo")
@@ -41,13 +42,17 @@ def main(overrides: Sequence[str]) -> int:
     """
     config = load_config(CONFIG_FILE, [*overrides, *_base_weights(overrides)])
     table = write_table(FOLDER / "elpv")
-    _ingest(table, config)
-    print()
+    log = ingest_log(config.data.path)
+    with console(log) as screen:
+        ingest_for_a_person(table, config.data.path, config.ingest, (), screen)
+        screen.say()
     code = run(config, verbose=False)
     if code == 0:
-        images = held_out(Dataset.load(config.data.path), HELD_OUT_PER_CLASS)
-        print(f"\nPredictions of the device package on held-out images\n{_predict(images, config)}")
-        print(f"\n{next_commands(config, str(CONFIG_FILE), str(images[0][0]))}")
+        with console(log) as screen:
+            images = held_out(Dataset.load(config.data.path), HELD_OUT_PER_CLASS)
+            screen.say("\nPredictions of the device package on held-out images")
+            screen.say(_predict(images, config))
+            screen.say(f"\n{next_commands(config, CONFIG_FILE, images[0][0])}")
     return code
 
 
@@ -105,16 +110,6 @@ def _base_weights(overrides: Sequence[str]) -> list[str]:
         print(f"{problem}: the demo goes on with an untrained base")
         return ["trainer.base_weights=random"]
     return []
-
-
-def _ingest(table: Path, config: Config) -> None:
-    print("loading Beam ...", flush=True)
-    from pipeline.ingest import ingest
-
-    report = ingest(
-        table, config.data.path, config.ingest, progress=lambda text: print(text, flush=True)
-    )
-    print(ingest_outcome(report, config.data.path))
 
 
 def _predict(images: Iterable[tuple[Path, str]], config: Config) -> str:

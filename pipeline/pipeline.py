@@ -54,6 +54,8 @@ def create_pipeline(
         schema=schema_gen.outputs["schema"],
         preprocessing_fn=PREPROCESSING_FN,
         materialize=False,
+        # They would decode every image once more to describe pixels.
+        disable_statistics=True,
         custom_config={
             **size,
             "labels": list(dataset.labels),

@@ -1,21 +1,46 @@
-"""Runs the pipeline on this machine for a person: checks, one line a step, a summary."""
+"""Ingests and runs the pipeline for a person on this machine: checks, progress, a summary."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from pipeline import preflight
-from pipeline.config import Config
+from pipeline.config import Config, IngestConfig
 from pipeline.console import Console, console
 from pipeline.dataset import Dataset
-from pipeline.summary import outcome
+from pipeline.errors import UserError
+from pipeline.summary import ingest_outcome, outcome
 
 # Beam's own default may be a runner that downloads itself.
 BEAM_ARGS = ("--runner=FnApiRunner",)
 # What it depends on, the registry, is not among its inputs.
 NEVER_CACHED = ("EdgePusher",)
 STEP_FAILED = 1
+
+
+def ingest_log(out: Path) -> Path:
+    """Where the libraries' output of an ingest goes: beside the dataset."""
+    return out.parent / f"{out.name}.ingest.log"
+
+
+def ingest_for_a_person(
+    photos: Path, out: Path, config: IngestConfig, beam_args: Sequence[str], screen: Console
+) -> None:
+    """Ingests, telling how far it is and what it left out.
+
+    Raises:
+        UserError: the photos don't exist, or as `pipeline.ingest.ingest`.
+    """
+    if not photos.exists():
+        raise UserError(f"{photos}: no such file or folder")
+    screen.say("loading Beam ...")
+    # Here, not above: it takes seconds that no `--help` should wait for.
+    from pipeline.ingest import ingest
+
+    report = ingest(photos, out, config, beam_args, screen.say)
+    screen.say(ingest_outcome(report, out))
 
 
 def run(config: Config, *, verbose: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,16 +63,20 @@ def ingest_outcome(report: IngestReport, out: Path) -> str:
     return "\n".join(lines)
 
 
-def next_commands(config: Config, config_file: str, image: str) -> str:
-    """Three commands to try after a run."""
-    registry = shlex.quote(str(config.registry.path))
-    where = f"--registry {registry} --model {config.name} --channel {config.registry.channel}"
+def next_commands(config: Config, config_file: Path, image: Path) -> str:
+    """Three commands to try after a run, as they can be typed here."""
+    tools = Path(sys.executable).parent
+    if tools.is_relative_to(Path.cwd()):
+        tools = tools.relative_to(Path.cwd())
+    registry = str(config.registry.path)
+    where = ["--registry", registry, "--model", config.name, "--channel", config.registry.channel]
+    run = [f"{tools}/python", "-m", "pipeline", "run", "--config", str(config_file)]
     commands = [
-        f"edgeline predict {shlex.quote(image)} {where} --top 2",
-        f"edgeline registry list {registry}",
-        f"python -m pipeline run --config {config_file} --set gate.min_accuracy=0.95",
+        [f"{tools}/edgeline", "predict", str(image), *where],
+        [f"{tools}/edgeline", "registry", "list", registry],
+        [*run, "--set", "gate.min_accuracy=0.95"],
     ]
-    return "\n".join(["Next", *(f"  {command}" for command in commands)])
+    return "\n".join(["Next", *(f"  {shlex.join(command)}" for command in commands)])
 
 
 def metrics_table(verdict: Verdict) -> str:

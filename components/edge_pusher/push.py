@@ -50,6 +50,8 @@ def push(
         for file in models.models
         if file.variant in verdict.passed
     ]
+    if not variants:
+        raise GateNotPassed(f"none of the variants that passed is among {models.folder}")
     _check_identity(variants, verdict)
     return publish(
         registry,

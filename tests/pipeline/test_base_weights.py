@@ -1,0 +1,85 @@
+"""ImageNet weights where there is no network, or one that does not answer."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.base_weights import FILE_NAME, MD5, URL, check_imagenet_weights
+from pipeline.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """Accepts connections and never says a word, as a network that swallows packets."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/weights.h5"
+
+
+@pytest.fixture
+def answering_server() -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200 if self.path == "/weights.h5" else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Keeps the test's output clean."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_that_never_answers_is_given_up_on(silent_server: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"(?s)can't be downloaded: .*timed out|no answer within"):
+        check_imagenet_weights(silent_server, timeout=0.5)
+    assert time.monotonic() - started < 10
+
+
+def test_the_message_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        check_imagenet_weights("http://127.0.0.1:9/weights.h5", timeout=2)
+    message = str(caught.value)
+    assert "Connection refused" in message
+    assert str(tmp_path / "models" / FILE_NAME) in message
+    assert "trainer.base_weights" in message
+    assert '"random"' in message
+
+
+def test_a_server_that_lacks_the_file_is_told_apart(answering_server: str) -> None:
+    with pytest.raises(UserError, match="Not Found"):
+        check_imagenet_weights(f"{answering_server}/other.h5", timeout=2)
+
+
+def test_a_server_that_answers_is_good_enough_to_start(answering_server: str) -> None:
+    check_imagenet_weights(f"{answering_server}/weights.h5", timeout=2)
+
+
+def test_a_cached_file_needs_no_network(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / FILE_NAME).write_bytes(b"")
+    check_imagenet_weights("http://127.0.0.1:9/weights.h5", timeout=2)
+
+
+def test_address_and_hash_are_those_of_keras() -> None:
+    import inspect
+
+    from keras.src.applications import densenet
+
+    assert densenet.DENSENET121_WEIGHT_PATH_NO_TOP == URL
+    assert MD5 in inspect.getsource(densenet)

@@ -1,0 +1,209 @@
+"""The configuration: what is accepted, and how a mistake is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Config, load_config, parse_ingest_config
+from pipeline.errors import UserError
+
+MINIMAL = """
+name = "cells"
+[data]
+path = "dataset"
+[gate]
+min_accuracy = 0.7
+"""
+
+
+def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> Config:
+    file = tmp_path / "cells.toml"
+    file.write_text(text)
+    return load_config(file, overrides)
+
+
+def test_a_minimal_file_gets_the_defaults(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    assert config.image.height == 150
+    assert config.rewriter.variants == ("float32", "float16")
+    assert config.gate.split == "test"
+
+
+MISTAKES = {
+    "an unknown key suggests the right one": (
+        "[trainer]\nepoch = 3",
+        "trainer.epoch: unknown key; did you mean 'epochs'?",
+    ),
+    "an unknown section lists the sections": ("[nothing]", "nothing: unknown key; expected one of"),
+    "a wrong type": (
+        '[trainer]\nepochs = "3"',
+        'trainer.epochs: expected a valid integer; received "3"',
+    ),
+    "an impossible value": (
+        "[trainer]\nlearning_rate = -1",
+        "trainer.learning_rate: expected greater than 0; received -1",
+    ),
+    "a word that is no choice": (
+        '[trainer]\nhead = "conv"',
+        "trainer.head: expected 'pool' or 'flatten'; received \"conv\"",
+    ),
+    "not a number": (
+        "[trainer]\nlearning_rate = nan",
+        "trainer.learning_rate: expected a finite number; received NaN",
+    ),
+    "a variant that does not exist": (
+        '[rewriter]\nvariants = ["int9"]',
+        "rewriter.variants.0: expected 'float32' or 'float16'; received \"int9\"",
+    ),
+    "a variant twice": (
+        '[rewriter]\nvariants = ["float16", "float16"]',
+        "expected at least one name, each once; received ['float16', 'float16']",
+    ),
+    "no variant at all": (
+        "[rewriter]\nvariants = []",
+        "rewriter.variants: expected at least one name, each once; received []",
+    ),
+    "a value in a section's place": ("trainer = 3", "trainer: expected an object; received 3"),
+    "shares that do not sum to 1": ("[ingest]\ntrain = 0.5", "received 0.5 + 0.1 + 0.1"),
+    "nothing to train on": (
+        "[ingest]\ntrain = 0\neval = 0.5\ntest = 0.5",
+        "train to be above 0",
+    ),
+    "an image side of nothing": (
+        "[ingest]\nmax_side = 0",
+        "ingest.max_side: expected greater than or equal to 1; received 0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_that_names_file_key_expected_and_received(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    top_level = text + MINIMAL if "[" not in text else MINIMAL + text
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, top_level)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{tmp_path / 'cells.toml'}: ")
+    assert message in line
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, MINIMAL + "[trainer]\nepochs = 0\nseed = -1")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_gate_must_be_stated(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gate\.min_accuracy: missing; expected Overall acc"):
+        load(tmp_path, MINIMAL.replace("min_accuracy = 0.7", ""))
+
+
+@pytest.mark.parametrize("name", ["Cells", "solar cells", "-x", "../x", ""])
+def test_a_name_that_is_no_tag_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="name: expected"):
+        load(tmp_path, MINIMAL.replace("cells", name))
+
+
+def test_broken_toml_names_the_file_and_the_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cells\.toml: not valid TOML: .*line 1"):
+        load(tmp_path, "name = \nx")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="can't be read: No such file"):
+        load_config(tmp_path / "nothing.toml")
+
+
+OVERRIDES = {
+    "a number": ("trainer.epochs=3", lambda config: config.trainer.epochs, 3),
+    "a bare word": ("trainer.head=flatten", lambda config: config.trainer.head, "flatten"),
+    "a quoted word": ('trainer.head="flatten"', lambda config: config.trainer.head, "flatten"),
+    "an array": ('rewriter.variants=["float16"]', lambda c: c.rewriter.variants, ("float16",)),
+    "a key in a table": (
+        "gate.min_slice_accuracy.cell_type=0.5",
+        lambda config: config.gate.min_slice_accuracy,
+        {"cell_type": 0.5},
+    ),
+    "a path": ("registry.path=a b/c", lambda config: config.registry.path, Path("a b/c")),
+}
+
+
+@pytest.mark.parametrize(("override", "read", "value"), OVERRIDES.values(), ids=OVERRIDES)
+def test_an_override_takes(override: str, read: object, value: object, tmp_path: Path) -> None:
+    assert callable(read)
+    assert read(load(tmp_path, MINIMAL, override)) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.epochs", "expected KEY=VALUE"),
+        ("=3", "expected KEY=VALUE"),
+        ("name.x=3", "name is a value, not a section"),
+        ("trainer.epochs=three", 'expected a valid integer; received "three"'),
+    ],
+)
+def test_an_override_that_cannot_be_is_refused(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, MINIMAL, override)
+
+
+def test_ingest_settings_need_no_file() -> None:
+    assert parse_ingest_config(None, ["ingest.max_side=64"]).max_side == 64
+    with pytest.raises(UserError, match="did you mean 'max_side'"):
+        parse_ingest_config(None, ["ingest.max_sid=64"])
+    with pytest.raises(UserError, match="without --config only ingest"):
+        parse_ingest_config(None, ["trainer.epochs=3"])
+
+
+@pytest.mark.parametrize("file", sorted(Path("configs").glob("*.toml")), ids=str)
+def test_every_ready_made_file_is_valid(file: Path) -> None:
+    load_config(file)
+
+
+COMMANDS = {
+    "no command": ([], 2, "usage:"),
+    "no configuration": (["run"], 2, "--config"),
+    "a missing configuration": (["run", "--config", "none.toml"], 2, "none.toml: can't be read"),
+    "a dataset that was not ingested": (
+        ["run", "--config", "cells.toml"],
+        2,
+        "dataset is not an ingested dataset",
+    ),
+    "photos that don't exist": (["ingest", "nothing", "out"], 2, "nothing"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), COMMANDS.values(), ids=COMMANDS)
+def test_a_users_mistake_has_an_exit_code_and_no_stack_trace(
+    arguments: list[str], code: int, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "cells.toml").write_text(MINIMAL)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", [[], ["ingest"], ["run"]])
+def test_help_comes_without_loading_tensorflow(name: list[str]) -> None:
+    code = (
+        "import sys\nfrom pipeline.__main__ import main\n"
+        f"try:\n    main({[*name, '--help']})\nexcept SystemExit as leaving:\n"
+        "    assert leaving.code == 0\n"
+        "assert not {'tensorflow', 'tfx', 'apache_beam'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "python -m pipeline" in done.stdout

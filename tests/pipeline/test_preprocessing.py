@@ -1,0 +1,78 @@
+"""The one definition of preprocessing, eagerly, inside tf.data, and against the device's."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeline.preprocessing import load_image, preprocess
+from pipeline.preprocessing import contract, preprocessing_fn
+
+LABELS = ("cat", "dog")
+CONFIG = {"height": 32, "width": 48, "labels": list(LABELS)}
+
+
+def encoded(mode: str, kind: str, size: tuple[int, int] = (90, 61)) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    # Smoothed, so that a JPEG's chroma subsampling has something to interpolate.
+    image = Image.fromarray(noise).resize((9, 6)).resize(size, Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    image.convert(mode).save(file, kind)
+    return file.getvalue()
+
+
+IMAGES = {
+    "an RGB PNG": encoded("RGB", "PNG"),
+    "a gray PNG": encoded("L", "PNG"),
+    "an RGB JPEG": encoded("RGB", "JPEG"),
+    "a gray JPEG": encoded("L", "JPEG"),
+    "a tiny PNG": encoded("RGB", "PNG", (3, 2)),
+}
+
+
+def transformed(images: list[bytes], labels: list[str]) -> dict[str, NDArray[Any]]:
+    inputs = {"image": tf.constant(images)[:, None], "label": tf.constant(labels)[:, None]}
+    return {name: value.numpy() for name, value in preprocessing_fn(inputs, CONFIG).items()}
+
+
+@pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
+def test_the_device_makes_the_same_pixels(image: bytes) -> None:
+    pixels = transformed([image], ["cat"])["pixels"]
+    assert pixels.shape == (1, 32, 48, 3)
+    assert pixels.dtype == np.float32
+    on_device = preprocess(contract(32, 48, LABELS), load_image(image))
+    np.testing.assert_allclose(on_device, pixels[0], atol=1e-6)
+
+
+def test_pixels_span_zero_to_one() -> None:
+    black_and_white = Image.new("L", (10, 10))
+    black_and_white.paste(255, (5, 0, 10, 10))
+    file = io.BytesIO()
+    black_and_white.save(file, "PNG")
+    pixels = transformed([file.getvalue()], ["cat"])["pixels"]
+    assert (pixels.min(), pixels.max()) == (0.0, 1.0)
+
+
+def test_labels_have_the_ids_of_the_fixed_list() -> None:
+    image = IMAGES["a tiny PNG"]
+    ids = transformed([image] * 3, ["dog", "cat", "mouse"])["label_id"]
+    assert ids.tolist() == [1, 0, -1]
+    assert ids.dtype == np.int64
+
+
+def test_it_is_the_same_inside_tf_data() -> None:
+    images = list(IMAGES.values())
+    dataset = tf.data.Dataset.from_tensor_slices((images, ["cat"] * len(images))).batch(2)
+    batches = dataset.map(
+        lambda image, label: preprocessing_fn(
+            {"image": image[:, None], "label": label[:, None]}, CONFIG
+        )
+    )
+    pixels = np.concatenate([batch["pixels"].numpy() for batch in batches])
+    np.testing.assert_array_equal(pixels, transformed(images, ["cat"] * len(images))["pixels"])

@@ -1,0 +1,179 @@
+"""The whole path on real images: what a run prints, publishes, reuses and refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_model_analysis as tfma
+
+from components.tflite_models import TFLiteModelsFolder, sha256_of
+from components.tflite_rewriter.metadata import read_labels
+from components.verdict import Verdict, metric_value
+from edgeline import Classifier
+from edgeline.registry.reader import LayoutReader
+from tests.conftest import Workspace
+
+STEPS = (
+    "ImportExampleGen",
+    "ImportSchemaGen",
+    "StatisticsGen",
+    "ExampleValidator",
+    "Transform",
+    "Trainer",
+    "Evaluator",
+    "TFLiteRewriter",
+    "TFLiteEvaluator",
+    "EdgePusher",
+)
+
+
+def states(output: str) -> dict[str, str]:
+    """The last state of each step, from what a run printed."""
+    return dict(re.findall(r"^  (\w+) +(running|done|cached|failed)\b", output, re.MULTILINE))
+
+
+def test_each_step_says_that_it_runs_and_then_that_it_is_done(workspace: Workspace) -> None:
+    for step in STEPS:
+        assert re.search(rf"^  {step} +running\n", workspace.first.stdout, re.MULTILINE)
+        assert re.search(rf"^  {step} +done +[0-9.]+ s\n", workspace.first.stdout, re.MULTILINE)
+
+
+def test_the_libraries_chatter_is_in_the_log_and_nowhere_else(workspace: Workspace) -> None:
+    shown = workspace.first.stdout + workspace.first.stderr
+    assert "WARNING" not in shown
+    assert "tensorflow/" not in shown
+    (path,) = re.findall(r"^log: (.+)$", workspace.first.stdout, re.MULTILINE)
+    assert "tensorflow" in (workspace.folder / path).read_text(errors="replace")
+
+
+def test_a_gate_below_the_majority_class_is_warned_about(workspace: Workspace) -> None:
+    assert "gate.min_accuracy = 0.3 gates nothing" in workspace.first.stdout
+
+
+def test_the_summary_names_metrics_variants_and_release(workspace: Workspace) -> None:
+    summary = workspace.first.stdout
+    assert re.search(r"^  accuracy +0\.\d+ +0\.\d+ +0\.\d+ +>= 0\.3000$", summary, re.MULTILINE)
+    assert re.search(r"^  float16 +14\.\d MB .* passed$", summary, re.MULTILINE) or re.search(
+        r"^  float16 +13\.\d MB .* passed$", summary, re.MULTILINE
+    )
+    assert "cells v1 in registry, channel candidate (new release" in summary
+
+
+def test_a_second_run_reuses_every_step_and_publishes_nothing_new(workspace: Workspace) -> None:
+    before = releases(workspace)
+    second = workspace.run()
+    assert second.returncode == 0, second.stderr
+    expected = {**dict.fromkeys(STEPS, "cached"), "EdgePusher": "done"}
+    assert states(second.stdout) == expected
+    assert "already the same release" in second.stdout
+    assert releases(workspace) == before
+
+
+def test_a_raised_gate_ends_with_exit_code_3_and_the_old_release_is_served(
+    workspace: Workspace,
+) -> None:
+    before = releases(workspace)
+    refused = workspace.run(
+        "--set", "gate.min_accuracy=0.999", "--set", "gate.min_slice_accuracy.cell_type=0.99"
+    )
+    assert refused.returncode == 3, refused.stdout
+    assert states(refused.stdout)["EdgePusher"] == "failed"
+    assert states(refused.stdout)["Trainer"] == "cached"
+    missed = r"is 0\.\d{4}, 0\.\d{4} below the minimum of"
+    assert re.search(rf"float: accuracy {missed} 0\.9990", refused.stdout)
+    assert re.search(rf"float: accuracy on cell_type=(mono|poly) {missed} 0\.9900", refused.stdout)
+    assert "Traceback" not in refused.stdout + refused.stderr
+    assert releases(workspace) == before
+    with classifier(workspace) as served:
+        assert served.tag == "v1"
+
+
+def test_the_device_predicts_what_the_saved_model_serves(workspace: Workspace) -> None:
+    """At least 50 real images, from their files on one side, from raw examples on the other."""
+    examples = held_out_examples(workspace)
+    assert len(examples) >= 50
+    serving = saved_model(workspace).signatures["serving_default"]
+    served = serving(examples=tf.constant(examples))["probabilities"].numpy()
+    with classifier(workspace) as device:
+        paths = [workspace.folder / "elpv" / feature(e, "source").decode() for e in examples]
+        predicted = np.stack([device.predict(path).probabilities for path in paths])
+    np.testing.assert_allclose(predicted, served, atol=0.01)
+    assert served.std(axis=0).min() > 0.02, "constant predictions would agree whatever happened"
+
+
+def test_the_signatures_are_those_of_the_contract(workspace: Workspace) -> None:
+    signatures = saved_model(workspace).signatures
+    assert set(signatures) == {"serving_default", "pixels", "transform_features"}
+    pixels = signatures["pixels"].structured_input_signature[1]["pixels"]
+    assert (pixels.shape.as_list(), pixels.dtype) == ([None, 32, 32, 3], tf.float32)
+    features = signatures["transform_features"](
+        examples=tf.constant(held_out_examples(workspace)[:3])
+    )
+    assert features["pixels"].shape == (3, 32, 32, 3)
+    assert features["label_id"].dtype == tf.int64
+
+
+def test_each_variant_is_on_record_with_its_digest_and_metadata(workspace: Workspace) -> None:
+    models = TFLiteModelsFolder.load(workspace.artifact("TFLiteRewriter", "tflite_models"))
+    assert [model.variant for model in models.models] == ["float32", "float16"]
+    for model in models.models:
+        path = models.path(model)
+        assert model.sha256 == sha256_of(path)
+        assert model.bytes == path.stat().st_size
+        assert read_labels(path.read_bytes()) == ("defective", "functional")
+
+
+def test_the_evaluator_and_the_verdict_agree_on_the_float_model(workspace: Workspace) -> None:
+    result = tfma.load_eval_result(str(workspace.artifact("Evaluator", "evaluation")))
+    overall = result.get_metrics_for_slice()
+    verdict = Verdict.load(workspace.artifact("TFLiteEvaluator", "verdict"))
+    checks = verdict.float_model.checks
+    assert overall["example_count"]["doubleValue"] == verdict.examples
+    assert overall["accuracy"]["doubleValue"] == pytest.approx(metric_value(checks, "accuracy"))
+    by_slice = result.get_metrics_for_slice((("cell_type", "mono"),))["accuracy"]["doubleValue"]
+    assert by_slice == pytest.approx(metric_value(checks, "accuracy", "cell_type=mono"))
+
+
+def test_the_release_holds_the_verdict_and_the_contract(workspace: Workspace) -> None:
+    reader = LayoutReader(workspace.registry)
+    release = reader.open_release("cells", "candidate")
+    assert (release.contract.height, release.contract.width) == (32, 32)
+    assert release.contract.labels == ("defective", "functional")
+    verdict = Verdict.from_json(reader.read_verdict(release))
+    assert verdict.passed == ("float32", "float16")
+
+
+def test_ingest_told_what_it_wrote(workspace: Workspace) -> None:
+    assert "260 images found in 2 classes" in workspace.ingested.stdout
+    report = json.loads((workspace.folder / "dataset" / "ingest_report.json").read_text())
+    assert report["slice_keys"] == ["cell_type"]
+    assert "tensorflow/" not in workspace.ingested.stdout + workspace.ingested.stderr
+
+
+def releases(workspace: Workspace) -> list[tuple[str, str]]:
+    return [(r.tag, r.digest) for r in LayoutReader(workspace.registry).releases()]
+
+
+def classifier(workspace: Workspace) -> Classifier:
+    return Classifier.from_registry(
+        workspace.registry, model="cells", channel="candidate", variant="float16"
+    )
+
+
+def saved_model(workspace: Workspace) -> tf.Module:
+    return tf.saved_model.load(str(workspace.artifact("Trainer", "model") / "Format-Serving"))
+
+
+def held_out_examples(workspace: Workspace) -> list[bytes]:
+    files = sorted(map(str, Path(workspace.folder, "dataset", "test").iterdir()))
+    return list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
+
+
+def feature(example: bytes, name: str) -> bytes:
+    value: bytes = tf.train.Example.FromString(example).features.feature[name].bytes_list.value[0]
+    return value
