@@ -74,7 +74,7 @@ def _run_steps(config: Config, dataset: Dataset, root: Path, screen: Console) ->
     screen.say("loading TFX ...")
     # Here, not above: it takes 20 seconds that no user's mistake should wait for.
     from absl import logging
-    from tfx import v1 as tfx
+    from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
     from pipeline import local_runner
     from pipeline.pipeline import create_pipeline
@@ -86,9 +86,7 @@ def _run_steps(config: Config, dataset: Dataset, root: Path, screen: Console) ->
         config,
         dataset,
         pipeline_root=str(root),
-        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
-            str(store)
-        ),
+        metadata_connection_config=sqlite_metadata_connection_config(str(store)),
         beam_pipeline_args=[*BEAM_ARGS, *config.beam.args],
     )
     try:
