@@ -98,6 +98,7 @@ class Dataset:
         labels: The classes, in their order for ever.
         slice_keys: The features beside image, label, image_id and source.
         schema_path: The schema of the raw examples, a text proto.
+        max_side: Pixels; images with a longer side were scaled down to it.
         counts: Images by split and class.
     """
 
@@ -105,6 +106,7 @@ class Dataset:
     labels: tuple[str, ...]
     slice_keys: tuple[str, ...]
     schema_path: Path
+    max_side: int
     counts: Mapping[str, Mapping[str, int]]
 
     @classmethod
@@ -130,5 +132,6 @@ class Dataset:
             labels=report.labels,
             slice_keys=report.slice_keys,
             schema_path=path / report.schema,
+            max_side=report.options["max_side"],
             counts=report.counts,
         )

@@ -5,15 +5,15 @@ accurate JPEG method, see `pipeline.preprocessing`) decode to the same pixels. A
 already is kept byte for byte; any other is encoded anew, and the reasons are given:
 
 - EXIF orientation is applied, because TensorFlow ignores it;
-- transparency is composited over white, the ground cut-out pictures are mostly shown on;
-  TensorFlow would drop it and uncover whatever colour lies beneath;
-- 16-bit samples keep their high byte, as libpng's own reduction does;
+- transparency is composited over white; TensorFlow would drop it and uncover whatever lies beneath;
+- 16-bit samples keep their high byte;
 - palettes, CMYK and 1-bit become RGB or grey;
 - of several frames the first is taken;
 - a longer side above the limit is scaled down to it (Lanczos).
 
-A lossless source becomes PNG, a lossy one JPEG of quality 95 without chroma subsampling.
-ICC profiles and gamma are left alone: the sample values are what the model sees.
+Each is done by the function that a device does it with. A lossless source becomes PNG, a lossy one
+JPEG of quality 95 without chroma subsampling. ICC profiles and gamma are left alone: the sample
+values are what the model sees.
 """
 
 import io
@@ -21,19 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+from edgeline.preprocessing import FORMATS, limit_side, orientation, to_8_bit, upright
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _JPEG_QUALITY = 95
 # Two builds of libjpeg may round differently; two readings of a file differ by far more.
 _SAME_PIXELS = 1.0
@@ -70,7 +61,7 @@ def normalise(data: bytes, *, max_side: int, max_pixels: int) -> NormalImage:
             if _tensorflow_agrees(data, image):
                 return NormalImage(data, ())
             changes = ["not read alike by TensorFlow"]
-        normal = _shrunk(_upright(_eight_bit(image), _orientation(image)), max_side)
+        normal = limit_side(to_8_bit(upright(image)), max_side)
         return NormalImage(_encoded(normal, lossy=_is_lossy(image, data)), tuple(changes))
     except Exception as error:
         # A hostile or damaged file makes a decoder raise almost anything: OSError, SyntaxError,
@@ -101,7 +92,7 @@ def _changes(image: Image.Image, data: bytes, max_side: int) -> list[str]:
     found = {
         f"format {image.format}": image.format not in ("JPEG", "PNG"),
         "several frames": getattr(image, "n_frames", 1) > 1,
-        "EXIF orientation": _orientation(image) in _UPRIGHT,
+        "EXIF orientation": orientation(image) != 1,
         "transparency": image.has_transparency_data,
         "palette": image.mode == "P",
         "CMYK": image.mode == "CMYK",
@@ -117,47 +108,11 @@ def _png_depth(image: Image.Image, data: bytes) -> str:
     return f"{data[24]}-bit" if image.mode != "P" else "8-bit"
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF, which raises almost anything, says nothing of the pixels
-        return 1
-
-
 def _is_lossy(image: Image.Image, data: bytes) -> bool:
     if image.format == "WEBP":
         # The chunk of a lossless image. A chance match in a lossy one would only cost some space.
         return b"VP8L" not in data
     return image.format in ("JPEG", "MPO")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Returns the image as RGB or L."""
-    if image.mode.startswith("I"):
-        # Pillow's convert would clip all above 255 to white.
-        samples = np.asarray(image).astype(np.uint32)
-        grey = (samples >> 8).astype(np.uint8)
-        grey[samples == image.info.get("transparency", -1)] = 255
-        return Image.fromarray(grey)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    if image.mode in ("1", "L"):
-        return image.convert("L")
-    return image.convert("RGB")
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
-def _shrunk(image: Image.Image, max_side: int) -> Image.Image:
-    longer = max(image.size)
-    if longer <= max_side:
-        return image
-    width, height = (max(1, round(side * max_side / longer)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _encoded(image: Image.Image, *, lossy: bool) -> bytes:

@@ -23,7 +23,9 @@ PROBABILITIES = "probabilities"
 
 
 def build_base(height: int, width: int, weights: str) -> keras.Model:
-    """Builds DenseNet121 without its top: features `[batch, height // 32, width // 32, 1024]`.
+    """Builds a frozen DenseNet121 without its top.
+
+    Its output: features, float32 `[batch, height // 32, width // 32, 1024]`.
 
     Args:
         height: of the input, in pixels; at least 32.
@@ -41,6 +43,9 @@ def build_base(height: int, width: int, weights: str) -> keras.Model:
         base.load_weights(imagenet_weights_file())
     elif weights != "random":
         _load_weights(base, Path(weights))
+    # This, and not `training=False` in a call, keeps batch norms in inference mode: in Keras 3 a
+    # model passes its own `training` on to its layers, whatever they were called with.
+    base.trainable = False
     return base
 
 
@@ -88,11 +93,11 @@ def join(base: keras.Model, head: keras.Model) -> keras.Model:
     """Joins base and head into one model: pixels in [0, 1] to probabilities.
 
     Normalization to ImageNet's mean and variance is the model's first layer, so that no client can
-    forget it. The base runs in inference mode, batch norm included, whatever is trainable in it.
+    forget it. The base's batch norms run in inference mode, since they are never trainable.
     """
     pixels = keras.Input(base.input_shape[1:], name=PIXELS)
     normalized = normalization()(pixels)
-    return keras.Model(pixels, head(base(normalized, training=False)), name="classifier")
+    return keras.Model(pixels, head(base(normalized)), name="classifier")
 
 
 def normalization() -> keras.layers.Layer:

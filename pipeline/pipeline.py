@@ -79,6 +79,7 @@ def create_pipeline(
         eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
         custom_config={
             **size,
+            "max_side": dataset.max_side,
             "labels": list(dataset.labels),
             "trainer": config.trainer.model_dump(mode="json"),
             "base_weights_digest": file_digest(config.trainer.base_weights),

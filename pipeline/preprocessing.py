@@ -79,6 +79,10 @@ def label_id(names: tf.Tensor, labels: Sequence[str]) -> tf.Tensor:
     return tf.where(known, tf.argmax(matches, axis=1), tf.constant(UNKNOWN_LABEL, tf.int64))
 
 
-def contract(height: int, width: int, labels: Sequence[str]) -> PreprocessingContract:
-    """The same preprocessing, written down for a device."""
-    return PreprocessingContract(height=height, width=width, labels=tuple(labels))
+def contract(
+    height: int, width: int, max_side: int, labels: Sequence[str]
+) -> PreprocessingContract:
+    """The same preprocessing, written down for a device, with what ingest did before."""
+    return PreprocessingContract(
+        height=height, width=width, max_side=max_side, labels=tuple(labels)
+    )

@@ -38,8 +38,8 @@ def run_fn(fn_args: FnArgs) -> None:
     """Trains on the train split, stops early on the eval split, and writes the SavedModel.
 
     Args:
-        fn_args: of TFX. `custom_config` holds `trainer` (a TrainerConfig as a dict), `height` and
-            `width` in pixels, and `labels`.
+        fn_args: of TFX. `custom_config` holds `trainer` (a TrainerConfig as a dict), `height`,
+            `width` and `max_side` in pixels, and `labels`.
 
     Raises:
         UserError: the base's weights can't be had, or a setting that can't work with them.
@@ -60,7 +60,7 @@ def run_fn(fn_args: FnArgs) -> None:
         unfreeze(base, config.fine_tune_layers)
         fine_tune(model, train, evaluation, config, log_dir / "fine_tune")
 
-    contract = preprocessing.contract(custom["height"], custom["width"], labels)
+    contract = preprocessing.contract(custom["height"], custom["width"], custom["max_side"], labels)
     save(model, train.transform, Path(fn_args.serving_model_dir))
     extra = Path(fn_args.serving_model_dir) / EXTRA_ASSETS
     extra.mkdir()
@@ -76,7 +76,6 @@ def train_head(
     log_dir: Path,
 ) -> keras.Model:
     """Builds a head and fits it on features that the frozen base computes once."""
-    base.trainable = False
     extractor = _extractor(base)
     features, label_ids = extract(extractor, train)
     head = build_head(config.head, features, classes, config.dropout)
@@ -182,7 +181,7 @@ def _inputs_and_targets(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tens
 
 def _extractor(base: keras.Model) -> keras.Model:
     pixels = keras.Input(base.input_shape[1:])
-    return keras.Model(pixels, base(normalization()(pixels), training=False))
+    return keras.Model(pixels, base(normalization()(pixels)))
 
 
 def _compile(model: keras.Model, learning_rate: float) -> None:

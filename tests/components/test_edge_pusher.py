@@ -19,7 +19,7 @@ MISSED = Check("accuracy", "overall", 0.6, 0.7)
 
 @pytest.fixture
 def models(tmp_path: Path) -> TFLiteModelsFolder:
-    contract = PreprocessingContract(height=32, width=32, labels=("cat", "dog"))
+    contract = PreprocessingContract(height=32, width=32, max_side=512, labels=("cat", "dog"))
     made = []
     for variant in ("float32", "float16"):
         file = tmp_path / "models" / variant / "model.tflite"

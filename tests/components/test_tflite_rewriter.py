@@ -32,7 +32,7 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     module.pixels = pixels
     tf.saved_model.save(module, str(folder), signatures={"pixels": pixels})
-    contract = PreprocessingContract(height=16, width=16, labels=LABELS)
+    contract = PreprocessingContract(height=16, width=16, max_side=512, labels=LABELS)
     (folder / "assets.extra").mkdir()
     (folder / "assets.extra" / "preprocessing.json").write_bytes(contract.to_json())
     return folder

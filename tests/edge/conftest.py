@@ -20,7 +20,7 @@ LABELS = ("cat", "dog", "bird")
 
 @pytest.fixture(scope="session")
 def contract() -> PreprocessingContract:
-    return PreprocessingContract(height=SIDE, width=SIDE, labels=LABELS)
+    return PreprocessingContract(height=SIDE, width=SIDE, max_side=512, labels=LABELS)
 
 
 @pytest.fixture(scope="session")

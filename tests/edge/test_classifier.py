@@ -108,7 +108,7 @@ def test_refuses_a_model_that_does_not_fit(
 
 
 def test_refuses_a_model_of_another_input_size(models: Path) -> None:
-    contract = PreprocessingContract(height=8, width=9, labels=LABELS)
+    contract = PreprocessingContract(height=8, width=9, max_side=512, labels=LABELS)
     with pytest.raises(ModelError, match=r"expected pixels of shape \[1, 8, 9, 3\]"):
         Classifier.from_file(models / "float32.tflite", contract)
 

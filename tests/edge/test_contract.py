@@ -12,6 +12,7 @@ VALID: dict[str, Any] = {
     "version": 1,
     "height": 150,
     "width": 200,
+    "max_side": 512,
     "color": "RGB",
     "value_range": [0.0, 1.0],
     "resize": "bilinear",
@@ -21,7 +22,9 @@ VALID: dict[str, Any] = {
 
 
 def test_a_contract_survives_the_way_to_json_and_back() -> None:
-    contract = PreprocessingContract(height=150, width=200, labels=("functional", "défectueux"))
+    contract = PreprocessingContract(
+        height=150, width=200, max_side=512, labels=("functional", "défectueux")
+    )
     assert json.loads(contract.to_json()) == VALID
     assert PreprocessingContract.from_json(contract.to_json()) == contract
 
@@ -42,6 +45,7 @@ def test_equal_contracts_give_equal_bytes() -> None:
         pytest.param({"crop": 0.8}, r"unknown \['crop'\]", id="an unknown field"),
         pytest.param({"height": 0}, "'height'", id="a height of nothing"),
         pytest.param({"width": 4097}, "'width'", id="a width beyond the limit"),
+        pytest.param({"max_side": 0}, "'max_side'", id="an image side of nothing"),
         pytest.param({"width": 150.0}, "'width'", id="a width with a fraction"),
         pytest.param({"height": True}, "'height'", id="a height that is a boolean"),
         pytest.param({"height": "150"}, "'height'", id="a height in a string"),
@@ -93,4 +97,4 @@ def test_refuses_bytes_that_are(data: bytes) -> None:
 
 def test_a_wrong_contract_cannot_be_made_in_code_either() -> None:
     with pytest.raises(ContractError, match="expected a whole number of pixels from 1 to 4096"):
-        PreprocessingContract(height=-1, width=1, labels=("a", "b"))
+        PreprocessingContract(height=-1, width=1, max_side=512, labels=("a", "b"))

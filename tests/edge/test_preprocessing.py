@@ -53,7 +53,7 @@ def test_preprocessing_equals_the_training_side() -> None:
     import tensorflow as tf
 
     image = _noise(123, 77)
-    contract = PreprocessingContract(height=50, width=60, labels=("a", "b"))
+    contract = PreprocessingContract(height=50, width=60, max_side=512, labels=("a", "b"))
     expected = tf.image.resize(tf.cast(image, tf.float32), (50, 60)) / 255.0
     actual = preprocess(contract, image)
     assert actual.dtype == np.float32

@@ -27,7 +27,7 @@ from edgeline.contract import PreprocessingContract
 from edgeline.registry.writer import VariantFiles, publish
 
 layout, model_file, name, count = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
-contract = PreprocessingContract(height=8, width=8, labels=("a", "b"))
+contract = PreprocessingContract(height=8, width=8, max_side=512, labels=("a", "b"))
 print("ready", flush=True)
 for number in range(int(count)):
     published = publish(

@@ -45,12 +45,13 @@ def registry(tmp_path: Path) -> Path:
     function = tf.function(classify, input_signature=[pixels]).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     (tmp_path / "model.tflite").write_bytes(converter.convert())
+    contract = PreprocessingContract(height=2, width=2, max_side=512, labels=("red", "green"))
     publish(
         tmp_path / "registry",
         model="colours",
         channel="candidate",
         variants=[VariantFiles("float32", tmp_path / "model.tflite")],
-        preprocessing=PreprocessingContract(height=2, width=2, labels=("red", "green")),
+        preprocessing=contract,
         verdict=b"{}",
     )
     return tmp_path / "registry"

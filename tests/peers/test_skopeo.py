@@ -27,7 +27,7 @@ def published(registry: Path, tmp_path: Path) -> Published:
     for name in ("float32", "float16"):
         (tmp_path / name).write_bytes(name.encode() * 1000)
         variants.append(VariantFiles(name, tmp_path / name))
-    contract = PreprocessingContract(height=32, width=32, labels=("cat", "dog"))
+    contract = PreprocessingContract(height=32, width=32, max_side=512, labels=("cat", "dog"))
     return publish(
         registry,
         model="pets",

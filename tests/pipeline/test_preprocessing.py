@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeline.preprocessing import load_image, preprocess
+from pipeline.image_files import normalise
 from pipeline.preprocessing import contract, preprocessing_fn
 
 LABELS = ("cat", "dog")
@@ -46,7 +47,7 @@ def test_the_device_makes_the_same_pixels(image: bytes) -> None:
     pixels = transformed([image], ["cat"])["pixels"]
     assert pixels.shape == (1, 32, 48, 3)
     assert pixels.dtype == np.float32
-    on_device = preprocess(contract(32, 48, LABELS), load_image(image))
+    on_device = preprocess(contract(32, 48, 512, LABELS), load_image(image))
     np.testing.assert_allclose(on_device, pixels[0], atol=1e-6)
 
 
@@ -76,3 +77,17 @@ def test_it_is_the_same_inside_tf_data() -> None:
     )
     pixels = np.concatenate([batch["pixels"].numpy() for batch in batches])
     np.testing.assert_array_equal(pixels, transformed(images, ["cat"] * len(images))["pixels"])
+
+
+def test_of_a_large_photo_the_device_makes_the_pixels_that_were_trained_on() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (610, 900, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    photo = file.getvalue()
+    ingested = normalise(photo, max_side=120, max_pixels=10**6)
+    assert ingested.changes == ("downscaled",)
+    trained_on = transformed([ingested.data], ["cat"])["pixels"][0]
+    on_device = preprocess(contract(32, 48, 120, LABELS), load_image(photo))
+    np.testing.assert_allclose(on_device, trained_on, atol=1e-6)
+    unaware = preprocess(contract(32, 48, 10_000, LABELS), load_image(photo))
+    assert np.abs(unaware - trained_on).max() > 0.01

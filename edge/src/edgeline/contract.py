@@ -10,7 +10,8 @@ from edgeline._json import dump_canonical, parse_object
 from edgeline.errors import ContractError
 
 MAX_BYTES = 1 << 20
-MAX_SIDE = 4096  # px
+MAX_SIDE = 4096  # px, of the model's input
+MAX_IMAGE_SIDE = 1 << 16  # px, of an image
 MAX_LABELS = 10_000
 MAX_LABEL_LENGTH = 200  # characters
 
@@ -31,6 +32,7 @@ class PreprocessingContract:
 
     height: int  # px
     width: int  # px
+    max_side: int  # px; an image with a longer side is first scaled down to it (Lanczos)
     labels: tuple[str, ...]  # in the order of the model's outputs
     color: str = "RGB"
     value_range: tuple[float, float] = (0.0, 1.0)
@@ -40,6 +42,7 @@ class PreprocessingContract:
     def __post_init__(self) -> None:
         _check_side("height", self.height)
         _check_side("width", self.width)
+        _check_side("max_side", self.max_side, MAX_IMAGE_SIDE)
         _check_labels(self.labels)
         for field in fields(self):
             if field.name in _FIXED:
@@ -90,9 +93,9 @@ def _check_keys(document: dict[str, object], expected: set[str]) -> None:
         )
 
 
-def _check_side(name: str, value: object) -> None:
-    if type(value) is not int or not 1 <= value <= MAX_SIDE:
-        raise _wrong(name, f"a whole number of pixels from 1 to {MAX_SIDE}", value)
+def _check_side(name: str, value: object, most: int = MAX_SIDE) -> None:
+    if type(value) is not int or not 1 <= value <= most:
+        raise _wrong(name, f"a whole number of pixels from 1 to {most}", value)
 
 
 def _check_fixed(name: str, value: object, only: object) -> None:

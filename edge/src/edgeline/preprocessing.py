@@ -18,13 +18,24 @@ from PIL import Image, UnidentifiedImageError
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import ImageError
 
-__all__ = ["ImageSource", "PreprocessingContract", "load_image", "preprocess", "resize_bilinear"]
+__all__ = [
+    "FORMATS",
+    "ImageSource",
+    "PreprocessingContract",
+    "limit_side",
+    "load_image",
+    "orientation",
+    "preprocess",
+    "resize_bilinear",
+    "to_8_bit",
+    "upright",
+]
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 100_000_000  # what an image may unpack to
 
 ImageSource: TypeAlias = str | PathLike[str] | bytes | Image.Image | NDArray[Any]
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _ORIENTATION = 0x0112  # EXIF tag
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -81,7 +92,59 @@ def preprocess(contract: PreprocessingContract, image: NDArray[np.uint8]) -> NDA
     Returns:
         float32 `[height, width, 3]` in the contract's value range.
     """
+    if max(image.shape[:2]) > contract.max_side:
+        image = np.asarray(limit_side(Image.fromarray(image), contract.max_side))
     return resize_bilinear(image, contract.height, contract.width) / np.float32(255)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1, which is upright, where EXIF says nothing."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        # An EXIF block that cannot be parsed says nothing; viewers show such an image as it is.
+        return 1
+    return value if value in _TRANSPOSITIONS else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return a loaded image turned the way its EXIF orientation says."""
+    transposition = _TRANSPOSITIONS.get(orientation(image))
+    return image if transposition is None else image.transpose(transposition)
+
+
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """Return a loaded image as 8-bit RGB or gray (L).
+
+    Transparency is laid over white, the ground that cut-out pictures are mostly shown on; of 16-bit
+    gray the upper 8 bits count, as in libpng's own reduction.
+    """
+    if image.mode.startswith("I"):
+        # Pillow's own conversion would make everything above 255 white.
+        samples = np.asarray(image).astype(np.int64)
+        gray = (np.clip(samples, 0, 0xFFFF) >> 8).astype(np.uint8)
+        gray[samples == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(gray)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def limit_side(image: Image.Image, max_side: int) -> Image.Image:
+    """Return an image scaled down (Lanczos) until its longer side is at most `max_side` pixels.
+
+    Bilinear sampling of a large photo without antialiasing would skip most of its pixels.
+    """
+    longer = max(image.size)
+    if longer <= max_side:
+        return image
+    width, height = (max(1, round(side * max_side / longer)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(to_8_bit(image).convert("RGB"))
 
 
 def _neighbours(
@@ -111,7 +174,7 @@ def _blend(
 
 def _open(file: IO[bytes], name: str) -> NDArray[np.uint8]:
     try:
-        image = Image.open(file, formats=_FORMATS)
+        image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         raise ImageError(
             f"{name} is not an image in a known format; expected JPEG, PNG, WebP, BMP or GIF"
@@ -128,7 +191,7 @@ def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
         raise ImageError(f"{name} has floating-point samples, whose range is anybody's guess")
     try:
         image.load()
-        return _to_rgb(_upright(image))
+        return _to_rgb(upright(image))
     except Exception as error:
         # On hostile bytes Pillow's decoders raise nearly anything: OSError, SyntaxError,
         # struct.error, IndexError, ... Each means that this one image is unusable.
@@ -144,29 +207,6 @@ def _check_pixels(width: int, height: int, name: str) -> None:
         raise ImageError(
             f"{name} unpacks to {width} x {height} pixels; at most {MAX_PIXELS} are read"
         )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:
-        # An EXIF block that cannot be parsed says nothing; viewers show such an image as it is.
-        return image
-    transposition = _TRANSPOSITIONS.get(orientation)
-    return image if transposition is None else image.transpose(transposition)
-
-
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith("I"):
-        # Pillow's own conversion would make everything above 255 white.
-        samples = np.asarray(image).astype(np.int64)
-        gray = (np.clip(samples, 0, 0xFFFF) >> 8).astype(np.uint8)
-        gray[samples == image.info.get("transparency", -1)] = 255
-        image = Image.fromarray(gray)
-    elif image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
