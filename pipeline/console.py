@@ -1,7 +1,12 @@
-"""What a person sees of a run: one line a step, while the libraries' chatter goes to a log file."""
+"""What a person sees of a run: one line a step, while the libraries' chatter goes to a log file.
+
+Steps that take long say how far they are through Python's `logging`, under the names of our own
+packages; the console shows those lines and no others.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -11,25 +16,28 @@ from typing import TextIO
 
 from pipeline.local_step import Step
 
+OUR_LOGGERS = ("components", "pipeline")
 
-class Console:
-    """Writes to the terminal, also while `chatter_to` keeps everybody else from it."""
+
+class Console(logging.Handler):
+    """Writes to the terminal, also while `console` keeps everybody else from it."""
 
     def __init__(self, stream: TextIO) -> None:
+        super().__init__(logging.INFO)
         self._stream = stream
-        self._rewrites = stream.isatty()
 
     def say(self, text: str = "") -> None:
         """Writes a line, or several."""
         print(text, file=self._stream, flush=True)
 
     def step(self, step: Step) -> None:
-        """Writes a step's line; on a terminal its end takes the place of its start."""
-        line = f"  {step.name:<18} {step.state}"
-        if step.state == "running":
-            print(line, end="\r" if self._rewrites else "\n", file=self._stream, flush=True)
-        else:
-            print(f"{line:<30} {step.seconds:8.1f} s", file=self._stream, flush=True)
+        """Writes a line on where a step is."""
+        seconds = "" if step.state == "running" else f"{step.seconds:8.1f} s"
+        self.say(f"  {step.name:<18} {step.state:<9}{seconds}".rstrip())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes how far a step is; see `logging.Handler`."""
+        self.say(f"      {record.getMessage()}")
 
 
 @contextmanager
@@ -42,7 +50,8 @@ def console(log: Path | None) -> Iterator[Console]:
         log: of the libraries' output; None leaves it on the terminal.
     """
     if log is None:
-        yield Console(sys.stdout)
+        with _progress_on(Console(sys.stdout)) as screen:
+            yield screen
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -52,7 +61,8 @@ def console(log: Path | None) -> Iterator[Console]:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            yield Console(terminal)
+            with _progress_on(Console(terminal)) as screen:
+                yield screen
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -60,3 +70,17 @@ def console(log: Path | None) -> Iterator[Console]:
             os.dup2(stderr, 2)
             os.close(stdout)
             os.close(stderr)
+
+
+@contextmanager
+def _progress_on(screen: Console) -> Iterator[Console]:
+    """Shows what our own packages log, from INFO up."""
+    loggers = [logging.getLogger(name) for name in OUR_LOGGERS]
+    for logger in loggers:
+        logger.addHandler(screen)
+        logger.setLevel(logging.INFO)
+    try:
+        yield screen
+    finally:
+        for logger in loggers:
+            logger.removeHandler(screen)

@@ -29,12 +29,15 @@ from edgeline.registry.writer import VariantFiles, publish
 layout, model_file, name, count = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 contract = PreprocessingContract(height=8, width=8, max_side=512, labels=("a", "b"))
 print("ready", flush=True)
+weights = model_file.read_bytes()
+own = model_file.with_name(f"{name}.tflite")
 for number in range(int(count)):
+    own.write_bytes(weights + b"%d" % number)
     published = publish(
         layout,
         model=name,
         channel="candidate",
-        variants=[VariantFiles("float32", model_file), VariantFiles("int8", model_file)],
+        variants=[VariantFiles("float32", own), VariantFiles("int8", own)],
         preprocessing=contract,
         verdict=b'{"run": "%s %d"}' % (name.encode(), number),
     )
@@ -113,19 +116,48 @@ def test_the_same_content_again_is_the_same_release(store: "Store") -> None:
 
 
 def test_the_same_content_elsewhere_has_the_same_digest(store: "Store", tmp_path: Path) -> None:
-    first = store.publish(verdict=b"1")
-    second = store.publish(verdict=b"2")
+    first = store.publish({"float32": b"1"})
+    second = store.publish({"float32": b"2"})
     store.path.rename(tmp_path / "old")
-    assert store.publish(verdict=b"2").digest == second.digest
-    assert store.publish(verdict=b"1").digest == first.digest
+    assert store.publish({"float32": b"2"}).digest == second.digest
+    assert store.publish({"float32": b"1"}).digest == first.digest
 
 
 def test_publishing_old_content_moves_the_channel_back(store: "Store") -> None:
-    old = store.publish(verdict=b"1")
-    store.publish(verdict=b"2")
-    again = store.publish(verdict=b"1")
+    old = store.publish({"float32": b"1"})
+    store.publish({"float32": b"2"})
+    again = store.publish({"float32": b"1"})
     assert again == type(again)(version=1, digest=old.digest, created=False)
     assert LayoutReader(store.path).open_release("pets", "candidate").version == 1
+
+
+def test_models_measured_again_stay_the_release_that_the_channel_serves(store: "Store") -> None:
+    served = store.publish({"float32": b"1"}, verdict=b"passed")
+    again = store.publish({"float32": b"1"}, verdict=b"passed, a millisecond faster")
+    assert again == type(again)(version=1, digest=served.digest, created=False)
+    reader = LayoutReader(store.path)
+    assert reader.read_verdict(reader.open_digest(served.digest)) == b"passed"
+    more = store.publish({"float32": b"1", "int8": b"2"}, verdict=b"passed")
+    assert (more.version, more.created) == (2, True), "another set of variants is another release"
+
+
+def test_a_report_travels_with_the_release(
+    store: "Store", tmp_path: Path, contract: PreprocessingContract
+) -> None:
+    (tmp_path / "model.tflite").write_bytes(b"weights")
+    publish(
+        store.path,
+        model="pets",
+        channel="candidate",
+        variants=[VariantFiles("float32", tmp_path / "model.tflite")],
+        preprocessing=contract,
+        verdict=b"{}",
+        report=b"<!doctype html>",
+    )
+    store.publish(model="others")
+    reader = LayoutReader(store.path)
+    assert reader.read_report(reader.open_release("pets", "candidate")) == b"<!doctype html>"
+    assert reader.read_report(reader.open_release("others", "candidate")) is None
 
 
 def test_publishing_again_repairs_a_damaged_blob(store: "Store") -> None:
@@ -148,7 +180,7 @@ def test_versions_are_counted_per_store_and_channels_per_model(store: "Store") -
 
 
 def test_entries_of_other_tools_are_kept(store: "Store") -> None:
-    store.publish(verdict=b"1")
+    store.publish({"float32": b"1"})
     foreign = [
         {"mediaType": "text/plain", "digest": f"sha256:{'0' * 64}", "size": 1, "urls": ["x:y"]},
         {
@@ -161,7 +193,7 @@ def test_entries_of_other_tools_are_kept(store: "Store") -> None:
     index = json.loads(path.read_bytes())
     index["manifests"] = foreign + index["manifests"]
     path.write_text(json.dumps(index))
-    assert store.publish(verdict=b"2").version == 2
+    assert store.publish({"float32": b"2"}).version == 2
     assert json.loads(path.read_bytes())["manifests"][:2] == foreign
 
 

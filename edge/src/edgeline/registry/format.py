@@ -9,6 +9,7 @@ index with one CNCF ModelPack manifest per variant of the model:
         model.tflite         application/vnd.cncf.model.weight.v1.raw
         preprocessing.json   application/vnd.edgeline.preprocessing.v1+json
         verdict.json         application/vnd.edgeline.verdict.v1+json
+        report.html          application/vnd.edgeline.report.v1+html (optional)
         golden.json          application/vnd.edgeline.golden.v1+json (optional)
       v7-int8                manifest
         ...
@@ -35,6 +36,7 @@ MODEL_CONFIG = "application/vnd.cncf.model.config.v1+json"
 WEIGHTS = "application/vnd.cncf.model.weight.v1.raw"
 PREPROCESSING = "application/vnd.edgeline.preprocessing.v1+json"
 VERDICT = "application/vnd.edgeline.verdict.v1+json"
+REPORT = "application/vnd.edgeline.report.v1+html"
 GOLDEN = "application/vnd.edgeline.golden.v1+json"
 
 MODEL_ANNOTATION = "dev.edgeline.model"
@@ -52,6 +54,7 @@ MAX_STORE_INDEX = 16 << 20
 MAX_MANIFEST = 1 << 20
 MAX_CONTRACT = contract.MAX_BYTES
 MAX_VERDICT = 16 << 20
+MAX_REPORT = 16 << 20
 MAX_GOLDEN = 16 << 20
 MAX_MODEL = 2 << 30
 

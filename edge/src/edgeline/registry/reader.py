@@ -23,12 +23,14 @@ from edgeline.registry.format import (
     MAX_CONTRACT,
     MAX_MANIFEST,
     MAX_MODEL,
+    MAX_REPORT,
     MAX_VERDICT,
     MODEL_ANNOTATION,
     MODEL_MANIFEST,
     OCI_INDEX,
     OCI_MANIFEST,
     PREPROCESSING,
+    REPORT,
     TAG_ANNOTATION,
     VARIANT_ANNOTATION,
     VERDICT,
@@ -65,6 +67,7 @@ class Release:
     channels: tuple[str, ...]  # that point at it now, sorted
     contract: PreprocessingContract
     verdict: Descriptor
+    report: Descriptor | None
     variants: tuple[Variant, ...]  # sorted by name
 
     @property
@@ -96,6 +99,7 @@ class _Child:
     variant: Variant
     contract: Descriptor
     verdict: Descriptor
+    report: Descriptor | None
 
 
 class LayoutReader:
@@ -177,6 +181,19 @@ class LayoutReader:
             raise NotFoundError(f"{self._root} has no release {tag!r}; it has {_listed(versions)}")
         return self._open(tags[tag], tags)
 
+    def open_digest(self, digest: str) -> Release:
+        """Open the release whose index has this digest.
+
+        Raises:
+            NotFoundError: the store has no such release.
+            RegistryError: what is stored is broken.
+        """
+        tags = self._read_tags()
+        for descriptor in tags.values():
+            if descriptor.digest == digest:
+                return self._open(descriptor, tags)
+        raise NotFoundError(f"{self._root} has no release with the digest {digest}")
+
     def read_verdict(self, release: Release) -> bytes:
         """Return the verdict that let `release` pass, verified.
 
@@ -184,6 +201,14 @@ class LayoutReader:
             RegistryError: the blob is missing or not what its descriptor promises.
         """
         return self.read_blob(release.verdict, limit=MAX_VERDICT)
+
+    def read_report(self, release: Release) -> bytes | None:
+        """Return the report on `release` for people, HTML, verified; None if it has none.
+
+        Raises:
+            RegistryError: the blob is missing or not what its descriptor promises.
+        """
+        return self.read_blob(release.report, limit=MAX_REPORT) if release.report else None
 
     def read_model(self, variant: Variant) -> bytes:
         """Return the TFLite model of `variant`, verified.
@@ -235,11 +260,13 @@ class LayoutReader:
         children = [self._read_child(child) for child in _descriptors(index, "manifests")]
         first, names = children[0], {child.variant.name for child in children}
         if len(names) != len(children) or any(
-            (child.contract, child.verdict) != (first.contract, first.verdict) for child in children
+            (child.contract, child.verdict, child.report)
+            != (first.contract, first.verdict, first.report)
+            for child in children
         ):
             raise IntegrityError(
                 f"Release {descriptor.digest} is broken: expected variants with names of their own "
-                "and one contract and verdict for all"
+                "and one contract, verdict and report for all"
             )
         here = [tag for tag in tags if tags[tag].digest == descriptor.digest]
         return Release(
@@ -249,6 +276,7 @@ class LayoutReader:
             channels=_channels(here, model),
             contract=self._read_contract(first.contract),
             verdict=first.verdict,
+            report=first.report,
             variants=tuple(sorted((child.variant for child in children), key=lambda v: v.name)),
         )
 
@@ -269,6 +297,7 @@ class LayoutReader:
             ),
             contract=_only(layers, PREPROCESSING),
             verdict=_only(layers, VERDICT),
+            report=_optional(layers, REPORT),
         )
 
     def _read_contract(self, descriptor: Descriptor) -> PreprocessingContract:

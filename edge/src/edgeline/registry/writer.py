@@ -37,6 +37,7 @@ from edgeline.registry.format import (
     MAX_GOLDEN,
     MAX_MANIFEST,
     MAX_MODEL,
+    MAX_REPORT,
     MAX_STORE_INDEX,
     MAX_VERDICT,
     MODEL_ANNOTATION,
@@ -45,6 +46,7 @@ from edgeline.registry.format import (
     OCI_INDEX,
     OCI_MANIFEST,
     PREPROCESSING,
+    REPORT,
     TAG_ANNOTATION,
     TITLE_ANNOTATION,
     VARIANT_ANNOTATION,
@@ -58,6 +60,7 @@ from edgeline.registry.format import (
     variant_tag,
     version_tag,
 )
+from edgeline.registry.reader import LayoutReader, Release
 
 _PRIVATE = ".edgeline"  # in the layout: the lock, and the file being written
 _CHUNK = 1 << 20  # bytes
@@ -94,11 +97,14 @@ def publish(
     variants: Sequence[VariantFiles],
     preprocessing: PreprocessingContract,
     verdict: bytes,
+    report: bytes | None = None,
 ) -> Published:
     """Publish `variants` as one release of `model`, and point `channel` at it.
 
     The layout is created when it does not exist. The same content again is the same release: only
-    the channel moves, if it pointed elsewhere. Publishers may run at once on one machine, or on
+    the channel moves, if it pointed elsewhere. And as long as the channel points at a release of
+    the very same models and contract, that release stays, with the verdict it passed by: measuring
+    a model again does not make it another one. Publishers may run at once on one machine, or on
     several that share a file system with working locks; each gets a version of its own.
 
     Raises:
@@ -113,7 +119,20 @@ def publish(
         with _locked(layout):
             _initialize(layout)
             blobs = _BlobWriter(layout)
-            children = _write_children(blobs, model, variants, preprocessing, verdict)
+            weights = {variant.name: blobs.add_model(variant.model) for variant in variants}
+            served = _served(layout, model, channel)
+            if served and _is_release_of(served, weights, preprocessing):
+                _sync_directory(blobs.directory)
+                return Published(served.version, served.digest, created=False)
+            shared = [
+                blobs.add_layer(
+                    preprocessing.to_json(), PREPROCESSING, "preprocessing.json", MAX_CONTRACT
+                ),
+                blobs.add_layer(verdict, VERDICT, "verdict.json", MAX_VERDICT),
+            ]
+            if report is not None:
+                shared.append(blobs.add_layer(report, REPORT, "report.html", MAX_REPORT))
+            children = _write_children(blobs, model, variants, weights, shared)
             index = blobs.add_json(_index(model, children), OCI_INDEX, MAX_MANIFEST)
             # The blobs must be on the disk before anything refers to them.
             _sync_directory(blobs.directory)
@@ -122,21 +141,34 @@ def publish(
         raise RegistryError(f"Publishing to {layout} failed: {error}") from error
 
 
+def _served(layout: Path, model: str, channel: str) -> Release | None:
+    """Return the release that the channel points at; None if there is none, or a damaged one."""
+    try:
+        return LayoutReader(layout).open_release(model, channel)
+    except RegistryError:
+        return None
+
+
+def _is_release_of(
+    release: Release, weights: Mapping[str, Descriptor], preprocessing: PreprocessingContract
+) -> bool:
+    published = {variant.name: variant.model.digest for variant in release.variants}
+    return release.contract == preprocessing and published == {
+        name: descriptor.digest for name, descriptor in weights.items()
+    }
+
+
 def _write_children(
     blobs: "_BlobWriter",
     model: str,
     variants: Sequence[VariantFiles],
-    preprocessing: PreprocessingContract,
-    verdict: bytes,
+    weights: Mapping[str, Descriptor],
+    shared: Sequence[Descriptor],
 ) -> dict[str, Descriptor]:
-    """Write every variant's blobs; return the manifests by variant, sorted by name."""
-    shared = [
-        blobs.add_layer(preprocessing.to_json(), PREPROCESSING, "preprocessing.json", MAX_CONTRACT),
-        blobs.add_layer(verdict, VERDICT, "verdict.json", MAX_VERDICT),
-    ]
+    """Write every variant's other blobs; return the manifests by variant, sorted by name."""
     children = {}
     for variant in sorted(variants, key=lambda variant: variant.name):
-        layers = [blobs.add_model(variant.model), *shared]
+        layers = [weights[variant.name], *shared]
         if variant.golden is not None:
             layers.append(blobs.add_layer(variant.golden, GOLDEN, "golden.json", MAX_GOLDEN))
         config = blobs.add_json(_config(model, variant.name, layers), MODEL_CONFIG, MAX_MANIFEST)
