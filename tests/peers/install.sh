@@ -4,6 +4,7 @@ set -euo pipefail
 
 packages=()
 command -v skopeo >/dev/null || packages+=(skopeo)
+command -v chromium >/dev/null || packages+=(chromium)
 
 if [ ${#packages[@]} -eq 0 ]; then
     exit 0

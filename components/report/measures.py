@@ -1,0 +1,127 @@
+"""The numbers a report adds to the verdict: intervals, curves, calibration, what a variant lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Points = NDArray[np.float64]  # [points, 2]: x and y
+
+Z_95 = 1.959964  # the standard normal's 97.5% quantile
+CALIBRATION_BINS = 15  # of equal width, as the gate's calibration error has
+
+
+def wilson_interval(share: float, trials: int) -> tuple[float, float]:
+    """The 95% interval of a proportion by Wilson's score method (1927).
+
+    Args:
+        share: of the trials that succeeded.
+        trials: how many there were, at least one.
+    """
+    z2 = Z_95**2
+    centre = share + z2 / (2 * trials)
+    spread = Z_95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+    scale = 1 + z2 / trials
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def lost_examples(
+    data_label_ids: Ints, float_probabilities: Floats, variant_probabilities: Floats, limit: int
+) -> list[int]:
+    """The examples that the float model gets right and a variant gets wrong.
+
+    Args:
+        data_label_ids: `[examples]`.
+        float_probabilities: `[examples, classes]`.
+        variant_probabilities: `[examples, classes]`.
+        limit: how many to return at most.
+
+    Returns:
+        Their indices, the most confident mistakes first.
+    """
+    float_right = float_probabilities.argmax(axis=1) == data_label_ids
+    variant_wrong = variant_probabilities.argmax(axis=1) != data_label_ids
+    lost = np.flatnonzero(float_right & variant_wrong)
+    order = np.argsort(-variant_probabilities[lost].max(axis=1), kind="stable")
+    return [int(i) for i in lost[order][:limit]]
+
+
+def accuracy(probabilities: Floats, label_ids: Ints) -> float:
+    """The share of examples whose most probable class is the label."""
+    return float(np.mean(probabilities.argmax(axis=1) == label_ids))
+
+
+def confusion(probabilities: Floats, label_ids: Ints) -> Ints:
+    """How often each class `[label, said]` was said of each label."""
+    classes = probabilities.shape[1]
+    pairs = label_ids * classes + probabilities.argmax(axis=1)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+@dataclass(frozen=True)
+class ClassCurves:
+    """How well one class is told from the rest at every threshold."""
+
+    roc: Points  # (false positive rate, true positive rate)
+    area: float  # under the ROC curve
+    precision_recall: Points  # (recall, precision)
+    average_precision: float
+
+
+def curves_by_class(
+    measured: Mapping[str, Floats], label_ids: Ints, labels: Sequence[str]
+) -> dict[str, dict[str, ClassCurves]]:
+    """By class and model, the curves of the class against the rest.
+
+    A class that no example has, or every example, has no curves.
+    """
+    counts = np.bincount(label_ids, minlength=len(labels))
+    return {
+        label: {name: _class_curves(p[:, i], label_ids == i) for name, p in measured.items()}
+        for i, label in enumerate(labels)
+        if 0 < counts[i] < len(label_ids)
+    }
+
+
+def _class_curves(scores: Floats, members: NDArray[np.bool_]) -> ClassCurves:
+    false_positives, true_positives, _ = roc_curve(members, scores)
+    precision, recall, _ = precision_recall_curve(members, scores)
+    return ClassCurves(
+        roc=np.column_stack((false_positives, true_positives)),
+        area=float(roc_auc_score(members, scores)),
+        # Between two thresholds precision is not a straight line (Davis and Goadrich 2006): steps.
+        precision_recall=np.column_stack((np.repeat(recall, 2)[1:], np.repeat(precision, 2)[:-1])),
+        average_precision=float(average_precision_score(members, scores)),
+    )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether a model is right as often as its probabilities claim."""
+
+    points: Points  # (mean probability, accuracy) of each bin that has examples
+    error: float  # expected calibration error
+
+
+def calibration(probabilities: Floats, label_ids: Ints) -> Calibration:
+    """Compares the probability of what was said with how often it was right (Guo et al. 2017)."""
+    # In float32 the mean of ten thousand probabilities near 1 can come out above 1.
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == label_ids
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    members = [bins == b for b in np.unique(bins)]
+    points = np.array([(confidence[m].mean(), right[m].mean()) for m in members])
+    gaps = np.abs(points[:, 0] - points[:, 1])
+    return Calibration(points, float(np.average(gaps, weights=[m.sum() for m in members])))

@@ -1,0 +1,186 @@
+"""Renders the report of a run: everything that a person needs to say yes or no to a release.
+
+`render` makes one HTML file of a run's verdict, predictions and training curves. The file needs
+nothing beside itself: no network, no script, charts as inline SVG. What comes from the data
+(labels, slice values, errors) is escaped. The same data gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from components.report import charts, figures, tables
+from components.report.measures import (
+    CALIBRATION_BINS,
+    Floats,
+    calibration,
+    curves_by_class,
+    lost_examples,
+)
+from components.tflite_models import ModelFile
+from components.verdict import Verdict
+
+__all__ = ["FLOAT", "THUMBNAILS", "ReportData", "lost_examples", "render"]
+
+FLOAT = "float"  # the float model, among the models
+THUMBNAILS = 12  # shown of each variant
+UNFOLDED_CLASSES = 4  # with more, what grows with the classes is folded away
+_MEDIA_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What a report is made from.
+
+    Attributes:
+        name: the model's.
+        labels: class names in order.
+        verdict: on the float model and every variant.
+        models: every variant asked for, converted or not.
+        label_ids: int64 `[examples]`, of the split that the verdict is on, as all below.
+        image_ids: `[examples]`.
+        slices: by slice key, the value of each example.
+        probabilities: by model ("float", and each variant that ran), float32 `[examples, classes]`.
+        thumbnails: by index of the example, a small PNG or JPEG; of those that `lost_examples`
+            returns for each variant, up to `THUMBNAILS`.
+        history: training curves by phase and metric, such as "head/loss" and "head/val_loss".
+        data_summary: by split and label, the number of images.
+        lineage: what the run was made from, by what it is.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    verdict: Verdict
+    models: tuple[ModelFile, ...]
+    label_ids: NDArray[np.int64]
+    image_ids: tuple[str, ...]
+    slices: Mapping[str, NDArray[np.str_]]
+    probabilities: Mapping[str, NDArray[np.float32]]
+    thumbnails: Mapping[int, bytes]
+    history: Mapping[str, Sequence[float]]
+    data_summary: Mapping[str, Mapping[str, int]]
+    lineage: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class LostImage:
+    """An image that a variant gets wrong and the float model gets right."""
+
+    image_id: str
+    source: str | None  # a data: URI
+    label: str
+    said: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What one variant lost against the float model."""
+
+    variant: str
+    total: int
+    images: tuple[LostImage, ...]  # the first of them
+
+
+def render(data: ReportData) -> str:
+    """The report, as HTML.
+
+    Raises:
+        ValueError: a thumbnail is neither PNG nor JPEG.
+    """
+    verdict, label_ids = data.verdict, data.label_ids
+    models = (verdict.float_model, *verdict.variants)
+    styles = {model.variant: i % charts.STYLES for i, model in enumerate(models)}
+    measured = {
+        model.variant: data.probabilities[model.variant]
+        for model in models
+        if model.variant in data.probabilities
+        and np.isfinite(data.probabilities[model.variant]).all()
+    }
+    gated, reported = tables.check_tables(verdict)
+    curves = curves_by_class(measured, label_ids, data.labels)
+    calibrations = {name: calibration(p, label_ids) for name, p in measured.items()}
+    return _TEMPLATES.get_template("report.html.jinja").render(
+        data=data,
+        outcomes=[(model.variant, *tables.outcome(model, verdict)) for model in models],
+        legend=[(name, styles[name]) for name in measured],
+        fold=len(data.labels) > UNFOLDED_CLASSES,
+        variants=tables.variant_table(verdict),
+        tradeoffs=figures.tradeoff_charts(verdict, styles),
+        gated=gated,
+        reported=reported,
+        confusions=[
+            tables.confusion_table(name, p, label_ids, data.labels) for name, p in measured.items()
+        ],
+        areas=tables.area_table(curves, tuple(measured)),
+        curves={label: figures.class_charts(label, c, styles) for label, c in curves.items()},
+        calibrations=tables.calibration_table(calibrations),
+        calibration_bins=CALIBRATION_BINS,
+        calibration_chart=figures.calibration_chart(calibrations, styles),
+        slices=[
+            tables.slice_table(key, values, measured, label_ids)
+            for key, values in data.slices.items()
+        ],
+        lost=_lost(measured, data),
+        training=figures.training_charts(data.history),
+        training_legend=[(name, style) for style, name in enumerate(figures.TRAINING_CURVES)],
+        summary=tables.summary_table(data.data_summary),
+        conversions=tables.conversion_table(data.models),
+        conversion_notes=[
+            (model, tables.kept_table(model))
+            for model in data.models
+            if model.note or model.kept_float
+        ],
+    )
+
+
+def _lost(measured: Mapping[str, Floats], data: ReportData) -> list[Lost]:
+    """What each variant lost, if the float model was measured."""
+    if FLOAT not in measured:
+        return []
+    lost = []
+    for name, probabilities in measured.items():
+        if name == FLOAT:
+            continue
+        indices = lost_examples(
+            data.label_ids, measured[FLOAT], probabilities, limit=len(data.label_ids)
+        )
+        images = tuple(_lost_image(i, probabilities[i], data) for i in indices[:THUMBNAILS])
+        lost.append(Lost(name, len(indices), images))
+    return lost
+
+
+def _lost_image(index: int, probabilities: Floats, data: ReportData) -> LostImage:
+    thumbnail = data.thumbnails.get(index)
+    said = int(probabilities.argmax())
+    return LostImage(
+        image_id=data.image_ids[index],
+        source=None if thumbnail is None else _data_uri(thumbnail),
+        label=data.labels[data.label_ids[index]],
+        said=data.labels[said],
+        probability=float(probabilities[said]),
+    )
+
+
+def _data_uri(image: bytes) -> str:
+    for signature, media_type in _MEDIA_TYPES.items():
+        if image.startswith(signature):
+            return f"data:{media_type};base64,{base64.b64encode(image).decode()}"
+    raise ValueError(f"expected a PNG or JPEG thumbnail, got bytes that start with {image[:8]!r}")
+
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.globals["geometry"] = charts

@@ -1,0 +1,377 @@
+"""The report, rendered from made-up predictions and read back with an HTML parser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from components.report.charts import Axis, Chart, Mark
+from components.report.measures import (
+    calibration,
+    confusion,
+    curves_by_class,
+    lost_examples,
+    wilson_interval,
+)
+from components.report.report import THUMBNAILS, ReportData, render
+from components.tflite_models import KeptLayer, ModelFile, Parity
+from components.verdict import OVERALL, Check, Policy, VariantVerdict, Verdict
+
+HOSTILE = "<script>alert(1)</script>"
+PNG = b"\x89PNG\r\n\x1a\n and then some"
+
+
+def saying(said: NDArray[np.int64], classes: int, confidence: float = 0.9) -> NDArray[np.float32]:
+    """Probabilities of a model that says these classes."""
+    rest = (1 - confidence) / (classes - 1)
+    return np.where(np.eye(classes)[said] == 1, confidence, rest).astype(np.float32)
+
+
+def judged(name: str, accuracy: float, drop: float = 0.0) -> VariantVerdict:
+    checks = (
+        Check("accuracy", OVERALL, accuracy, 0.9),
+        Check("accuracy drop", OVERALL, drop, 0.02, "max", (drop - 0.01, drop + 0.01)),
+        Check("accuracy", "line=a", accuracy),
+    )
+    return VariantVerdict(name, checks, None, 14_100_000, "aa", {"p50": 2.5, "p95": 3.25}, 2)
+
+
+def report(classes: int = 2, lost: int = 3) -> ReportData:
+    """A float model that is always right, an equal variant, one that loses images, one not made."""
+    label_ids = np.arange(100) % classes
+    said = label_ids.copy()
+    said[:lost] = (said[:lost] + 1) % classes
+    error = "the conversion ended with signal 6"
+    return ReportData(
+        name="cells",
+        labels=tuple(f"class {i}" for i in range(classes)),
+        verdict=Verdict(
+            split="test",
+            examples=100,
+            float_model=judged("float", 1.0),
+            variants=(
+                judged("float16", 1.0),
+                judged("int8", 1 - lost / 100, lost / 100),
+                VariantVerdict("int16x8", error=error),
+            ),
+        ),
+        models=(
+            ModelFile(
+                "float16", "float16 weights", "tensorflow 2.16.2", 20.0, "f", "aa", 14_100_000
+            ),
+            ModelFile("int8", "int8", "tensorflow 2.16.2", 30.0, "f", "bb", 14_100_000),
+            ModelFile("int16x8", "int16x8", "tensorflow 2.16.2", 4.0, error=error),
+        ),
+        label_ids=label_ids,
+        image_ids=tuple(f"{i:064x}" for i in range(100)),
+        slices={"line": np.array(["a"] * 30 + ["b"] * 70)},
+        probabilities={
+            "float": saying(label_ids, classes),
+            "float16": saying(label_ids, classes),
+            "int8": saying(said, classes),
+        },
+        thumbnails=dict.fromkeys(range(100), PNG),
+        history={"head/loss": [1.0, 0.5], "head/val_loss": [1.1, float("nan")]},
+        data_summary={"train": {"class 0": 1200, "class 1": 800}, "test": {"class 0": 50}},
+        lineage={"baseline": "none yet"},
+    )
+
+
+class Page(HTMLParser):
+    """What a browser would see: text by section and table, and that every element is closed."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.text = ""
+        self.tables: dict[str, list[list[str]]] = {}
+        self._table: list[list[str]] = []
+        self._caption = ""
+        self.feed(content)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag == "table":
+            self._table, self._caption = [], ""
+        if tag == "tr":
+            self._table.append([])
+        if tag in ("th", "td"):
+            self._table[-1].append("")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        if tag == "table":
+            self.tables[self._caption] = self._table
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.text += data
+        if "caption" in self.open:
+            self._caption += data
+        elif "th" in self.open or "td" in self.open:
+            self._table[-1][-1] = f"{self._table[-1][-1]} {data.strip()}".strip()
+
+
+def page(data: ReportData) -> Page:
+    parsed = Page(render(data))
+    assert parsed.open == []
+    return parsed
+
+
+def test_every_model_is_in_the_table_with_its_numbers() -> None:
+    _, *rows = page(report()).tables["The models side by side"]
+    assert [row[0] for row in rows] == ["float", "float16", "int8", "int16x8"]
+    assert rows[1][:5] == [
+        "float16",
+        "✓ passed",
+        "1.0000 0.9630 to 1.0000",
+        "✓ 0.0000 -0.0100 to 0.0100",
+        "14.1 MB",
+    ]
+    assert rows[1][5:7] == ["2.5 ms 2 threads", "3.2 ms 2 threads"]
+    assert rows[2][3] == "✗ 0.0300 0.0200 to 0.0400"
+    assert rows[3][1] == "✗ failed"
+
+
+def test_the_outcome_is_told_in_words() -> None:
+    text = page(report()).text
+    assert "1 of 3 variants passed" in text
+    assert "The release consists of float16." in text
+    assert "accuracy drop is 0.0300, 0.0100 above the maximum of 0.0200" in text
+    assert "the conversion ended with signal 6" in text
+
+
+def test_a_variant_of_a_float_model_that_failed_did_not_pass() -> None:
+    data = report()
+    verdict = replace(data.verdict, float_model=judged("float", 0.8))
+    parsed = page(replace(data, verdict=verdict))
+    assert "None of 3 variants passed" in parsed.text
+    assert "Nothing is released." in parsed.text
+    assert parsed.tables["The models side by side"][2][1] == "✗ failed"
+
+
+def test_a_required_variant_that_did_not_pass_is_named() -> None:
+    data = report()
+    verdict = replace(data.verdict, policy=Policy(require=("int8",)))
+    assert (
+        "Nothing is released: int8 must pass for that." in page(replace(data, verdict=verdict)).text
+    )
+
+
+def test_every_check_stands_beside_its_threshold() -> None:
+    tables = page(report()).tables
+    assert tables["Metrics with a threshold"][1:] == [
+        ["accuracy", "≥ 0.9000", "✓ 1.0000", "✓ 1.0000", "✓ 0.9700", "–"],  # noqa: RUF001
+        [
+            "accuracy drop",
+            "≤ 0.0200",
+            *["✓ 0.0000 -0.0100 to 0.0100"] * 2,
+            "✗ 0.0300 0.0200 to 0.0400",
+            "–",  # noqa: RUF001
+        ],
+    ]
+    assert tables["Metrics without a threshold"][1][0] == "accuracy line=a"
+
+
+def test_slices_come_with_their_counts() -> None:
+    rows = page(report()).tables["Accuracy by line"]
+    assert [row[:2] for row in rows[1:]] == [["a", "30"], ["b", "70"]]
+    assert rows[1][4].startswith("0.9000 ")
+
+
+def test_layers_that_stayed_float_are_listed() -> None:
+    data = report()
+    selective = ModelFile(
+        variant="int8_selective",
+        quantization="int8, except some layers",
+        converter="tensorflow 2.16.2",
+        seconds=90.0,
+        sha256="cc",
+        parity=Parity(images=64, max_difference=0.25, mean_difference=0.0125),
+        kept_float=(KeptLayer("conv1/relu", "CONV_2D", 0.0625),),
+        note="one layer was enough",
+    )
+    parsed = page(replace(data, models=(*data.models, selective)))
+    assert parsed.tables["What int8_selective keeps in float32"][1:] == [
+        ["conv1/relu", "CONV_2D", "0.0625"]
+    ]
+    assert parsed.tables["How the variants were made"][-1][2] == "0.2500 mean 0.0125"
+    assert "one layer was enough" in parsed.text
+
+
+def test_the_data_is_summed_up() -> None:
+    assert page(report()).tables["Images by label and split"] == [
+        ["label", "train", "test", "together"],
+        ["class 0", "1,200", "50", "1,250"],
+        ["class 1", "800", "0", "800"],
+        ["together", "2,000", "50", "2,050"],
+    ]
+
+
+def test_lost_images_are_shown_and_the_rest_counted() -> None:
+    parsed = page(report(lost=THUMBNAILS + 8))
+    assert len(parsed.images) == THUMBNAILS
+    assert parsed.images[0]["alt"] == "class 0, taken for class 1"
+    assert str(parsed.images[0]["src"]).startswith("data:image/png;base64,")
+    assert "And 8 more." in parsed.text
+
+
+def test_a_lost_image_without_a_thumbnail_is_still_listed() -> None:
+    parsed = page(replace(report(), thumbnails={}))
+    assert parsed.text.count("no picture") == 3
+
+
+def test_a_thumbnail_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a PNG or JPEG thumbnail"):
+        render(replace(report(), thumbnails={0: b"<svg onload=alert(1)>"}))
+
+
+def test_the_same_data_gives_the_same_bytes() -> None:
+    assert render(report()) == render(report())
+
+
+def test_what_comes_from_the_data_is_escaped() -> None:
+    data = report()
+    failed = VariantVerdict(HOSTILE, error=HOSTILE)
+    hostile = replace(
+        data,
+        name=HOSTILE,
+        labels=(HOSTILE, '" onload="alert(1)'),
+        verdict=replace(data.verdict, variants=(*data.verdict.variants, failed)),
+        image_ids=(HOSTILE,) * 100,
+        slices={HOSTILE: np.array([HOSTILE] * 100)},
+        history={f"{HOSTILE}/loss": [1.0]},
+        data_summary={HOSTILE: {HOSTILE: 1}},
+        lineage={HOSTILE: HOSTILE},
+    )
+    content = render(hostile)
+    assert "<script" not in content
+    assert 'onload="' not in content
+    assert HOSTILE in page(hostile).text
+
+
+CASES: dict[str, ReportData] = {
+    "two classes": report(),
+    "twenty classes": report(classes=20),
+    "nothing lost": report(lost=0),
+    "no history": replace(report(), history={}),
+    "one epoch": replace(report(), history={"loss": [0.5]}),
+    "a loss that is never a number": replace(report(), history={"loss": [float("inf")]}),
+    "no slices": replace(report(), slices={}),
+    "one slice value": replace(report(), slices={"line": np.array(["a"] * 100)}),
+    "no summary, no lineage": replace(report(), data_summary={}, lineage={}),
+    "only the float model was measured": replace(
+        report(), probabilities={"float": report().probabilities["float"]}
+    ),
+    "nothing was measured": replace(report(), probabilities={}),
+    "a class without an example": replace(report(), labels=("class 0", "class 1", "none"),
+        probabilities={"float": saying(np.zeros(100, int), 3)}),
+    "no variants": replace(
+        report(),
+        models=(),
+        probabilities={},
+        verdict=Verdict("test", 100, VariantVerdict("float", error="it returned NaN"), ()),
+    ),
+    "variants that are all errors": replace(
+        report(),
+        verdict=replace(
+            report().verdict,
+            variants=tuple(VariantVerdict(name, error="no") for name in ("float16", "int8")),
+        ),
+    ),
+    "predictions that are not numbers": replace(
+        report(), probabilities={"int8": np.full((100, 2), np.nan, np.float32)}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", CASES.values(), ids=CASES)
+def test_it_renders(data: ReportData) -> None:
+    parsed = page(data)
+    assert parsed.tags.count("h2") == 11
+    assert "nan" not in parsed.text.replace("NaN", "")
+
+
+WILSON: Mapping[str, tuple[int, int, float, float]] = {
+    "most": (81, 263, 0.2553, 0.3662),
+    "some": (15, 148, 0.0624, 0.1605),
+    "none": (0, 20, 0.0, 0.1611),
+    "one": (1, 29, 0.0061, 0.1718),
+}
+
+
+@pytest.mark.parametrize(("right", "trials", "low", "high"), WILSON.values(), ids=WILSON)
+def test_wilson_interval_is_the_published_one(
+    right: int, trials: int, low: float, high: float
+) -> None:
+    """Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I."""
+    assert wilson_interval(right / trials, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_lost_examples_are_ordered_by_confidence() -> None:
+    label_ids = np.zeros(5, np.int64)
+    right, wrong = [0.9, 0.1], [0.1, 0.9]
+    float_model = np.array([right, right, wrong, right, right], np.float32)
+    variant = np.array([[0.4, 0.6], [0.2, 0.8], wrong, right, [0.3, 0.7]], np.float32)
+    assert lost_examples(label_ids, float_model, variant, limit=10) == [1, 4, 0]
+    assert lost_examples(label_ids, float_model, variant, limit=2) == [1, 4]
+    assert lost_examples(label_ids, variant, float_model, limit=10) == []
+
+
+def test_confusion_counts_labels_by_row() -> None:
+    label_ids = np.array([0, 0, 1, 2])
+    counts = confusion(saying(np.array([0, 1, 1, 0]), 3), label_ids)
+    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_calibration_error_is_the_weighted_gap() -> None:
+    label_ids = np.zeros(10, np.int64)
+    # Half claims 0.9 and is right, half claims 0.7 and is wrong.
+    probabilities = np.array([[0.9, 0.1]] * 5 + [[0.3, 0.7]] * 5, np.float32)
+    measured = calibration(probabilities, label_ids)
+    assert measured.error == pytest.approx((0.1 + 0.7) / 2)
+    assert measured.points[:, 1].tolist() == [0.0, 1.0]
+
+
+def test_curves_of_a_perfect_model_touch_the_corner() -> None:
+    label_ids = np.array([0, 1] * 10)
+    curves = curves_by_class({"float": saying(label_ids, 2)}, label_ids, ("a", "b"))
+    assert [0.0, 1.0] in curves["a"]["float"].roc.tolist()
+    assert [1.0, 1.0] in curves["b"]["float"].precision_recall.tolist()
+    assert curves["a"]["float"].area == curves["b"]["float"].average_precision == 1.0
+
+
+@pytest.mark.parametrize("values", [(0.0,), (0.79, 0.8), (3.0, 1200.0), (-1.0, 1.0), (1e-9,)])
+def test_an_axis_holds_its_values_between_round_ticks(values: tuple[float, ...]) -> None:
+    axis = Axis.around("", values)
+    assert axis.low - 1e-9 <= min(values) <= max(values) <= axis.high + 1e-9
+    assert 2 <= len(axis.ticks) <= 8
+    assert len({text for _, text in axis.ticks}) == len(axis.ticks)
+
+
+def test_labels_of_close_points_do_not_cover_one_another() -> None:
+    marks = tuple(Mark(f"variant {i}", (0.5, 0.5 + i / 1000), i, True) for i in range(6))
+    labelled = Chart("", "", Axis(""), Axis(""), marks=marks).labelled_marks()
+    boxes = [label.box(mark.name) for mark, _, label in labelled]
+    for i, one in enumerate(boxes):
+        for other in boxes[:i]:
+            apart = one.left >= other.right or other.left >= one.right
+            assert apart or one.top >= other.bottom or other.top >= one.bottom
