@@ -13,9 +13,9 @@ class TFLiteModels(Artifact):
 
 
 class TFLiteVerdict(Artifact):
-    """`<uri>/verdict.json`: what every variant measured against the gate.
+    """`<uri>/verdict.json`, what every variant measured against the gate, and `<uri>/report.html`.
 
-    See `components.verdict` for the content.
+    See `components.verdict` and `components.report` for the content.
     """
 
     TYPE_NAME = "components.TFLiteVerdict"

@@ -6,7 +6,7 @@ where they are needed, by this one reader.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -55,3 +55,10 @@ class TransformedExamples:
 
         batches = examples.batch(batch_size)
         return batches.map(transform, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+
+    def raw(self, feature: str) -> Iterator[bytes]:
+        """Yields one raw feature of each example, in the order of `batches` without shuffling."""
+        spec = {feature: self._raw_spec[feature]}
+        for serialized in tf.data.TFRecordDataset(self._files, compression_type="GZIP"):
+            value: bytes = tf.io.parse_single_example(serialized, spec)[feature].numpy().item()
+            yield value

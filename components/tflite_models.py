@@ -1,6 +1,7 @@
 """The content of a TFLiteModels artifact: which variants there are, or why there is none.
 
 models.json              a table: ModelFile a variant
+calibration.json         which images of which split integer ranges and parity come from
 preprocessing.json       the preprocessing contract, from the SavedModel
 <variant>/model.tflite
 """
@@ -9,15 +10,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from edgeline.contract import PreprocessingContract
 
 MODELS_FILE = "models.json"
+CALIBRATION_FILE = "calibration.json"
 CONTRACT_FILE = "preprocessing.json"
 MODEL_FILE = "model.tflite"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a file's probabilities are from the float model's, on calibration images."""
+
+    images: int
+    max_difference: float
+    mean_difference: float
+
+
+@dataclass(frozen=True)
+class KeptLayer:
+    """A layer that stayed float32 in an integer model, because that keeps its accuracy."""
+
+    name: str
+    op: str  # "CONV_2D" and so on
+    error: float  # that quantizing it makes, see `components.tflite_rewriter.selective`
 
 
 @dataclass(frozen=True)
@@ -32,6 +53,18 @@ class ModelFile:
     sha256: str | None = None  # hex
     bytes: int | None = None
     error: str | None = None
+    parity: Parity | None = None
+    kept_float: tuple[KeptLayer, ...] = ()
+    note: str = ""  # what `int8_selective` found and chose, in words
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> ModelFile:
+        """Reads a row of models.json."""
+        parity = row.get("parity")
+        kept_float = tuple(KeptLayer(**layer) for layer in row.get("kept_float", ()))
+        return cls(
+            **{**row, "parity": Parity(**parity) if parity else None, "kept_float": kept_float}
+        )
 
 
 @dataclass(frozen=True)
@@ -52,7 +85,7 @@ class TFLiteModelsFolder:
         """
         table = json.loads((folder / MODELS_FILE).read_text(encoding="utf-8"))
         contract = PreprocessingContract.from_json((folder / CONTRACT_FILE).read_bytes())
-        return cls(folder, tuple(ModelFile(**row) for row in table["models"]), contract)
+        return cls(folder, tuple(ModelFile.from_row(row) for row in table["models"]), contract)
 
     def path(self, model: ModelFile) -> Path:
         """Where a variant's file is.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 VERDICT_FILE = "verdict.json"
+REPORT_FILE = "report.html"
 VERSION = 1
 OVERALL = "overall"
 
@@ -60,6 +61,7 @@ class VariantVerdict:
     sha256: str | None = None
     latency_ms: dict[str, float] | None = None  # p50 and p95 of one image
     threads: int | None = None  # that the latency was measured with
+    confusion: tuple[tuple[int, ...], ...] | None = None  # [label][said], counts
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -75,20 +77,63 @@ class VariantVerdict:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """What a release needs."""
+
+    require: tuple[str, ...] = ()  # variants without which nothing is published
+    publish: Literal["passed", "required"] = "passed"  # of the variants that passed
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The release that was on the channel, with which the new variants were compared."""
+
+    tag: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """The verdicts on the float model and on every variant."""
+    """The verdicts on the float model and on every variant, and what follows.
+
+    Attributes:
+        split: that was judged on.
+        examples: how many.
+        float_model: the verdict on the model the variants were made from.
+        variants: the verdicts on them, in the order they were asked for.
+        policy: what a release needs.
+        deployed: what they were compared with; None if the channel had no release yet.
+        inputs_digest: of everything the run was made from; equal for a run that repeats it.
+    """
 
     split: str
     examples: int
     float_model: VariantVerdict
     variants: tuple[VariantVerdict, ...]
+    policy: Policy = Policy()
+    deployed: Deployed | None = None
+    inputs_digest: str = ""
 
     @property
     def passed(self) -> tuple[str, ...]:
-        """The variants that may be published; none if the float model itself did not pass."""
+        """The variants that passed; none if the float model itself did not."""
         if not self.float_model.passed:
             return ()
         return tuple(variant.variant for variant in self.variants if variant.passed)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The required variants that did not pass."""
+        return tuple(name for name in self.policy.require if name not in self.passed)
+
+    @property
+    def publishable(self) -> tuple[str, ...]:
+        """The variants that a release consists of; empty if there may be none."""
+        if self.missing:
+            return ()
+        if self.policy.publish == "required":
+            return tuple(name for name in self.passed if name in self.policy.require)
+        return self.passed
 
     def to_json(self) -> bytes:
         """The verdict with its conclusions (`passed`, `reasons`), for readers in any language."""
@@ -97,6 +142,10 @@ class Verdict:
             "split": self.split,
             "examples": self.examples,
             "passed": list(self.passed),
+            "published": list(self.publishable),
+            "policy": asdict(self.policy),
+            "deployed": asdict(self.deployed) if self.deployed else None,
+            "inputs_digest": self.inputs_digest,
             "float": _variant_to_json(self.float_model),
             "variants": [_variant_to_json(variant) for variant in self.variants],
         }
@@ -110,13 +159,17 @@ class Verdict:
             ValueError: it is not a verdict of this version.
         """
         document = json.loads(content)
-        if document.get("version") != VERSION:
-            raise ValueError(f"expected a verdict of version {VERSION}, got {document!r:.80}")
+        if not isinstance(document, dict) or document.get("version") != VERSION:
+            raise ValueError(f"expected a verdict of version {VERSION}, got {content[:80]!r}")
+        policy, deployed = document["policy"], document["deployed"]
         return cls(
             split=document["split"],
             examples=document["examples"],
             float_model=_variant_from_json(document["float"]),
             variants=tuple(_variant_from_json(variant) for variant in document["variants"]),
+            policy=Policy(tuple(policy["require"]), policy["publish"]),
+            deployed=Deployed(**deployed) if deployed else None,
+            inputs_digest=document["inputs_digest"],
         )
 
     @classmethod
@@ -146,7 +199,14 @@ def _variant_to_json(verdict: VariantVerdict) -> dict[str, Any]:
 
 def _variant_from_json(document: dict[str, Any]) -> VariantVerdict:
     facts = {k: v for k, v in document.items() if k not in ("passed", "reasons")}
-    return VariantVerdict(**{**facts, "checks": tuple(map(_check_from_json, document["checks"]))})
+    confusion = document["confusion"]
+    return VariantVerdict(
+        **{
+            **facts,
+            "checks": tuple(map(_check_from_json, document["checks"])),
+            "confusion": tuple(map(tuple, confusion)) if confusion else None,
+        }
+    )
 
 
 def _check_from_json(row: dict[str, Any]) -> Check:

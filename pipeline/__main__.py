@@ -1,9 +1,11 @@
-"""The command line: `python -m pipeline ingest | run`."""
+"""The command line: `python -m pipeline ingest | run | report`."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from edgeline.errors import EdgelineError
 from pipeline.config import load_config, parse_ingest_config
 from pipeline.console import console
 from pipeline.errors import UserError
-from pipeline.run import ingest_for_a_person, ingest_log, run
+from pipeline.run import ingest_for_a_person, ingest_log, report_file, run
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -29,6 +31,12 @@ examples:
   python -m pipeline ingest dogs-vs-cats/train data/pets  train/cat.0.jpg, train/dog.0.jpg, ...
   python -m pipeline ingest labels.csv data/cells         columns path,label[,slice...]
   python -m pipeline ingest photos data/cells --set ingest.max_side=1024
+"""
+
+REPORT_EXAMPLES = """\
+examples:
+  python -m pipeline report --config configs/demo.toml
+  python -m pipeline report --config configs/demo.toml --output cells.html
 """
 
 RUN_EXAMPLES = """\
@@ -65,6 +73,16 @@ def _run(options: argparse.Namespace) -> int:
     return run(load_config(options.config, options.set), verbose=options.verbose)
 
 
+def _report(options: argparse.Namespace) -> int:
+    file = report_file(load_config(options.config, options.set))
+    if options.output:
+        shutil.copyfile(file, options.output)
+        print(options.output)
+    elif not webbrowser.open(file.absolute().as_uri()):
+        print(f"no browser here; the report is {file}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline",
@@ -94,6 +112,16 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML")
     _add_common(run)
     run.set_defaults(command=_run)
+
+    report = _add_command(
+        commands, "report", "open or write the last run's report", REPORT_EXAMPLES
+    )
+    report.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML")
+    report.add_argument(
+        "--output", type=Path, metavar="FILE", help="write it there instead of opening a browser"
+    )
+    _add_set(report)
+    report.set_defaults(command=_report)
     return parser
 
 
@@ -113,18 +141,22 @@ def _add_command(
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
+    _add_set(parser)
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="show the libraries' output instead of writing it to a log file",
+    )
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="override a setting, such as trainer.epochs=3; repeatable",
-    )
-    parser.add_argument(
-        "-v",
-        "--verbose",
-        action="store_true",
-        help="show the libraries' output instead of writing it to a log file",
     )
 
 

@@ -15,15 +15,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from components.tflite_rewriter.variants import PRESETS
 from pipeline.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 # A class's, model's or channel's name becomes part of tags and file names.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
-Variant = Literal["float32", "float16"]
+Variant = Literal["float32", "float16", "dynamic", "int8", "int8_io", "int16x8", "int8_selective"]
 Split = Literal["train", "eval", "test"]
 
 
@@ -107,6 +116,16 @@ class TrainerConfig(_Section):
     """Of everything random in training."""
 
 
+def _expand_preset(value: object) -> object:
+    if isinstance(value, str):
+        if value not in PRESETS:
+            raise ValueError(
+                f'expected a list of variants, or one of "{", ".join(PRESETS)}"; received "{value}"'
+            )
+        return PRESETS[value]
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
     if not values or len(set(values)) != len(values):
         raise ValueError(f"expected at least one name, each once; received {list(values)}")
@@ -116,14 +135,21 @@ def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
 class RewriterConfig(_Section):
     """`[rewriter]`: which TFLite models are made."""
 
-    variants: Annotated[tuple[Variant, ...], AfterValidator(_each_once)] = ("float32", "float16")
-    """"float32", "float16" (half the size)."""
+    variants: Annotated[
+        tuple[Variant, ...], BeforeValidator(_expand_preset), AfterValidator(_each_once)
+    ] = ("float32", "float16")
+    """A preset ("default": float32 and float16, "storage": float16, dynamic and int8, "speed":
+    float16 and int8), or a list of "float32", "float16" (half the size), "dynamic" (int8 weights),
+    "int8" (integers inside), "int8_io" (uint8 in and out too, for integer-only accelerators),
+    "int16x8" (int16 activations), "int8_selective" (int8 but for the layers that lose accuracy)."""
+    calibration_images: Positive = 200
+    """Images of the train split to calibrate the integer variants with, balanced by class."""
     timeout: Positive = 900
     """Seconds one conversion may take."""
 
 
 class GateConfig(_Section):
-    """`[gate]`: what a model must reach before it is published. All are fractions, 0 to 1."""
+    """`[gate]`: what a model must reach before it is published; fractions are from 0 to 1."""
 
     split: Split = "test"
     """The split it is measured on."""
@@ -134,8 +160,30 @@ class GateConfig(_Section):
     """Area under the ROC curve, averaged over the classes; none by default."""
     min_slice_accuracy: dict[str, Fraction] = {}
     """By slice key: the accuracy that each of its values must reach; none by default."""
+    min_precision: dict[str, Fraction] = {}
+    """By class: of the images said to be of it, the share that is; none by default."""
+    min_recall: dict[str, Fraction] = {}
+    """By class: of its images, the share that is found; none by default."""
+    max_calibration_error: Fraction | None = None
+    """Mean gap between confidence and accuracy (expected calibration error); none by default."""
     max_drop: Fraction = 0.01
     """Accuracy a variant may lose against the float model."""
+    max_drop_deployed: Fraction | None = 0.01
+    """Accuracy a variant may lose against the release on the channel now, on the same images."""
+    min_agreement: Fraction | None = None
+    """Share of images for which a variant says what the float model says; none by default."""
+    max_size_mb: Annotated[float, Field(gt=0)] | None = None
+    """Size of a variant's file in MB (10^6 bytes); none by default."""
+    max_latency_p50_ms: Annotated[float, Field(gt=0)] | None = None
+    """Median milliseconds an image on the machine that runs the pipeline, all its cores."""
+    max_latency_p95_ms: Annotated[float, Field(gt=0)] | None = None
+    """95th percentile of the same."""
+    max_latency_ratio: Annotated[float, Field(gt=0)] | None = None
+    """Median latency relative to the float32 variant's in the same run, which must be made too."""
+    require: tuple[Variant, ...] = ()
+    """Variants without which nothing is published; by default any that passed is enough."""
+    publish: Literal["passed", "required"] = "passed"
+    """Which of the variants that passed are published: all, or only the required ones."""
 
 
 class RegistryConfig(_Section):

@@ -100,6 +100,7 @@ class Dataset:
         schema_path: The schema of the raw examples, a text proto.
         max_side: Pixels; images with a longer side were scaled down to it.
         counts: Images by split and class.
+        fingerprint: SHA-256 of what it was made from, in hex.
     """
 
     path: Path
@@ -108,6 +109,7 @@ class Dataset:
     schema_path: Path
     max_side: int
     counts: Mapping[str, Mapping[str, int]]
+    fingerprint: str
 
     @classmethod
     def load(cls, path: Path) -> "Dataset":
@@ -134,4 +136,5 @@ class Dataset:
             schema_path=path / report.schema,
             max_side=report.options["max_side"],
             counts=report.counts,
+            fingerprint=report.fingerprint,
         )

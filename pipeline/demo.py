@@ -40,7 +40,8 @@ def main(overrides: Sequence[str]) -> int:
     Raises:
         UserError: as the commands it stands for.
     """
-    config = load_config(CONFIG_FILE, [*overrides, *_base_weights(overrides)])
+    overrides = [*overrides, *_base_weights(overrides)]
+    config = load_config(CONFIG_FILE, overrides)
     table = write_table(FOLDER / "elpv")
     log = ingest_log(config.data.path)
     with console(log) as screen:
@@ -52,7 +53,7 @@ def main(overrides: Sequence[str]) -> int:
             images = held_out(Dataset.load(config.data.path), HELD_OUT_PER_CLASS)
             screen.say("\nPredictions of the device package on held-out images")
             screen.say(_predict(images, config))
-            screen.say(f"\n{next_commands(config, CONFIG_FILE, images[0][0])}")
+            screen.say(f"\n{next_commands(config, CONFIG_FILE, overrides, images[0][0])}")
     return code
 
 

@@ -26,6 +26,7 @@ from pipeline import evaluation
 from pipeline.config import Config
 from pipeline.content_digest import file_digest, source_digest
 from pipeline.dataset import SPLITS, Dataset
+from pipeline.deployed import inputs_digest
 
 PREPROCESSING_FN = "pipeline.preprocessing.preprocessing_fn"
 RUN_FN = "pipeline.trainer.run_fn"
@@ -35,6 +36,7 @@ def create_pipeline(
     config: Config,
     dataset: Dataset,
     pipeline_root: str,
+    baseline_digest: str = "",
     metadata_connection_config: Any = None,
     beam_pipeline_args: Sequence[str] = (),
 ) -> Pipeline:
@@ -44,6 +46,8 @@ def create_pipeline(
         config: all the settings.
         dataset: what `config.data.path` holds.
         pipeline_root: folder or URI of the artifacts.
+        baseline_digest: of the release that the new variants are compared with; empty if there is
+            none, see `pipeline.deployed`.
         metadata_connection_config: of the local metadata store; None where the orchestrator has
             its own.
         beam_pipeline_args: for the data-parallel steps.
@@ -100,23 +104,40 @@ def create_pipeline(
     )
     rewriter = TFLiteRewriter(
         model=trainer.outputs["model"],
+        examples=example_gen.outputs["examples"],
+        transform_graph=transform.outputs["transform_graph"],
         variants=config.rewriter.variants,
         timeout=config.rewriter.timeout,
-        code_digest=source_digest("components.tflite_rewriter", "components.tflite_models"),
+        calibration_images=config.rewriter.calibration_images,
+        max_drop=gate.max_drop,
+        code_digest=source_digest(
+            "components.tflite_rewriter", "components.tflite_models", "components.examples"
+        ),
     )
     tflite_evaluator = TFLiteEvaluator(
         examples=example_gen.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         model=trainer.outputs["model"],
         tflite_models=rewriter.outputs["tflite_models"],
+        model_run=trainer.outputs["model_run"],
         split=gate.split,
         slice_keys=dataset.slice_keys,
         min_accuracy=gate.min_accuracy,
-        min_auc=gate.min_auc,
-        min_slice_accuracy=gate.min_slice_accuracy,
         max_drop=gate.max_drop,
+        gate=gate.model_dump(
+            exclude={"split", "min_accuracy", "max_drop", "require", "publish"}, mode="json"
+        ),
+        require=gate.require,
+        publish=gate.publish,
+        registry=str(config.registry.path),
+        model_name=config.name,
+        baseline_digest=baseline_digest,
+        inputs_digest=inputs_digest(config, dataset),
         code_digest=source_digest(
-            "components.tflite_evaluator", "components.verdict", "components.examples"
+            "components.tflite_evaluator",
+            "components.report",
+            "components.verdict",
+            "components.examples",
         ),
     )
     pusher = EdgePusher(

@@ -23,6 +23,7 @@ def check(config: Config, dataset: Dataset) -> list[str]:
     """
     _check_classes(config, dataset)
     _check_slices(config, dataset)
+    _check_gate(config, dataset)
     _check_batch_size(config, dataset)
     _check_registry(config)
     if config.trainer.base_weights == "imagenet":
@@ -48,6 +49,30 @@ def _check_slices(config: Config, dataset: Dataset) -> None:
                 f"gate.min_slice_accuracy.{key}: {dataset.path} has no such slice key; it has: "
                 f"{known}"
             )
+
+
+def _check_gate(config: Config, dataset: Dataset) -> None:
+    """Checks that every class and variant the gate names is there to be measured."""
+    gate, made = config.gate, config.rewriter.variants
+    for setting in ("min_precision", "min_recall"):
+        for label in getattr(gate, setting):
+            if label not in dataset.labels:
+                raise UserError(
+                    f"gate.{setting}.{label}: {dataset.path} has no such class; it has: "
+                    f"{', '.join(dataset.labels)}"
+                )
+    for variant in gate.require:
+        if variant not in made:
+            raise UserError(
+                f"gate.require: {variant} is required but not made; rewriter.variants has: "
+                f"{', '.join(made)}"
+            )
+    if gate.publish == "required" and not gate.require:
+        raise UserError('gate.publish: "required" publishes nothing when gate.require is empty')
+    if gate.max_latency_ratio is not None and "float32" not in made:
+        raise UserError(
+            "gate.max_latency_ratio is relative to float32, which rewriter.variants does not have"
+        )
 
 
 def _check_batch_size(config: Config, dataset: Dataset) -> None:

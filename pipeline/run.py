@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from components.verdict import REPORT_FILE, Verdict
 from pipeline import preflight
 from pipeline.config import Config, IngestConfig
 from pipeline.console import Console, console
 from pipeline.dataset import Dataset
 from pipeline.errors import UserError
-from pipeline.summary import ingest_outcome, outcome
+from pipeline.local_step import Step
+from pipeline.summary import ingest_outcome, release_line, verdict_tables
 
 # Beam's own default may be a runner that downloads itself.
 BEAM_ARGS = ("--runner=FnApiRunner",)
@@ -70,6 +73,20 @@ def run(config: Config, *, verbose: bool) -> int:
         return _run_steps(config, dataset, root, screen)
 
 
+def report_file(config: Config) -> Path:
+    """Where the report of the last run is.
+
+    Raises:
+        UserError: there was no run yet, or none that came to its verdict.
+    """
+    file = config.run.root / config.name / REPORT_FILE
+    if not file.is_file():
+        raise UserError(
+            f"{file}: no such file; `python -m pipeline run` writes it when it comes to a verdict"
+        )
+    return file
+
+
 def _run_steps(config: Config, dataset: Dataset, root: Path, screen: Console) -> int:
     screen.say("loading TFX ...")
     # Here, not above: it takes 20 seconds that no user's mistake should wait for.
@@ -77,6 +94,7 @@ def _run_steps(config: Config, dataset: Dataset, root: Path, screen: Console) ->
     from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
     from pipeline import local_runner
+    from pipeline.deployed import baseline_digest
     from pipeline.pipeline import create_pipeline
 
     logging.set_verbosity(logging.INFO)
@@ -86,23 +104,38 @@ def _run_steps(config: Config, dataset: Dataset, root: Path, screen: Console) ->
         config,
         dataset,
         pipeline_root=str(root),
+        baseline_digest=baseline_digest(config, dataset),
         metadata_connection_config=sqlite_metadata_connection_config(str(store)),
         beam_pipeline_args=[*BEAM_ARGS, *config.beam.args],
     )
+
+    judged: list[Path] = []
+
+    def report_step(step: Step) -> None:
+        screen.step(step)
+        judged.extend([step.outputs["verdict"]] if "verdict" in step.outputs else [])
+
+    failure: local_runner.StepFailed | None = None
+    steps: Mapping[str, Step] = {}
     try:
-        steps = local_runner.run(definition, NEVER_CACHED, screen.step)
-    except local_runner.StepFailed as failure:
-        logging.exception("%s", failure)
-        return _explain(failure, screen)
+        steps = local_runner.run(definition, NEVER_CACHED, report_step)
+    except local_runner.StepFailed as error:
+        logging.exception("%s", error)
+        failure = error
+    for folder in judged:
+        shutil.copyfile(folder / REPORT_FILE, root / REPORT_FILE)
+        screen.say(f"\n{verdict_tables(Verdict.load(folder))}")
+        screen.say(f"\nReport\n  {_shown(root / REPORT_FILE)}")
     screen.say()
-    screen.say(outcome(config, steps))
+    if failure:
+        return _explain(failure, screen)
+    screen.say(release_line(config, steps["EdgePusher"].outputs["pushed_model"]))
     return 0
 
 
 def _explain(failure: Exception, screen: Console) -> int:
     """Says why a step failed; returns the exit code."""
     cause = failure.__cause__
-    screen.say()
     code = getattr(cause, "exit_code", None)
     if code is not None:  # one of ours: its message stands alone
         screen.say(str(cause))

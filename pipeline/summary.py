@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +14,22 @@ from tabulate import tabulate
 from components.verdict import OVERALL, Check, VariantVerdict, Verdict
 from pipeline.config import Config
 from pipeline.dataset import REPORT_FILE, IngestReport
-from pipeline.local_step import Step
 
 MEGABYTE = 1e6
+RELEASE_FILE = "release.json"  # of the pusher
 SHOWN = 5  # of a list's items; the report file has them all
 
 
-def outcome(config: Config, steps: Mapping[str, Step]) -> str:
-    """Renders what a successful run measured and published.
-
-    Args:
-        config: of the run.
-        steps: the finished steps by name.
-    """
-    verdict = Verdict.load(steps["TFLiteEvaluator"].outputs["verdict"])
-    release_file = steps["EdgePusher"].outputs["pushed_model"] / "release.json"
-    release = json.loads(release_file.read_text())
+def verdict_tables(verdict: Verdict) -> str:
+    """Renders what was measured against which threshold, and which variants passed."""
     sections = [
         f"Metrics on the {verdict.split} split ({verdict.examples:,} images)",
         metrics_table(verdict),
         "",
+        _comparison(verdict),
+        "",
         "Variants",
         variants_table(verdict),
-        "",
-        "Release",
-        release_line(config, release),
     ]
     return "\n".join(sections)
 
@@ -63,7 +54,7 @@ def ingest_outcome(report: IngestReport, out: Path) -> str:
     return "\n".join(lines)
 
 
-def next_commands(config: Config, config_file: Path, image: Path) -> str:
+def next_commands(config: Config, config_file: Path, overrides: Sequence[str], image: Path) -> str:
     """Three commands to try after a run, as they can be typed here."""
     tools = Path(sys.executable).parent
     if tools.is_relative_to(Path.cwd()):
@@ -74,46 +65,75 @@ def next_commands(config: Config, config_file: Path, image: Path) -> str:
     commands = [
         [f"{tools}/edgeline", "predict", str(image), *where],
         [f"{tools}/edgeline", "registry", "list", registry],
-        [*run, "--set", "gate.min_accuracy=0.95"],
+        [*run, *(f"--set={o}" for o in overrides), "--set=gate.min_accuracy=0.95"],
     ]
     return "\n".join(["Next", *(f"  {shlex.join(command)}" for command in commands)])
 
 
 def metrics_table(verdict: Verdict) -> str:
-    """A row a metric and slice, a column a model, and the threshold."""
+    """A row a gated metric and slice, a column a model, and the threshold; `!` marks a miss.
+
+    Metrics without a threshold are in the report.
+    """
     models = [verdict.float_model, *(v for v in verdict.variants if not v.error)]
     by_model = [{(c.metric, c.slice): c for c in model.checks} for model in models]
-    keys = list(dict.fromkeys(key for checks in by_model for key in checks))
-    rows = [_metric_row(key, by_model) for key in keys]
+    gated = {
+        (check.metric, check.slice): check
+        for model in models
+        for check in model.checks
+        if check.threshold is not None
+    }
+    rows = []
+    for key, gate in gated.items():
+        found = [checks.get(key) for checks in by_model]
+        rows.append([_name(gate), *map(_value, found), _threshold(gate)])
+        if gate.interval:
+            rows.append(["  95% interval", *map(_interval, found), ""])
     return _table(rows, ["", *(model.variant for model in models), "gate"])
 
 
 def variants_table(verdict: Verdict) -> str:
-    """A row a variant: size, latency and whether it passed."""
-    return _table(map(_variant_row, verdict.variants), ["", "size", "p50", "p95", "verdict"])
+    """A row a variant: size, latency and whether it passed; below, why others did not."""
+    table = _table(map(_variant_row, verdict.variants), ["", "size", "p50", "p95", "verdict"])
+    reasons = [
+        f"  {model.variant}: {reason}"
+        for model in (verdict.float_model, *verdict.variants)
+        for reason in model.reasons
+    ]
+    return "\n".join([table, *reasons])
 
 
-def release_line(config: Config, release: Mapping[str, Any]) -> str:
-    """Where the release is and whether it is new."""
+def release_line(config: Config, pushed_model: Path) -> str:
+    """Says where the release is and whether it is new; from a PushedModel artifact."""
+    release = json.loads((pushed_model / RELEASE_FILE).read_text())
     what = "new release" if release["created"] else "already the same release"
     return (
-        f"  {config.name} {release['tag']} in {release['registry']}, channel "
+        f"Release\n  {config.name} {release['tag']} in {release['registry']}, channel "
         f"{config.registry.channel} ({what}, {release['digest'][:19]}...)"
     )
 
 
-def _metric_row(
-    key: tuple[str, str], by_model: list[dict[tuple[str, str], Check]]
-) -> Iterator[str]:
-    metric, slice_ = key
-    found = [checks.get(key) for checks in by_model]
-    yield metric if slice_ == OVERALL else f"{metric}, {slice_}"
-    yield from ("" if check is None else _value(check) for check in found)
-    yield next((_threshold(check) for check in found if check is not None), "")
+def _comparison(verdict: Verdict) -> str:
+    if verdict.deployed is None:
+        return "The channel had no release yet: nothing deployed to compare with"
+    return f"Compared with {verdict.deployed.tag}, which was on the channel"
 
 
-def _value(check: Check) -> str:
+def _name(check: Check) -> str:
+    return check.metric if check.slice == OVERALL else f"{check.metric}, {check.slice}"
+
+
+def _value(check: Check | None) -> str:
+    if check is None:
+        return ""
     return f"{check.value:.4f}" + ("" if check.passed else " !")
+
+
+def _interval(check: Check | None) -> str:
+    if check is None or check.interval is None:
+        return ""
+    low, high = check.interval
+    return f"{low:.3f}..{high:.3f}"
 
 
 def _threshold(check: Check) -> str:
@@ -127,7 +147,7 @@ def _variant_row(verdict: VariantVerdict) -> Iterator[str]:
     yield "" if verdict.bytes is None else f"{verdict.bytes / MEGABYTE:.1f} MB"
     for percentile in ("p50", "p95"):
         yield f"{verdict.latency_ms[percentile]:.1f} ms" if verdict.latency_ms else ""
-    yield "passed" if verdict.passed else "; ".join(verdict.reasons)
+    yield "passed" if verdict.passed else "not passed"
 
 
 def _table(rows: Any, headers: list[str]) -> str:

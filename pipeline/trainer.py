@@ -6,6 +6,9 @@ phase computes them once; the optional second phase fine-tunes the base's last l
 
 from __future__ import annotations
 
+import json
+import logging
+import time
 from pathlib import Path
 
 import keras
@@ -31,7 +34,11 @@ from pipeline.preprocessing import IMAGE, LABEL_ID, PIXELS
 # Files beside a SavedModel that TensorFlow carries along and does not read.
 EXTRA_ASSETS = "assets.extra"
 CONTRACT_FILE = "preprocessing.json"
+HISTORY_FILE = "history.json"  # in the ModelRun artifact
+PROGRESS_SECONDS = 5.0
 PREDICT_BATCH = 32  # images; larger batches are no faster on a CPU and take more memory
+
+_LOG = logging.getLogger(__name__)
 
 
 def run_fn(fn_args: FnArgs) -> None:
@@ -54,11 +61,12 @@ def run_fn(fn_args: FnArgs) -> None:
     log_dir = Path(fn_args.model_run_dir)
 
     base = build_base(custom["height"], custom["width"], config.base_weights)
-    head = train_head(base, train, evaluation, len(labels), config, log_dir / "head")
+    head, history = train_head(base, train, evaluation, len(labels), config, log_dir / "head")
     model = join(base, head)
     if config.fine_tune_epochs:
         unfreeze(base, config.fine_tune_layers)
-        fine_tune(model, train, evaluation, config, log_dir / "fine_tune")
+        history |= fine_tune(model, train, evaluation, config, log_dir / "fine_tune")
+    (log_dir / HISTORY_FILE).write_text(json.dumps(history))
 
     contract = preprocessing.contract(custom["height"], custom["width"], custom["max_side"], labels)
     save(model, train.transform, Path(fn_args.serving_model_dir))
@@ -74,22 +82,26 @@ def train_head(
     classes: int,
     config: TrainerConfig,
     log_dir: Path,
-) -> keras.Model:
-    """Builds a head and fits it on features that the frozen base computes once."""
+) -> tuple[keras.Model, dict[str, list[float]]]:
+    """Builds a head and fits it on features that the frozen base computes once.
+
+    Returns:
+        The head, and its training curves by name: "head/loss" and so on, a value an epoch.
+    """
     extractor = _extractor(base)
     features, label_ids = extract(extractor, train)
     head = build_head(config.head, features, classes, config.dropout)
     _compile(head, config.learning_rate)
-    head.fit(
+    fitted = head.fit(
         features,
         label_ids,
         validation_data=extract(extractor, evaluation),
         batch_size=config.batch_size,
         epochs=config.epochs,
-        callbacks=_callbacks(config, log_dir),
+        callbacks=[*_callbacks(config, log_dir), _Progress("head", config.epochs)],
         verbose=2,
     )
-    return head
+    return head, _curves("head", fitted)
 
 
 def fine_tune(
@@ -98,16 +110,20 @@ def fine_tune(
     evaluation: TransformedExamples,
     config: TrainerConfig,
     log_dir: Path,
-) -> None:
-    """Fits whatever is trainable in the joined model, on pixels."""
+) -> dict[str, list[float]]:
+    """Fits whatever is trainable in the joined model, on pixels; returns its training curves."""
     _compile(model, config.fine_tune_learning_rate)
-    model.fit(
+    fitted = model.fit(
         train.batches(config.batch_size, shuffle_seed=config.seed).map(_inputs_and_targets),
         validation_data=evaluation.batches(PREDICT_BATCH).map(_inputs_and_targets),
         epochs=config.fine_tune_epochs,
-        callbacks=_callbacks(config, log_dir),
+        callbacks=[
+            *_callbacks(config, log_dir),
+            _Progress("fine-tuning", config.fine_tune_epochs),
+        ],
         verbose=2,
     )
+    return _curves("fine_tune", fitted)
 
 
 def extract(
@@ -119,9 +135,14 @@ def extract(
         Features, float32 `[images, height, width, channels]`, and label ids, int64 `[images]`.
     """
     features, label_ids = [], []
+    said, images = time.monotonic(), 0
     for batch in examples.batches(PREDICT_BATCH):
         features.append(extractor.predict_on_batch(batch[PIXELS]))
         label_ids.append(batch[LABEL_ID].numpy())
+        images += len(label_ids[-1])
+        if time.monotonic() - said > PROGRESS_SECONDS:
+            said = time.monotonic()
+            _LOG.info("features: %d images done", images)
     return np.concatenate(features), np.concatenate(label_ids)
 
 
@@ -143,6 +164,31 @@ def save(model: keras.Model, transform: tft.TFTransformOutput, folder: Path) -> 
             "transform_features": module.transform_features,
         },
     )
+
+
+class _Progress(keras.callbacks.Callback):
+    """Logs how far a phase is, every few seconds."""
+
+    def __init__(self, phase: str, epochs: int) -> None:
+        super().__init__()
+        self._phase = phase
+        self._epochs = epochs
+        self._said = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """See the base class."""
+        if time.monotonic() - self._said < PROGRESS_SECONDS and epoch + 1 < self._epochs:
+            return
+        self._said = time.monotonic()
+        figures = logs or {}
+        _LOG.info(
+            "%s: epoch %d of at most %d, eval accuracy %.3f, eval loss %.3f",
+            self._phase,
+            epoch + 1,
+            self._epochs,
+            figures.get("val_accuracy", float("nan")),
+            figures.get("val_loss", float("nan")),
+        )
 
 
 class _ServingModule(tf.Module):
@@ -190,6 +236,12 @@ def _compile(model: keras.Model, learning_rate: float) -> None:
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
+
+
+def _curves(phase: str, fitted: keras.callbacks.History) -> dict[str, list[float]]:
+    return {
+        f"{phase}/{name}": [float(v) for v in values] for name, values in fitted.history.items()
+    }
 
 
 def _callbacks(config: TrainerConfig, log_dir: Path) -> list[keras.callbacks.Callback]:

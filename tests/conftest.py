@@ -34,8 +34,13 @@ base_weights = "random"
 epochs = 20
 fine_tune_epochs = 1
 
+[rewriter]
+variants = ["float32", "float16", "int8"]
+calibration_images = 40
+
 [gate]
 min_accuracy = 0.3
+require = ["float16"]
 max_drop = 0.05
 min_slice_accuracy = { cell_type = 0.1 }
 """

@@ -14,7 +14,7 @@ from tfx.types import artifact_utils
 
 from components.edge_pusher.push import push
 from components.tflite_models import TFLiteModelsFolder
-from components.verdict import Verdict
+from components.verdict import REPORT_FILE, Verdict
 
 RELEASE_FILE = "release.json"
 
@@ -38,6 +38,7 @@ class Executor(base_executor.BaseExecutor):
         published = push(
             TFLiteModelsFolder.load(Path(models.uri)),
             Verdict.load(Path(verdict.uri)),
+            (Path(verdict.uri) / REPORT_FILE).read_bytes(),
             blessed=model_utils.is_model_blessed(blessing),
             registry=Path(registry),
             model=exec_properties["model_name"],

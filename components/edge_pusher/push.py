@@ -22,6 +22,7 @@ class GateNotPassed(Exception):  # noqa: N818 - an outcome, not a malfunction
 def push(
     models: TFLiteModelsFolder,
     verdict: Verdict,
+    report: bytes,
     *,
     blessed: bool,
     registry: Path,
@@ -33,6 +34,7 @@ def push(
     Args:
         models: the variants' files.
         verdict: on those files.
+        report: for people, HTML; travels with the release.
         blessed: whether TFX's Evaluator blessed the float model.
         registry: an OCI image-layout directory; made when it isn't there.
         model: its name in the registry.
@@ -43,12 +45,12 @@ def push(
         ValueError: a file is not the one the verdict is about.
         edgeline.errors.RegistryError: the registry can't be written.
     """
-    if not blessed or not verdict.passed:
+    if not blessed or not verdict.publishable:
         raise GateNotPassed(refusal(verdict, blessed=blessed))
     variants = [
         VariantFiles(file.variant, models.path(file))
         for file in models.models
-        if file.variant in verdict.passed
+        if file.variant in verdict.publishable
     ]
     if not variants:
         raise GateNotPassed(f"none of the variants that passed is among {models.folder}")
@@ -60,6 +62,7 @@ def push(
         variants=variants,
         preprocessing=models.contract,
         verdict=verdict.to_json(),
+        report=report,
     )
 
 
@@ -68,6 +71,8 @@ def refusal(verdict: Verdict, *, blessed: bool) -> str:
     lines = ["the gate was not passed, nothing was published:"]
     for judged in (verdict.float_model, *verdict.variants):
         lines += [f"{judged.variant}: {reason}" for reason in judged.reasons]
+    if verdict.missing and verdict.passed:
+        lines.append(f"required and not passed: {', '.join(verdict.missing)}")
     if not blessed and verdict.float_model.passed:
         lines.append("float: the Evaluator did not bless the model; see its validation result")
     return "\n  ".join(lines)

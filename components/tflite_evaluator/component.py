@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from tfx.dsl.components.base import base_component, executor_spec
+from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import BaseChannel, channel_utils, component_spec, standard_artifacts
 
 from components.artifacts import TFLiteModels, TFLiteVerdict
@@ -19,6 +20,7 @@ class TFLiteEvaluatorSpec(component_spec.ComponentSpec):
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "transform_graph": component_spec.ChannelParameter(type=standard_artifacts.TransformGraph),
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "model_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
         "tflite_models": component_spec.ChannelParameter(type=TFLiteModels),
     }
     OUTPUTS = {
@@ -28,18 +30,23 @@ class TFLiteEvaluatorSpec(component_spec.ComponentSpec):
         "split": component_spec.ExecutionParameter(type=str),
         "slice_keys": component_spec.ExecutionParameter(type=str),
         "min_accuracy": component_spec.ExecutionParameter(type=float),
-        "min_auc": component_spec.ExecutionParameter(type=float, optional=True),
-        "min_slice_accuracy": component_spec.ExecutionParameter(type=str),
         "max_drop": component_spec.ExecutionParameter(type=float),
+        "gate": component_spec.ExecutionParameter(type=str),
+        "require": component_spec.ExecutionParameter(type=str),
+        "publish": component_spec.ExecutionParameter(type=str),
+        "registry": component_spec.ExecutionParameter(type=str),
+        "model_name": component_spec.ExecutionParameter(type=str),
+        "baseline_digest": component_spec.ExecutionParameter(type=str),
+        "inputs_digest": component_spec.ExecutionParameter(type=str),
         "code_digest": component_spec.ExecutionParameter(type=str),
     }
 
 
-class TFLiteEvaluator(base_component.BaseComponent):
-    """Measures every variant on one split: absolute thresholds, and the drop against float."""
+class TFLiteEvaluator(base_beam_component.BaseBeamComponent):
+    """Judges every variant: by thresholds, against float, and against the deployed release."""
 
     SPEC_CLASS = TFLiteEvaluatorSpec
-    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
 
     def __init__(
         self,
@@ -47,13 +54,19 @@ class TFLiteEvaluator(base_component.BaseComponent):
         examples: BaseChannel,
         transform_graph: BaseChannel,
         model: BaseChannel,
+        model_run: BaseChannel,
         tflite_models: BaseChannel,
         split: str,
         slice_keys: Sequence[str],
         min_accuracy: float,
-        min_auc: float | None,
-        min_slice_accuracy: Mapping[str, float],
         max_drop: float,
+        gate: Mapping[str, Any],
+        require: Sequence[str],
+        publish: str,
+        registry: str,
+        model_name: str,
+        baseline_digest: str,
+        inputs_digest: str,
         code_digest: str,
     ) -> None:
         """Declares the step.
@@ -62,13 +75,20 @@ class TFLiteEvaluator(base_component.BaseComponent):
             examples: raw examples.
             transform_graph: that makes pixels of them.
             model: the float SavedModel the variants were made from.
+            model_run: the Trainer's, with its training curves.
             tflite_models: the variants.
             split: of the examples, to measure on.
             slice_keys: raw features by which accuracy is also measured.
             min_accuracy: fraction, overall.
-            min_auc: fraction, overall; None asks for none.
-            min_slice_accuracy: fraction by slice key, for each of its values.
             max_drop: fraction of accuracy a variant may lose against the float model.
+            gate: the other thresholds, by the names of `components.tflite_evaluator.gate.Gate`.
+            require: variants without which nothing is published.
+            publish: "passed" or "required", which of the variants that passed.
+            registry: path of the registry that holds the deployed release.
+            model_name: the model's name there.
+            baseline_digest: of the deployed release's index; empty if there is none. A digest and
+                not the channel's name, so that a cached verdict can't hide that it moved.
+            inputs_digest: of everything the run is made from; goes into the verdict.
             code_digest: changes when this component's code does, so that no stale result is reused.
         """
         super().__init__(
@@ -76,13 +96,19 @@ class TFLiteEvaluator(base_component.BaseComponent):
                 examples=examples,
                 transform_graph=transform_graph,
                 model=model,
+                model_run=model_run,
                 tflite_models=tflite_models,
                 split=split,
                 slice_keys=json.dumps(list(slice_keys)),
                 min_accuracy=min_accuracy,
-                min_auc=min_auc,
-                min_slice_accuracy=json.dumps(dict(min_slice_accuracy), sort_keys=True),
                 max_drop=max_drop,
+                gate=json.dumps(dict(gate), sort_keys=True),
+                require=json.dumps(list(require)),
+                publish=publish,
+                registry=registry,
+                model_name=model_name,
+                baseline_digest=baseline_digest,
+                inputs_digest=inputs_digest,
                 code_digest=code_digest,
                 verdict=channel_utils.as_channel([TFLiteVerdict()]),
             )

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from tfx import types
-from tfx.dsl.components.base import base_executor
+from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components.examples import TransformedExamples
-from components.tflite_evaluator.judge import Gate, judge
-from components.tflite_evaluator.predict import predict
+from components.tflite_evaluator.evaluate import Inputs, Settings, evaluate
+from components.tflite_evaluator.gate import Gate
 from components.tflite_models import TFLiteModelsFolder
-from components.verdict import VERDICT_FILE
+from components.verdict import Policy
 
 
-class Executor(base_executor.BaseExecutor):
-    """Predicts the gate's split with every model and writes the verdict."""
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Hands the artifacts' folders and the settings to `evaluate`."""
 
     def Do(  # noqa: N802
         self,
@@ -28,27 +28,35 @@ class Executor(base_executor.BaseExecutor):
         exec_properties: dict[str, Any],
     ) -> None:
         """See the base class."""
-        model = artifact_utils.get_single_instance(input_dict["model"])
-        transform_graph = artifact_utils.get_single_instance(input_dict["transform_graph"])
-        tflite_models = artifact_utils.get_single_instance(input_dict["tflite_models"])
-        verdict_folder = artifact_utils.get_single_instance(output_dict["verdict"]).uri
-        split = exec_properties["split"]
-
-        models = TFLiteModelsFolder.load(Path(tflite_models.uri))
-        split_uris = artifact_utils.get_split_uris(input_dict["examples"], split)
-        predictions = predict(
-            TransformedExamples(
-                [io_utils.all_files_pattern(uri) for uri in split_uris], transform_graph.uri
+        inputs = {key: artifact_utils.get_single_instance(input_dict[key]) for key in input_dict}
+        verdict = artifact_utils.get_single_instance(output_dict["verdict"])
+        settings = Settings(
+            split=exec_properties["split"],
+            slice_keys=tuple(json.loads(exec_properties["slice_keys"])),
+            gate=Gate(
+                min_accuracy=exec_properties["min_accuracy"],
+                max_drop=exec_properties["max_drop"],
+                **json.loads(exec_properties["gate"]),
             ),
-            Path(path_utils.serving_model_path(model.uri)),
-            {m.variant: models.path(m) for m in models.models if m.error is None},
-            json.loads(exec_properties["slice_keys"]),
+            policy=Policy(
+                tuple(json.loads(exec_properties["require"])), exec_properties["publish"]
+            ),
+            registry=Path(exec_properties["registry"]),
+            model_name=exec_properties["model_name"],
+            baseline_digest=exec_properties["baseline_digest"],
+            inputs_digest=exec_properties["inputs_digest"],
+            beam_args=tuple(self._beam_pipeline_args or ()),
         )
-        gate = Gate(
-            min_accuracy=exec_properties["min_accuracy"],
-            min_auc=exec_properties.get("min_auc"),
-            min_slice_accuracy=json.loads(exec_properties["min_slice_accuracy"]),
-            max_drop=exec_properties["max_drop"],
+        split_uri = artifact_utils.get_split_uri(input_dict["examples"], settings.split)
+        evaluate(
+            Inputs(
+                examples=TransformedExamples(
+                    [io_utils.all_files_pattern(split_uri)], inputs["transform_graph"].uri
+                ),
+                saved_model=Path(path_utils.serving_model_path(inputs["model"].uri)),
+                models=TFLiteModelsFolder.load(Path(inputs["tflite_models"].uri)),
+                model_run=Path(inputs["model_run"].uri),
+            ),
+            settings,
+            Path(verdict.uri),
         )
-        verdict = judge(predictions, models.models, gate, split, models.contract.labels)
-        (Path(verdict_folder) / VERDICT_FILE).write_bytes(verdict.to_json())

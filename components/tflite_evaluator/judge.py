@@ -1,66 +1,39 @@
-"""Turns predictions into a verdict: every metric with its threshold, the float model's first."""
+"""Turns predictions and metrics into a verdict: each metric with its threshold, float first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.tflite_evaluator import metrics
-from components.tflite_evaluator.predict import THREADS, Predictions
+from components.tflite_evaluator.baseline import Baseline
+from components.tflite_evaluator.gate import Gate
+from components.tflite_evaluator.measure import Measured
+from components.tflite_evaluator.paired import accuracy_drop, agreement
+from components.tflite_evaluator.predict import FLOAT, THREADS, Predictions
 from components.tflite_models import ModelFile
-from components.verdict import OVERALL, Check, VariantVerdict, Verdict
+from components.verdict import OVERALL, Check, VariantVerdict
 
-
-@dataclass(frozen=True)
-class Gate:
-    """The thresholds, as fractions; see `[gate]` in the configuration."""
-
-    min_accuracy: float
-    min_auc: float | None = None
-    min_slice_accuracy: Mapping[str, float] = field(default_factory=dict)
-    max_drop: float = 0.01
+REFERENCE_VARIANT = "float32"  # that a latency ratio is relative to
+MEGABYTE = 1e6
 
 
 class SplitError(Exception):
     """The split can't be judged on."""
 
 
-def judge(
-    predictions: Predictions,
-    models: Sequence[ModelFile],
-    gate: Gate,
-    split: str,
-    labels: Sequence[str],
-) -> Verdict:
-    """Measures the float model and every variant against the gate.
-
-    Args:
-        predictions: of the float model and of each variant that could be converted.
-        models: every variant asked for, converted or not.
-        gate: the thresholds.
-        split: name of the split the predictions are of.
-        labels: class names in order.
+def check_classes(label_ids: NDArray[np.int64], split: str, labels: Sequence[str]) -> None:
+    """Checks that every class can be measured.
 
     Raises:
         SplitError: a class has no example in the split, or an example has an unknown label.
     """
-    _check_classes(predictions.label_ids, split, labels)
-    return Verdict(
-        split=split,
-        examples=len(predictions.label_ids),
-        float_model=_judge_float(predictions, gate),
-        variants=tuple(_judge_variant(model, predictions, gate) for model in models),
-    )
-
-
-def _check_classes(label_ids: NDArray[np.int64], split: str, labels: Sequence[str]) -> None:
-    if (label_ids < 0).any():
+    unknown = int((label_ids < 0).sum())
+    if unknown:
         raise SplitError(
-            f"split {split!r}: {int((label_ids < 0).sum())} examples have a label that is not "
-            f"among {', '.join(labels)}"
+            f"split {split!r}: {unknown} examples have a label that is not among "
+            f"{', '.join(labels)}"
         )
     missing = [label for i, label in enumerate(labels) if not (label_ids == i).any()]
     if missing:
@@ -70,60 +43,109 @@ def _check_classes(label_ids: NDArray[np.int64], split: str, labels: Sequence[st
         )
 
 
-def _judge_float(predictions: Predictions, gate: Gate) -> VariantVerdict:
-    if not np.isfinite(predictions.float_model).all():
-        return VariantVerdict("float", error="the float model returned NaN or infinity")
+def judge_float(measured: Mapping[str, Measured], gate: Gate) -> VariantVerdict:
+    """Judges the float model by the absolute thresholds."""
+    if FLOAT not in measured:
+        return VariantVerdict(FLOAT, error="the float model returned NaN or infinity")
+    of_float = measured[FLOAT]
     return VariantVerdict(
-        "float", checks=tuple(_absolute(predictions.float_model, predictions, gate))
+        FLOAT, checks=tuple(_absolute(of_float, gate)), confusion=of_float.confusion
     )
 
 
-def _judge_variant(model: ModelFile, predictions: Predictions, gate: Gate) -> VariantVerdict:
-    if model.error:
-        return VariantVerdict(model.variant, error=model.error)
-    probabilities = predictions.variants[model.variant]
-    if not np.isfinite(probabilities).all():
-        return VariantVerdict(model.variant, error="the model returned NaN or infinity")
+def judge_variant(
+    model: ModelFile,
+    predictions: Predictions,
+    measured: Mapping[str, Measured],
+    gate: Gate,
+    baseline: Baseline | None,
+) -> VariantVerdict:
+    """Judges one variant by every threshold.
+
+    Args:
+        model: converted or not.
+        predictions: of all models.
+        measured: the metrics of those that gave predictions.
+        gate: the thresholds.
+        baseline: the deployed release; None if there is none yet.
+    """
+    error = model.error or predictions.errors.get(model.variant)
+    if error:
+        return VariantVerdict(model.variant, error=error, bytes=model.bytes, sha256=model.sha256)
+    of_variant = measured[model.variant]
     checks = [
-        *_absolute(probabilities, predictions, gate),
-        *_relative(probabilities, predictions, gate),
+        *_absolute(of_variant, gate),
+        *_against_float(model.variant, predictions, gate),
+        *_against_deployed(model.variant, predictions, gate, baseline),
+        *_budgets(model, predictions, gate),
     ]
-    milliseconds = predictions.seconds[model.variant] * 1000
     return VariantVerdict(
         model.variant,
         checks=tuple(checks),
         bytes=model.bytes,
         sha256=model.sha256,
         latency_ms={
-            f"p{percent}": round(float(np.percentile(milliseconds, percent)), 3)
-            for percent in (50, 95)
+            "p50": _latency(model.variant, predictions, 50),
+            "p95": _latency(model.variant, predictions, 95),
         },
         threads=THREADS,
+        confusion=of_variant.confusion,
     )
 
 
-def _absolute(
-    probabilities: NDArray[np.float32], predictions: Predictions, gate: Gate
-) -> Iterator[Check]:
-    label_ids = predictions.label_ids
-    yield Check("accuracy", OVERALL, metrics.accuracy(probabilities, label_ids), gate.min_accuracy)
-    yield Check("auc", OVERALL, metrics.auc(probabilities, label_ids), gate.min_auc)
-    for key, values in predictions.slices.items():
-        for value in np.unique(values):
-            members = values == value
-            yield Check(
-                "accuracy",
-                f"{key}={value}",
-                metrics.accuracy(probabilities[members], label_ids[members]),
-                gate.min_slice_accuracy.get(key),
-            )
+def _absolute(measured: Measured, gate: Gate) -> Iterator[Check]:
+    for metric, value in measured.by_slice[OVERALL].items():
+        if metric == "calibration error":
+            yield Check(metric, OVERALL, value, gate.max_calibration_error, "max")
+        else:
+            yield Check(metric, OVERALL, value, gate.minimum(metric))
+    for slice_, metrics in sorted(measured.by_slice.items()):
+        if slice_ != OVERALL:
+            minimum = gate.min_slice_accuracy.get(slice_.partition("=")[0])
+            yield Check("accuracy", slice_, metrics["accuracy"], minimum)
 
 
-def _relative(
-    probabilities: NDArray[np.float32], predictions: Predictions, gate: Gate
-) -> Iterator[Check]:
-    drop, interval = metrics.accuracy_drop(
-        probabilities, predictions.float_model, predictions.label_ids
-    )
+def _against_float(variant: str, predictions: Predictions, gate: Gate) -> Iterator[Check]:
+    said, reference = predictions.variants[variant], predictions.float_model
+    drop, interval = accuracy_drop(said, reference, predictions.label_ids)
     yield Check("accuracy drop", OVERALL, drop, gate.max_drop, "max", interval)
-    yield Check("agreement", OVERALL, metrics.agreement(probabilities, predictions.float_model))
+    yield Check("agreement", OVERALL, agreement(said, reference), gate.min_agreement)
+
+
+def _against_deployed(
+    variant: str, predictions: Predictions, gate: Gate, baseline: Baseline | None
+) -> Iterator[Check]:
+    if baseline is None:
+        return
+    counterpart = baseline.counterpart(variant)
+    name = f"accuracy drop against {baseline.tag} {counterpart}"
+    if counterpart not in predictions.deployed:
+        # A deployed model that no longer gives numbers is no reason to keep it.
+        yield Check(f"{name} (which fails)", OVERALL, 0.0)
+        return
+    said, deployed = predictions.variants[variant], predictions.deployed[counterpart]
+    drop, interval = accuracy_drop(said, deployed, predictions.label_ids)
+    yield Check(name, OVERALL, drop, gate.max_drop_deployed, "max", interval)
+
+
+def _budgets(model: ModelFile, predictions: Predictions, gate: Gate) -> Iterator[Check]:
+    size = (model.bytes or 0) / MEGABYTE
+    yield Check("size in MB", OVERALL, size, gate.max_size_mb, "max")
+    p50 = _latency(model.variant, predictions, 50)
+    p95 = _latency(model.variant, predictions, 95)
+    yield Check("p50 latency in ms", OVERALL, p50, gate.max_latency_p50_ms, "max")
+    yield Check("p95 latency in ms", OVERALL, p95, gate.max_latency_p95_ms, "max")
+    if REFERENCE_VARIANT in predictions.seconds:
+        ratio = p50 / _latency(REFERENCE_VARIANT, predictions, 50)
+        name = f"p50 latency against {REFERENCE_VARIANT}"
+        yield Check(name, OVERALL, ratio, gate.max_latency_ratio, "max")
+    elif gate.max_latency_ratio is not None:
+        # Not measurable is not passed.
+        yield Check(
+            f"p50 latency against {REFERENCE_VARIANT}, which failed", OVERALL, float("nan"), 0
+        )
+
+
+def _latency(variant: str, predictions: Predictions, percentile: int) -> float:
+    """Milliseconds of one image."""
+    return round(float(np.percentile(predictions.seconds[variant], percentile)) * 1000, 3)

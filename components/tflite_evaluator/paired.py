@@ -1,35 +1,13 @@
-"""The numbers the gate looks at, from probabilities and label ids."""
+"""Comparisons of two models on the same examples."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 BOOTSTRAP_ROUNDS = 2000
-
-
-def accuracy(probabilities: Floats, label_ids: Ints) -> float:
-    """The share of examples whose most probable class is the label.
-
-    Args:
-        probabilities: `[examples, classes]`.
-        label_ids: `[examples]`.
-    """
-    return float(np.mean(probabilities.argmax(axis=1) == label_ids))
-
-
-def auc(probabilities: Floats, label_ids: Ints) -> float:
-    """Area under the ROC curve, one class against the rest, averaged over the classes.
-
-    Raises:
-        ValueError: a class has no example.
-    """
-    classes = range(probabilities.shape[1])
-    by_class = [roc_auc_score(label_ids == c, probabilities[:, c]) for c in classes]
-    return float(np.mean(by_class))
 
 
 def agreement(probabilities: Floats, reference: Floats) -> float:

@@ -1,22 +1,38 @@
-"""Runs the float model and every TFLite variant over the same examples, in one pass."""
+"""Runs the float model, every variant and the deployed release over the same examples, in one pass.
+
+The variants run as on a device: one image at a time, through the device package's own wrapper of
+the interpreter (XNNPACK on, integer inputs rounded and clipped, names checked). TFMA's extractor
+for TFLite does none of the three, which is why the predictions are made here and handed to it.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from components.examples import TransformedExamples
+from components.tflite_evaluator.baseline import Baseline
+from edgeline.contract import PreprocessingContract
+from edgeline.errors import ModelError
+from edgeline.preprocessing import load_image, preprocess
+from edgeline.runtime.interpreter import PixelModel
 
 BATCH = 32  # images
 THREADS = os.cpu_count() or 1
+FLOAT = "float"
+PROGRESS_SECONDS = 5.0
+
+_LOG = logging.getLogger(__name__)
+
+Probabilities = NDArray[np.float32]  # [examples, classes]
 
 
 @dataclass(frozen=True)
@@ -24,68 +40,129 @@ class Predictions:
     """What the models said, `[examples]` long each.
 
     Attributes:
+        image_ids: SHA-256 of each example's original file, in hex.
         label_ids: int64 `[examples]`.
         slices: by slice key, the value of each example.
         float_model: float32 `[examples, classes]`.
-        variants: by variant, float32 `[examples, classes]`.
+        variants: by variant, float32 `[examples, classes]`; those that gave a number each time.
         seconds: by variant, how long each example took.
+        errors: by variant, why it gave none.
+        deployed: by variant of the deployed release, float32 `[examples, classes]`.
     """
 
+    image_ids: tuple[str, ...]
     label_ids: NDArray[np.int64]
     slices: Mapping[str, NDArray[np.str_]]
-    float_model: NDArray[np.float32]
-    variants: Mapping[str, NDArray[np.float32]]
+    float_model: Probabilities
+    variants: Mapping[str, Probabilities]
     seconds: Mapping[str, NDArray[np.float64]]
+    errors: Mapping[str, str] = field(default_factory=dict)
+    deployed: Mapping[str, Probabilities] = field(default_factory=dict)
 
 
 def predict(
     examples: TransformedExamples,
     saved_model: Path,
     variants: Mapping[str, Path],
+    contract: PreprocessingContract,
     slice_keys: Sequence[str],
+    baseline: Baseline | None,
 ) -> Predictions:
-    """Predicts every example with the SavedModel's `pixels` signature and with every variant.
+    """Predicts every example with every model.
 
-    Raises:
-        ValueError: a file is not a TFLite model.
+    Args:
+        examples: of the split to judge on.
+        saved_model: the float model; its `pixels` signature is used.
+        variants: the file of each variant.
+        contract: that the variants were made for.
+        slice_keys: raw features to pass on.
+        baseline: the deployed release, which preprocesses the raw images by its own contract.
     """
-    loaded = tf.saved_model.load(str(saved_model))
-    float_model = loaded.signatures["pixels"]
-    runners = {name: _Runner(path) for name, path in variants.items()}
-    label_ids: list[NDArray[np.int64]] = []
-    floats: list[NDArray[np.float32]] = []
-    slices: dict[str, list[NDArray[np.str_]]] = {key: [] for key in slice_keys}
+    float_model = tf.saved_model.load(str(saved_model)).signatures["pixels"]
+    runners = {name: VariantRunner(path.read_bytes(), contract) for name, path in variants.items()}
+    deployed = _deployed_runners(baseline)
+    rows = _Rows(slice_keys)
 
-    for batch in examples.batches(BATCH, raw_features=slice_keys):
+    said = time.monotonic()
+    for batch in examples.batches(BATCH, raw_features=("image", "image_id", *slice_keys)):
         pixels = batch["pixels"]
-        label_ids.append(batch["label_id"].numpy())
-        floats.append(float_model(pixels=pixels)["probabilities"].numpy())
+        rows.add(batch, float_model(pixels=pixels)["probabilities"].numpy())
         for runner in runners.values():
             runner.run(pixels.numpy())
-        for key, values in slices.items():
-            values.append(np.char.decode(batch[key].numpy().astype(bytes), "utf-8"))
+        if baseline:
+            own = [preprocess(baseline.contract, load_image(i)) for i in batch["image"].numpy()]
+            for runner in deployed.values():
+                runner.run(np.stack(own))
+        if time.monotonic() - said > PROGRESS_SECONDS:
+            said = time.monotonic()
+            _LOG.info("%d images predicted by every model", len(rows.image_ids))
 
     return Predictions(
-        label_ids=np.concatenate(label_ids),
-        slices={key: np.concatenate(values) for key, values in slices.items()},
-        float_model=np.concatenate(floats),
-        variants={name: np.stack(runner.outputs) for name, runner in runners.items()},
-        seconds={name: np.array(runner.seconds) for name, runner in runners.items()},
+        image_ids=tuple(rows.image_ids),
+        label_ids=np.concatenate(rows.label_ids),
+        slices={key: np.concatenate(values) for key, values in rows.slices.items()},
+        float_model=np.concatenate(rows.probabilities),
+        variants={name: np.stack(r.outputs) for name, r in runners.items() if not r.error},
+        seconds={name: np.array(r.seconds) for name, r in runners.items() if not r.error},
+        errors={name: runner.error for name, runner in runners.items() if runner.error},
+        deployed={
+            name: np.stack(runner.outputs)[:, baseline.columns(contract.labels)]
+            for name, runner in deployed.items()
+            if baseline and not runner.error
+        },
     )
 
 
-class _Runner:
-    """One interpreter, as a device would run it, and what it returned and took."""
+def _deployed_runners(baseline: Baseline | None) -> dict[str, VariantRunner]:
+    if baseline is None:
+        return {}
+    return {name: VariantRunner(m, baseline.contract) for name, m in baseline.models.items()}
 
-    def __init__(self, model: Path) -> None:
-        self._interpreter = Interpreter(model_path=str(model), num_threads=THREADS)
-        self._signature = self._interpreter.get_signature_runner()
-        self.outputs: list[NDArray[np.float32]] = []
+
+class _Rows:
+    """Collects what a batch says of its examples."""
+
+    def __init__(self, slice_keys: Sequence[str]) -> None:
+        self.image_ids: list[str] = []
+        self.label_ids: list[NDArray[np.int64]] = []
+        self.probabilities: list[Probabilities] = []
+        self.slices: dict[str, list[NDArray[np.str_]]] = {key: [] for key in slice_keys}
+
+    def add(self, batch: Mapping[str, tf.Tensor], probabilities: Probabilities) -> None:
+        self.image_ids += [value.decode() for value in batch["image_id"].numpy()]
+        self.label_ids.append(batch["label_id"].numpy())
+        self.probabilities.append(probabilities)
+        for key, values in self.slices.items():
+            values.append(np.char.decode(batch[key].numpy().astype(bytes), "utf-8"))
+
+
+class VariantRunner:
+    """One model, what it returned and how long it took, until it fails."""
+
+    def __init__(self, model: bytes, contract: PreprocessingContract) -> None:
+        self.outputs: list[Probabilities] = []
         self.seconds: list[float] = []
+        self.error: str | None = None
+        try:
+            self._model = PixelModel(
+                model,
+                height=contract.height,
+                width=contract.width,
+                classes=len(contract.labels),
+                num_threads=THREADS,
+            )
+            # The first call packs weights; a device pays that once, not an image.
+            self._model(np.zeros((contract.height, contract.width, 3), np.float32))
+        except ModelError as error:
+            self.error = str(error)
 
-    def run(self, pixels: NDArray[np.float32]) -> None:
+    def run(self, pixels: Probabilities) -> None:
         for image in pixels:
+            if self.error:
+                return
             started = time.perf_counter()
-            output = self._signature(pixels=image[np.newaxis])
+            try:
+                self.outputs.append(self._model(image))
+            except ModelError as error:
+                self.error = str(error)
             self.seconds.append(time.perf_counter() - started)
-            self.outputs.append(output["probabilities"][0])

@@ -17,6 +17,8 @@ class TFLiteRewriterSpec(component_spec.ComponentSpec):
 
     INPUTS = {
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "transform_graph": component_spec.ChannelParameter(type=standard_artifacts.TransformGraph),
     }
     OUTPUTS = {
         "tflite_models": component_spec.ChannelParameter(type=TFLiteModels),
@@ -24,6 +26,8 @@ class TFLiteRewriterSpec(component_spec.ComponentSpec):
     PARAMETERS = {
         "variants": component_spec.ExecutionParameter(type=str),
         "timeout": component_spec.ExecutionParameter(type=int),
+        "calibration_images": component_spec.ExecutionParameter(type=int),
+        "max_drop": component_spec.ExecutionParameter(type=float),
         "code_digest": component_spec.ExecutionParameter(type=str),
     }
 
@@ -39,21 +43,39 @@ class TFLiteRewriter(base_component.BaseComponent):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
 
     def __init__(
-        self, *, model: BaseChannel, variants: Sequence[str], timeout: int, code_digest: str
+        self,
+        *,
+        model: BaseChannel,
+        examples: BaseChannel,
+        transform_graph: BaseChannel,
+        variants: Sequence[str],
+        timeout: int,
+        calibration_images: int,
+        max_drop: float,
+        code_digest: str,
     ) -> None:
         """Declares the step.
 
         Args:
             model: a SavedModel with a `pixels` signature and a preprocessing contract beside it.
-            variants: names, see `components.tflite_rewriter.convert.VARIANTS`.
+            examples: raw examples with splits `train`, for calibration, and `eval`, by which
+                `int8_selective` is tuned.
+            transform_graph: makes pixels of them.
+            variants: names, see `components.tflite_rewriter.variants.VARIANTS`.
             timeout: seconds one conversion may take.
+            calibration_images: how many images of the train split to calibrate and check with.
+            max_drop: accuracy that `int8_selective` may lose against the float model.
             code_digest: changes when this component's code does, so that no stale result is reused.
         """
         super().__init__(
             TFLiteRewriterSpec(
                 model=model,
+                examples=examples,
+                transform_graph=transform_graph,
                 variants=json.dumps(list(variants)),
                 timeout=timeout,
+                calibration_images=calibration_images,
+                max_drop=max_drop,
                 code_digest=code_digest,
                 tflite_models=channel_utils.as_channel([TFLiteModels()]),
             )

@@ -9,13 +9,16 @@ from typing import Any
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
-from tfx.utils import path_utils
+from tfx.utils import io_utils, path_utils
 
+from components.tflite_rewriter.choose import balanced_images, first_images
 from components.tflite_rewriter.rewrite import rewrite
+
+EVALUATION_IMAGES = 500  # at most; `int8_selective` tries many models on them
 
 
 class Executor(base_executor.BaseExecutor):
-    """Hands the artifacts' folders to `rewrite`."""
+    """Hands the artifacts' folders and the chosen images to `rewrite`."""
 
     def Do(  # noqa: N802
         self,
@@ -24,11 +27,24 @@ class Executor(base_executor.BaseExecutor):
         exec_properties: dict[str, Any],
     ) -> None:
         """See the base class."""
-        model = artifact_utils.get_single_instance(input_dict["model"])
+        inputs = {key: artifact_utils.get_single_instance(input_dict[key]) for key in input_dict}
         output = artifact_utils.get_single_instance(output_dict["tflite_models"])
+        graph = Path(inputs["transform_graph"].uri)
+        variants = json.loads(exec_properties["variants"])
+
+        def split(name: str) -> list[str]:
+            uri = artifact_utils.get_split_uri(input_dict["examples"], name)
+            return [io_utils.all_files_pattern(uri)]
+
+        selective = "int8_selective" in variants
         rewrite(
-            saved_model=Path(path_utils.serving_model_path(model.uri)),
-            output=Path(output.uri),
-            variants=json.loads(exec_properties["variants"]),
+            Path(path_utils.serving_model_path(inputs["model"].uri)),
+            Path(output.uri),
+            variants,
+            calibration=balanced_images(
+                split("train"), graph, exec_properties["calibration_images"]
+            ),
+            evaluation=first_images(split("eval"), graph, EVALUATION_IMAGES) if selective else None,
+            max_drop=exec_properties["max_drop"],
             timeout=exec_properties["timeout"],
         )

@@ -6,15 +6,22 @@ own process that is one variant's recorded error, and nothing more.
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
+from absl import logging
+
 from components.tflite_models import (
+    CALIBRATION_FILE,
     CONTRACT_FILE,
     MODEL_FILE,
     ModelFile,
@@ -22,8 +29,14 @@ from components.tflite_models import (
     sha256_of,
     variant_names,
 )
-from components.tflite_rewriter.convert import VARIANTS
+from components.tflite_rewriter.images import Images
+from components.tflite_rewriter.variants import VARIANTS
 from edgeline.contract import PreprocessingContract
+
+# In the folder that is shared with the workers.
+CALIBRATION = "calibration"
+EVALUATION = "evaluation"
+FACTS_FILE = "facts.json"
 
 # More at once would only take memory: one conversion keeps a core busy and up to 2 GB.
 PARALLEL_CONVERSIONS = 2
@@ -35,7 +48,14 @@ class RewriteError(Exception):
 
 
 def rewrite(
-    saved_model: Path, output: Path, variants: Sequence[str], timeout: float
+    saved_model: Path,
+    output: Path,
+    variants: Sequence[str],
+    *,
+    calibration: Images,
+    evaluation: Images | None = None,
+    max_drop: float = 0.0,
+    timeout: float,
 ) -> TFLiteModelsFolder:
     """Converts a SavedModel to the variants and writes a TFLiteModels artifact.
 
@@ -43,6 +63,10 @@ def rewrite(
         saved_model: folder with a `pixels` signature and `assets.extra/preprocessing.json`.
         output: folder of the artifact.
         variants: names among `VARIANTS`.
+        calibration: images of the train split, from which integer variants take their ranges and
+            by which every variant is checked.
+        evaluation: images of the eval split; only `int8_selective` needs them.
+        max_drop: accuracy that `int8_selective` may lose on them.
         timeout: seconds one conversion may take.
 
     Returns:
@@ -54,55 +78,77 @@ def rewrite(
     contract_file = saved_model / "assets.extra" / CONTRACT_FILE
     contract = PreprocessingContract.from_json(contract_file.read_bytes())
     output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        calibration.save(work / CALIBRATION)
+        if evaluation is not None:
+            evaluation.save(work / EVALUATION)
 
-    def convert(variant: str) -> ModelFile:
-        return _convert_in_process(saved_model, contract_file, output, variant, timeout)
+        def make(variant: str) -> ModelFile:
+            arguments = [str(saved_model), variant, str(work), str(max_drop)]
+            return _make(variant, arguments, work / variant, output, timeout)
 
-    with ThreadPoolExecutor(PARALLEL_CONVERSIONS) as pool:
-        models = TFLiteModelsFolder(output, tuple(pool.map(convert, variants)), contract)
+        with ThreadPoolExecutor(PARALLEL_CONVERSIONS) as pool:
+            models = TFLiteModelsFolder(output, tuple(pool.map(make, variants)), contract)
     if not variant_names(models.models):
         errors = "\n".join(f"{model.variant}: {model.error}" for model in models.models)
         raise RewriteError(f"no TFLite variant could be made:\n{errors}")
+    chosen = {"split": "train", "image_ids": calibration.image_ids}
+    (output / CALIBRATION_FILE).write_text(json.dumps(chosen, indent=2) + "\n")
     models.write()
     return models
 
 
-def _convert_in_process(
-    saved_model: Path, contract_file: Path, output: Path, variant: str, timeout: float
+def _make(
+    variant: str, arguments: Sequence[str], made: Path, output: Path, timeout: float
 ) -> ModelFile:
-    file = output / variant / MODEL_FILE
-    file.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "components.tflite_rewriter.convert"]
-    command += [str(saved_model), str(contract_file), variant, str(file)]
+    """Runs a worker and takes over what it made."""
+    logging.info("%s: conversion started", variant)
     started = time.monotonic()
-    error = _run(command, timeout)
-    seconds = round(time.monotonic() - started, 3)
-    facts = ModelFile(
-        variant=variant,
-        quantization=VARIANTS[variant].description,
-        converter=f"tensorflow {version('tensorflow')}",
-        seconds=seconds,
-        error=error,
-    )
+    error = _run([sys.executable, "-m", "components.tflite_rewriter.worker", *arguments], timeout)
+    row = {
+        "variant": variant,
+        "quantization": VARIANTS[variant],
+        "converter": f"tensorflow {version('tensorflow')}",
+        "seconds": round(time.monotonic() - started, 3),
+        "error": error,
+    }
     if error:
-        file.unlink(missing_ok=True)
-        file.parent.rmdir()
-        return facts
-    return ModelFile(
-        **{
-            **vars(facts),
-            "file": str(file.relative_to(output)),
-            "sha256": sha256_of(file),
-            "bytes": file.stat().st_size,
-        }
+        logging.error("%s: not converted: %s", variant, error)
+        return ModelFile.from_row(row)
+    file = output / variant / MODEL_FILE
+    file.parent.mkdir(exist_ok=True)
+    shutil.copyfile(made / MODEL_FILE, file)
+    facts = json.loads((made / FACTS_FILE).read_text())
+    content = {
+        "file": str(file.relative_to(output)),
+        "sha256": sha256_of(file),
+        "bytes": file.stat().st_size,
+    }
+    model = ModelFile.from_row({**row, **content, **facts})
+    logging.info(
+        "%s: converted in %.0f s, %.2f MB%s",
+        variant,
+        model.seconds,
+        file.stat().st_size / 1e6,
+        f"; {model.note}" if model.note else "",
     )
+    return model
 
 
 def _run(command: Sequence[str], timeout: float) -> str | None:
     """Runs a conversion; returns what went wrong, or None."""
+    # TensorFlow's notes on startup would hide the converter's last words.
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+            env=environment,
         )
     except subprocess.TimeoutExpired:
         return f"the conversion did not end within {timeout:g} s"

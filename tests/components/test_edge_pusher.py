@@ -41,7 +41,15 @@ def verdict(models: TFLiteModelsFolder, float_check: Check, *checks: Check) -> V
 def pushed(models: TFLiteModelsFolder, judged: Verdict, blessed: bool = True) -> list[str]:
     """Pushes; returns the variants that the registry then serves."""
     registry = models.folder.parent / "registry"
-    push(models, judged, blessed=blessed, registry=registry, model="pets", channel="candidate")
+    push(
+        models,
+        judged,
+        b"<html>",
+        blessed=blessed,
+        registry=registry,
+        model="pets",
+        channel="candidate",
+    )
     release = LayoutReader(registry).open_release("pets", "candidate")
     return [variant.name for variant in release.variants]
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from components.tflite_evaluator.judge import Gate, SplitError, judge
-from components.tflite_evaluator.metrics import accuracy_drop, agreement, auc
+from components.tflite_evaluator.baseline import Baseline
+from components.tflite_evaluator.gate import Gate
+from components.tflite_evaluator.judge import (
+    SplitError,
+    check_classes,
+    judge_float,
+    judge_variant,
+)
+from components.tflite_evaluator.measure import Measured
+from components.tflite_evaluator.paired import accuracy_drop, agreement
 from components.tflite_evaluator.predict import Predictions
 from components.tflite_models import ModelFile
-from components.verdict import VariantVerdict, Verdict, metric_value
+from components.verdict import OVERALL, Policy, VariantVerdict, Verdict
+from edgeline.contract import PreprocessingContract
 
 LABELS = ("functional", "defective")
 LABEL_IDS = np.array([0, 1] * 50)
-MADE = ModelFile("float16", "float16 weights", "tensorflow", 1.0, "f", "aa", 10)
+ANY_THAT_PASSED = Policy()
+MADE = ModelFile("float16", "float16 weights", "tensorflow", 1.0, "f", "aa", 8_000_000)
 FAILED = ModelFile("int8", "int8", "tensorflow", 1.0, error="the conversion ended with signal 6")
 
 
@@ -26,19 +38,62 @@ def saying(label_ids: NDArray[np.int64], wrong: int = 0) -> NDArray[np.float32]:
 
 
 def predictions(
-    float_wrong: int = 0, variant_wrong: int = 0, label_ids: NDArray[np.int64] = LABEL_IDS
+    float_wrong: int = 0, variant_wrong: int = 0, deployed_wrong: int | None = None
 ) -> Predictions:
+    deployed = {} if deployed_wrong is None else {"float16": saying(LABEL_IDS, deployed_wrong)}
     return Predictions(
-        label_ids=label_ids,
-        slices={"line": np.array(["a"] * 20 + ["b"] * (len(label_ids) - 20))},
-        float_model=saying(label_ids, float_wrong),
-        variants={"float16": saying(label_ids, variant_wrong)},
-        seconds={"float16": np.full(len(label_ids), 0.002)},
+        image_ids=tuple(map(str, range(100))),
+        label_ids=LABEL_IDS,
+        slices={"line": np.array(["a"] * 20 + ["b"] * 80)},
+        float_model=saying(LABEL_IDS, float_wrong),
+        variants={"float16": saying(LABEL_IDS, variant_wrong)},
+        seconds={"float16": np.full(100, 0.002), "float32": np.full(100, 0.001)},
+        deployed=deployed,
     )
 
 
-def judged(made_up: Predictions, gate: Gate, *models: ModelFile) -> Verdict:
-    return judge(made_up, models or (MADE,), gate, "test", LABELS)
+BASELINE = Baseline(
+    tag="v3",
+    digest="sha256:aa",
+    contract=PreprocessingContract(height=8, width=8, max_side=512, labels=LABELS),
+    models={"float16": b""},
+    default="float16",
+)
+
+
+def measured(made_up: Predictions, said: NDArray[np.float32]) -> Measured:
+    """The metrics the cases below need; that TFMA computes the same is test_measure's."""
+    right = said.argmax(axis=1) == LABEL_IDS
+    overall = {
+        "accuracy": float(right.mean()),
+        "auc": float(right.mean()),
+        "recall of defective": float(right[LABEL_IDS == 1].mean()),
+        "calibration error": abs(0.9 - float(right.mean())),
+    }
+    lines = {
+        f"line={value}": {"accuracy": float(right[made_up.slices["line"] == value].mean())}
+        for value in ("a", "b")
+    }
+    return Measured({OVERALL: overall, **lines}, ((0, 0), (0, 0)))
+
+
+def judged(
+    made_up: Predictions, gate: Gate, *models: ModelFile, policy: Policy = ANY_THAT_PASSED
+) -> Verdict:
+    answers = {"float": made_up.float_model, **made_up.variants}
+    by_model = {
+        name: measured(made_up, said) for name, said in answers.items() if np.isfinite(said).all()
+    }
+    baseline = BASELINE if made_up.deployed else None
+    return Verdict(
+        split="test",
+        examples=100,
+        float_model=judge_float(by_model, gate),
+        variants=tuple(
+            judge_variant(model, made_up, by_model, gate, baseline) for model in models or (MADE,)
+        ),
+        policy=policy,
+    )
 
 
 CASES: dict[str, tuple[Predictions, Gate, tuple[str, ...], str]] = {
@@ -73,6 +128,60 @@ CASES: dict[str, tuple[Predictions, Gate, tuple[str, ...], str]] = {
         (),
         "float: auc is 0.9000, 0.0500 below the minimum of 0.9500",
     ),
+    "a class is not found often enough": (
+        predictions(10, 10),
+        Gate(0.5, min_recall={"defective": 0.95}),
+        (),
+        "float: recall of defective is 0.9000, 0.0500 below the minimum of 0.9500",
+    ),
+    "the model is too sure of itself": (
+        predictions(20, 20),
+        Gate(0.5, max_calibration_error=0.05),
+        (),
+        "float: calibration error is 0.1000, 0.0500 above the maximum of 0.0500",
+    ),
+    "the fleet's model is better": (
+        predictions(10, 10, deployed_wrong=4),
+        Gate(0.5, max_drop_deployed=0.05),
+        (),
+        "float16: accuracy drop against v3 float16 is 0.0600, 0.0100 above the maximum of 0.0500",
+    ),
+    "the fleet's model is worse": (
+        predictions(10, 10, deployed_wrong=30),
+        Gate(0.5, max_drop_deployed=0.0),
+        ("float16",),
+        "",
+    ),
+    "the variant says something else too often": (
+        predictions(0, 3),
+        Gate(0.5, max_drop=0.5, min_agreement=0.98),
+        (),
+        "float16: agreement is 0.9700, 0.0100 below the minimum of 0.9800",
+    ),
+    "the file is too large": (
+        predictions(),
+        Gate(0.5, max_size_mb=5),
+        (),
+        "float16: size in MB is 8.0000, 3.0000 above the maximum of 5.0000",
+    ),
+    "the median latency is too high": (
+        predictions(),
+        Gate(0.5, max_latency_p50_ms=1.5),
+        (),
+        "float16: p50 latency in ms is 2.0000, 0.5000 above the maximum of 1.5000",
+    ),
+    "the tail latency is too high": (
+        predictions(),
+        Gate(0.5, max_latency_p95_ms=1.5),
+        (),
+        "float16: p95 latency in ms is 2.0000",
+    ),
+    "the variant is slower than float32 by too much": (
+        predictions(),
+        Gate(0.5, max_latency_ratio=1.2),
+        (),
+        "float16: p50 latency against float32 is 2.0000, 0.8000 above the maximum of 1.2000",
+    ),
 }
 
 
@@ -91,23 +200,55 @@ def test_a_variant_that_was_not_converted_does_not_pass_and_says_why() -> None:
     assert "int8: the conversion ended with signal 6" in reasons(verdict)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_model_that_returns_no_number_does_not_pass(value: float) -> None:
-    made_up = predictions()
-    made_up.variants["float16"][3, 0] = value
+def test_a_variant_that_gave_no_number_does_not_pass() -> None:
+    made_up = replace(predictions(), variants={}, errors={"float16": "it gave NaN"})
     verdict = judged(made_up, Gate(0.0, max_drop=1.0))
     assert verdict.passed == ()
-    assert "float16: the model returned NaN or infinity" in reasons(verdict)
+    assert "float16: it gave NaN" in reasons(verdict)
+
+
+def test_a_float_model_that_gives_no_number_lets_nothing_pass() -> None:
+    made_up = predictions()
+    made_up.float_model[3, 0] = np.nan
+    verdict = judged(made_up, Gate(0.0, max_drop=1.0))
+    assert verdict.passed == ()
+    assert "float: the float model returned NaN or infinity" in reasons(verdict)
+
+
+def test_a_latency_ratio_without_float32_does_not_pass() -> None:
+    made_up = replace(predictions(), seconds={"float16": np.full(100, 0.002)})
+    assert judged(made_up, Gate(0.5, max_latency_ratio=9.0)).passed == ()
+
+
+def test_without_a_deployed_release_nothing_is_said_of_it() -> None:
+    verdict = judged(predictions(), Gate(0.5, max_drop_deployed=0.0))
+    assert verdict.deployed is None
+    assert not [c for c in verdict.variants[0].checks if "against v" in c.metric]
 
 
 def test_a_split_without_a_class_is_not_judged_on() -> None:
     with pytest.raises(SplitError, match="'test' has no example of defective"):
-        judged(predictions(label_ids=np.zeros(30, np.int64)), Gate(0.5))
+        check_classes(np.zeros(30, np.int64), "test", LABELS)
 
 
 def test_an_unknown_label_is_not_judged_on() -> None:
     with pytest.raises(SplitError, match="1 examples have a label that is not among"):
-        judged(predictions(label_ids=np.array([0, 1, -1] + [0] * 20)), Gate(0.5))
+        check_classes(np.array([0, 1, -1]), "test", LABELS)
+
+
+POLICIES = {
+    "all that passed": (Policy(), ("float16",)),
+    "only the required ones": (Policy(("float16",), "required"), ("float16",)),
+    "none, when a required one did not pass": (Policy(("int8",)), ()),
+    "none, when one of two required did not pass": (Policy(("float16", "int8")), ()),
+}
+
+
+@pytest.mark.parametrize(("policy", "published"), POLICIES.values(), ids=POLICIES)
+def test_what_is_published(policy: Policy, published: tuple[str, ...]) -> None:
+    verdict = judged(predictions(), Gate(0.5), MADE, FAILED, policy=policy)
+    assert verdict.passed == ("float16",)
+    assert verdict.publishable == published
 
 
 def test_a_verdict_survives_json_and_draws_its_conclusions_anew() -> None:
@@ -130,10 +271,8 @@ def test_the_drop_comes_with_a_paired_interval() -> None:
     assert (same, interval) == (0.0, (0.0, 0.0)), "paired: the same answers leave nothing open"
 
 
-def test_agreement_and_auc() -> None:
+def test_agreement_counts_equal_answers() -> None:
     assert agreement(saying(LABEL_IDS, 8), saying(LABEL_IDS, 3)) == pytest.approx(0.95)
-    assert auc(saying(LABEL_IDS), LABEL_IDS) == 1.0
-    assert metric_value(judged(predictions(), Gate(0.5)).float_model.checks, "auc") == 1.0
 
 
 def reasons(verdict: Verdict) -> list[str]:

@@ -57,7 +57,11 @@ MISTAKES = {
     ),
     "a variant that does not exist": (
         '[rewriter]\nvariants = ["int9"]',
-        "rewriter.variants.0: expected 'float32' or 'float16'; received \"int9\"",
+        "rewriter.variants.0: expected 'float32', 'float16', 'dynamic'",
+    ),
+    "a preset that does not exist": (
+        '[rewriter]\nvariants = "tiny"',
+        'expected a list of variants, or one of "default, storage, speed"; received "tiny"',
     ),
     "a variant twice": (
         '[rewriter]\nvariants = ["float16", "float16"]',
@@ -129,6 +133,7 @@ OVERRIDES = {
         lambda config: config.gate.min_slice_accuracy,
         {"cell_type": 0.5},
     ),
+    "a preset": ("rewriter.variants=speed", lambda c: c.rewriter.variants, ("float16", "int8")),
     "a path": ("registry.path=a b/c", lambda config: config.registry.path, Path("a b/c")),
 }
 

@@ -25,6 +25,7 @@ DATASET = Dataset(
     schema_path=Path("dataset/schema.pbtxt"),
     max_side=512,
     counts=COUNTS,
+    fingerprint="aa",
 )
 
 
@@ -74,3 +75,36 @@ def test_an_empty_folder_may_become_a_registry(tmp_path: Path) -> None:
 def test_a_gate_that_always_passes_is_warned_about() -> None:
     (warning,) = checked(gate={"min_accuracy": 0.6})
     assert "always saying 'cat' reaches 0.600 on the test split" in warning
+
+
+GATES = {
+    "a class that does not exist": (
+        {"min_recall": {"mouse": 0.5}},
+        {},
+        "gate.min_recall.mouse: dataset has no such class; it has: cat, dog",
+    ),
+    "a required variant that is not made": (
+        {"require": ["int8"]},
+        {},
+        "int8 is required but not made; rewriter.variants has: float32, float16",
+    ),
+    "publishing only what is required, when nothing is": (
+        {"publish": "required"},
+        {},
+        "publishes nothing when gate.require is empty",
+    ),
+    "a latency against a variant that is not made": (
+        {"max_latency_ratio": 0.5},
+        {"variants": "speed"},
+        "relative to float32, which rewriter.variants does not have",
+    ),
+}
+
+
+@pytest.mark.parametrize(("gate", "rewriter", "message"), GATES.values(), ids=GATES)
+def test_a_gate_that_cannot_be_measured_is_refused(
+    gate: dict[str, Any], rewriter: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        checked(gate=gate, rewriter=rewriter)
+    assert message in str(caught.value)

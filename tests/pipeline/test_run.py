@@ -16,7 +16,7 @@ from components.tflite_rewriter.metadata import read_labels
 from components.verdict import Verdict, metric_value
 from edgeline import Classifier
 from edgeline.registry.reader import LayoutReader
-from tests.conftest import Workspace
+from tests.conftest import Workspace, command
 
 STEPS = (
     "ImportExampleGen",
@@ -57,10 +57,10 @@ def test_a_gate_below_the_majority_class_is_warned_about(workspace: Workspace) -
 
 def test_the_summary_names_metrics_variants_and_release(workspace: Workspace) -> None:
     summary = workspace.first.stdout
-    assert re.search(r"^  accuracy +0\.\d+ +0\.\d+ +0\.\d+ +>= 0\.3000$", summary, re.MULTILINE)
-    assert re.search(r"^  float16 +14\.\d MB .* passed$", summary, re.MULTILINE) or re.search(
-        r"^  float16 +13\.\d MB .* passed$", summary, re.MULTILINE
-    )
+    assert re.search(r"^  accuracy( +0\.\d+){4} +>= 0\.3000$", summary, re.MULTILINE)
+    assert re.search(r"^  float16 +1[34]\.\d MB .* passed$", summary, re.MULTILINE)
+    assert re.search(r"^  int8 +[78]\.\d MB .* (not )?passed$", summary, re.MULTILINE)
+    assert "nothing deployed to compare with" in summary
     assert "cells v1 in registry, channel candidate (new release" in summary
 
 
@@ -120,7 +120,7 @@ def test_the_signatures_are_those_of_the_contract(workspace: Workspace) -> None:
 
 def test_each_variant_is_on_record_with_its_digest_and_metadata(workspace: Workspace) -> None:
     models = TFLiteModelsFolder.load(workspace.artifact("TFLiteRewriter", "tflite_models"))
-    assert [model.variant for model in models.models] == ["float32", "float16"]
+    assert [model.variant for model in models.models] == ["float32", "float16", "int8"]
     for model in models.models:
         path = models.path(model)
         assert model.sha256 == sha256_of(path)
@@ -139,13 +139,38 @@ def test_the_evaluator_and_the_verdict_agree_on_the_float_model(workspace: Works
     assert by_slice == pytest.approx(metric_value(checks, "accuracy", "cell_type=mono"))
 
 
-def test_the_release_holds_the_verdict_and_the_contract(workspace: Workspace) -> None:
+def test_the_release_holds_verdict_report_and_contract_and_only_what_passed(
+    workspace: Workspace,
+) -> None:
     reader = LayoutReader(workspace.registry)
     release = reader.open_release("cells", "candidate")
     assert (release.contract.height, release.contract.width) == (32, 32)
     assert release.contract.labels == ("defective", "functional")
     verdict = Verdict.from_json(reader.read_verdict(release))
-    assert verdict.passed == ("float32", "float16")
+    assert {"float32", "float16"} <= set(verdict.passed)
+    assert sorted(verdict.passed) == [variant.name for variant in release.variants]
+    report = reader.read_report(release)
+    assert report is not None
+    assert b"<!doctype html>" in report[:20].lower()
+
+
+def test_the_report_can_be_written_to_a_file(workspace: Workspace) -> None:
+    done = command(workspace.folder, "report", "--config", "cells.toml", "--output", "cells.html")
+    assert done.returncode == 0, done.stderr
+    for word in ("float16", "int8", "defective", "cell_type"):
+        assert word in (workspace.folder / "cells.html").read_text()
+
+
+def test_the_calibration_images_are_on_record_and_balanced(workspace: Workspace) -> None:
+    folder = workspace.artifact("TFLiteRewriter", "tflite_models")
+    calibration = json.loads((folder / "calibration.json").read_text())
+    assert calibration["split"] == "train"
+    labels = {}
+    for file in (workspace.folder / "dataset" / "train").iterdir():
+        for record in tf.data.TFRecordDataset(str(file), "GZIP").as_numpy_iterator():
+            labels[feature(record, "image_id").decode()] = feature(record, "label")
+    chosen = [labels[image_id] for image_id in calibration["image_ids"]]
+    assert (chosen.count(b"defective"), chosen.count(b"functional")) == (20, 20)
 
 
 def test_ingest_told_what_it_wrote(workspace: Workspace) -> None:

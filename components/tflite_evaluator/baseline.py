@@ -1,0 +1,72 @@
+"""The release that the fleet runs now, to compare a new one with on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeline.contract import PreprocessingContract
+from edgeline.registry.reader import LayoutReader
+
+
+class BaselineError(Exception):
+    """The deployed release can't be compared with."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A release read from the registry, verified.
+
+    Attributes:
+        tag: such as "v3".
+        digest: of its index.
+        contract: by which it preprocesses.
+        models: the file of each of its variants.
+        default: the variant that a device takes when it isn't told which.
+    """
+
+    tag: str
+    digest: str
+    contract: PreprocessingContract
+    models: Mapping[str, bytes]
+    default: str
+
+    def columns(self, labels: Sequence[str]) -> list[int]:
+        """Where its output has each of the labels."""
+        return [self.contract.labels.index(label) for label in labels]
+
+    def counterpart(self, variant: str) -> str:
+        """Which of its variants a new variant replaces."""
+        return variant if variant in self.models else self.default
+
+
+def load_baseline(registry: Path, digest: str, labels: Sequence[str]) -> Baseline | None:
+    """Reads a release, or None if there is none yet (`digest` is empty).
+
+    Args:
+        registry: an OCI image-layout directory.
+        digest: of the release's index.
+        labels: the new model's classes.
+
+    Raises:
+        BaselineError: it has other classes than the new model.
+        edgeline.errors.RegistryError: the release is missing or damaged.
+    """
+    if not digest:
+        return None
+    reader = LayoutReader(registry)
+    release = reader.open_digest(digest)
+    if set(release.contract.labels) != set(labels):
+        raise BaselineError(
+            f"the deployed release {release.tag} has the classes "
+            f"{', '.join(release.contract.labels)}, the new model {', '.join(labels)}: they can't "
+            "be compared; give the new model another name or push it to another channel"
+        )
+    return Baseline(
+        tag=release.tag,
+        digest=release.digest,
+        contract=release.contract,
+        models={variant.name: reader.read_model(variant) for variant in release.variants},
+        default=release.variant().name,
+    )

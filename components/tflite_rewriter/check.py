@@ -1,0 +1,227 @@
+"""Checks a converted file against what was asked for: an option that wasn't honoured is an error.
+
+The flatbuffer says, op by op, in which types a model computes; the interpreter that devices use
+says whether it runs, and how far its answers are from those of the float model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
+from tensorflow.lite.python import schema_py_generated as schema
+
+from components.tflite_models import Parity
+from edgeline.runtime.interpreter import PixelModel
+
+INPUT = "pixels"
+OUTPUT = "probabilities"
+FLOAT_TYPES = frozenset({"FLOAT16", "FLOAT32"})
+MAX_FLOAT32_DIFFERENCE = 1e-3  # of a probability, from the float model
+
+_TYPE_NAMES = {value: name for name, value in vars(schema.TensorType).items() if name.isupper()}
+_OP_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
+THREADS = os.cpu_count() or 1
+# Ops that carry values between float and integer parts, and belong to neither.
+_BRIDGES = frozenset({"QUANTIZE", "DEQUANTIZE"})
+
+
+class CheckError(Exception):
+    """A file is not what was asked for."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation of a model.
+
+    Attributes:
+        name: of its first output tensor, by which the converter's tools know it.
+        kind: "CONV_2D" and so on; a custom op's own name.
+        custom: not one of TFLite's built-in operations; Flex ops are custom ops.
+        types: of all its tensors, "INT8" and so on.
+        weights: types of those among them that are constant.
+    """
+
+    name: str
+    kind: str
+    custom: bool
+    types: frozenset[str]
+    weights: frozenset[str]
+
+    @property
+    def computes_in_float(self) -> bool:
+        """Whether floating-point numbers go in or come out, other than to be converted."""
+        return self.kind not in _BRIDGES and bool(self.types & FLOAT_TYPES)
+
+
+def read_ops(model: bytes) -> list[Op]:
+    """Reads every operation of a TFLite flatbuffer, in order of execution."""
+    table = schema.ModelT.InitFromPackedBuf(model)
+    return [
+        _read_op(table, graph.tensors, op) for graph in table.subgraphs for op in graph.operators
+    ]
+
+
+def check(
+    model: bytes,
+    variant: str,
+    classes: int,
+    pixels: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    kept_float: Collection[str] = (),
+) -> Parity:
+    """Checks signature, types, operations and answers of a converted file.
+
+    Args:
+        model: its content.
+        variant: what it claims to be.
+        classes: how many labels there are.
+        pixels: images to try, float32 `[images, height, width, 3]`.
+        expected: what the float model says of them, `[images, classes]`.
+        kept_float: names of the ops that were to stay float, for `int8_selective`.
+
+    Returns:
+        How far the answers are from those expected.
+
+    Raises:
+        CheckError: says what was expected and what the file has instead.
+    """
+    ops = read_ops(model)
+    _check_builtin(ops)
+    _OP_CHECKS[variant](ops, kept_float)
+    _check_signature(model, variant, pixels.shape[1:], classes)
+    return _check_answers(predict(model, pixels, classes), expected, variant)
+
+
+def predict(model: bytes, pixels: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
+    """Runs a file over images as a device does.
+
+    Returns:
+        Probabilities, `[images, classes]`.
+
+    Raises:
+        edgeline.errors.ModelError: the file can't be run, or its answers are not finite numbers.
+    """
+    _, height, width, _ = pixels.shape
+    run = PixelModel(model, height=height, width=width, classes=classes, num_threads=THREADS)
+    return np.stack([run(image) for image in pixels])
+
+
+def _read_op(table: schema.ModelT, tensors: list[schema.TensorT], op: schema.OperatorT) -> Op:
+    code = table.operatorCodes[op.opcodeIndex]
+    # Codes above 127 don't fit the old field, which small codes still use.
+    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+    custom = builtin == schema.BuiltinOperator.CUSTOM
+    used = [tensors[index] for index in (*op.inputs, *op.outputs) if index >= 0]
+    weights = [tensor for tensor in used if table.buffers[tensor.buffer].data is not None]
+    return Op(
+        name=tensors[op.outputs[0]].name.decode(),
+        kind=code.customCode.decode() if custom else _OP_NAMES[builtin],
+        custom=custom,
+        types=frozenset(_TYPE_NAMES[tensor.type] for tensor in used),
+        weights=frozenset(_TYPE_NAMES[tensor.type] for tensor in weights),
+    )
+
+
+def _check_builtin(ops: list[Op]) -> None:
+    custom = sorted({op.kind for op in ops if op.custom})
+    if custom:
+        raise CheckError(f"expected built-in operations only, the file has: {', '.join(custom)}")
+
+
+def _check_all_float32(ops: list[Op], _: Collection[str]) -> None:
+    types = frozenset[str]().union(*(op.weights for op in ops))
+    reduced = sorted(types & {"FLOAT16", "INT8", "UINT8", "INT16"})
+    if reduced:
+        raise CheckError(f"expected float32 weights only, the file has {', '.join(reduced)}")
+
+
+def _check_has_weights(weights: str) -> Callable[[list[Op], Collection[str]], None]:
+    def check_weights(ops: list[Op], _: Collection[str]) -> None:
+        if not any(weights in op.weights for op in ops):
+            raise CheckError(f"expected {weights.lower()} weights, no operation has any")
+
+    return check_weights
+
+
+def _check_integer(ops: list[Op], kept_float: Collection[str]) -> None:
+    """Every op is integer, except those that were to stay float, which are float."""
+    floats = {op.name for op in ops if op.computes_in_float}
+    unexpected = floats - set(kept_float)
+    if unexpected:
+        raise CheckError(
+            f"expected integer operations, {len(unexpected)} of {len(ops)} compute in float: "
+            f"{_some(unexpected)}"
+        )
+    missing = set(kept_float) - floats
+    if missing:
+        raise CheckError(f"expected to be kept in float, but are not: {_some(missing)}")
+
+
+_OP_CHECKS: dict[str, Callable[[list[Op], Collection[str]], None]] = {
+    "float32": _check_all_float32,
+    "float16": _check_has_weights("FLOAT16"),
+    "dynamic": _check_has_weights("INT8"),
+    "int8": _check_integer,
+    "int8_io": _check_integer,
+    "int16x8": _check_integer,
+    "int8_selective": _check_integer,
+}
+
+
+def _check_signature(
+    model: bytes, variant: str, image_shape: tuple[int, ...], classes: int
+) -> None:
+    runner = Interpreter(model_content=model).get_signature_runner()
+    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+    if list(inputs) != [INPUT] or list(outputs) != [OUTPUT]:
+        raise CheckError(
+            f"expected the signature {INPUT} -> {OUTPUT}, the file has "
+            f"{', '.join(inputs)} -> {', '.join(outputs)}"
+        )
+    dtype = np.dtype(np.uint8 if variant == "int8_io" else np.float32)
+    expectations = ((inputs[INPUT], [1, *image_shape]), (outputs[OUTPUT], [1, classes]))
+    for details, shape in expectations:
+        found = list(details["shape"]), np.dtype(details["dtype"])
+        if found != (shape, dtype):
+            raise CheckError(
+                f"expected {details['name']} to be {dtype} {shape}, it is {found[1]} {found[0]}"
+            )
+    if dtype == np.uint8:
+        _check_raw_pixels_pass(inputs[INPUT]["quantization"])
+
+
+def _check_raw_pixels_pass(quantization: tuple[float, int]) -> None:
+    """Whoever has an 8-bit image hands it over as it is."""
+    scale, zero_point = quantization
+    if not np.isclose(scale, 1 / 255, rtol=1e-5) or zero_point != 0:
+        raise CheckError(
+            f"expected {INPUT} with scale 1/255 and zero point 0, so that 8-bit pixels pass; "
+            f"the file has scale {scale:g} and zero point {zero_point}"
+        )
+
+
+def _check_answers(
+    answers: NDArray[np.float32], expected: NDArray[np.float32], variant: str
+) -> Parity:
+    differences = np.abs(answers - expected)
+    parity = Parity(
+        images=len(answers),
+        max_difference=round(float(differences.max()), 6),
+        mean_difference=round(float(differences.mean()), 6),
+    )
+    if variant == "float32" and parity.max_difference > MAX_FLOAT32_DIFFERENCE:
+        raise CheckError(
+            f"expected probabilities within {MAX_FLOAT32_DIFFERENCE:g} of the SavedModel's, "
+            f"the largest difference is {parity.max_difference:g}"
+        )
+    return parity
+
+
+def _some(names: Collection[str], most: int = 3) -> str:
+    shown = ", ".join(sorted(names)[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

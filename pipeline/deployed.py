@@ -1,0 +1,56 @@
+"""Which release a new model is compared with: what the channel serves, before this very model.
+
+The channel's name is resolved to a digest before the run, so that no cached verdict can hide that
+it moved. But a run that repeats the run whose release is on the channel would compare a model with
+itself; it is compared with what that release was compared with, and every step can be reused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from components.verdict import Verdict
+from edgeline.registry.reader import LayoutReader
+from pipeline.config import Config
+from pipeline.content_digest import file_digest, source_digest
+from pipeline.dataset import Dataset
+
+
+def baseline_digest(config: Config, dataset: Dataset) -> str:
+    """The digest of the release to compare with; empty if there is none.
+
+    Raises:
+        edgeline.errors.RegistryError: the registry or the release is damaged.
+    """
+    path = config.registry.path
+    if not path.exists() or not any(path.iterdir()):
+        return ""
+    reader = LayoutReader(path)
+    if reader.channel(config.name, config.registry.channel) is None:
+        return ""
+    release = reader.open_release(config.name, config.registry.channel)
+    verdict = _verdict(reader.read_verdict(release))
+    if verdict is None or verdict.inputs_digest != inputs_digest(config, dataset):
+        return release.digest
+    return verdict.deployed.digest if verdict.deployed else ""
+
+
+def inputs_digest(config: Config, dataset: Dataset) -> str:
+    """The SHA-256, in hex, of everything a run is made from: settings, data, weights and code."""
+    settings = config.model_dump(mode="json", exclude={"run", "registry", "ingest", "beam"})
+    content = {
+        "settings": settings,
+        "dataset": dataset.fingerprint,
+        "base_weights": file_digest(config.trainer.base_weights),
+        "code": source_digest("pipeline", "components", "edgeline"),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _verdict(content: bytes) -> Verdict | None:
+    """A release's verdict, or None if it was published by other means than this pipeline."""
+    try:
+        return Verdict.from_json(content)
+    except (ValueError, KeyError, TypeError):
+        return None

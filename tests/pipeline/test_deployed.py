@@ -1,0 +1,78 @@
+"""Which release a run is compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.verdict import Deployed, VariantVerdict, Verdict
+from edgeline.contract import PreprocessingContract
+from edgeline.registry.writer import Published, VariantFiles, publish
+from pipeline.config import Config, parse_config
+from pipeline.deployed import baseline_digest, inputs_digest
+from tests.pipeline.test_preflight import DATASET
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return configured(tmp_path)
+
+
+def configured(tmp_path: Path, min_accuracy: float = 0.9) -> Config:
+    document = {
+        "name": "pets",
+        "data": {"path": "dataset"},
+        "gate": {"min_accuracy": min_accuracy},
+        "registry": {"path": str(tmp_path / "registry")},
+    }
+    return parse_config(document, "test")
+
+
+def published(config: Config, model: bytes, verdict: bytes) -> Published:
+    file = config.registry.path.parent / "model.tflite"
+    file.write_bytes(model)
+    return publish(
+        config.registry.path,
+        model="pets",
+        channel="candidate",
+        variants=[VariantFiles("float32", file)],
+        preprocessing=PreprocessingContract(height=8, width=8, max_side=64, labels=("cat", "dog")),
+        verdict=verdict,
+    )
+
+
+def verdict(inputs: str, deployed: Deployed | None = None) -> bytes:
+    judged = Verdict(
+        "test", 1, VariantVerdict("float"), (), deployed=deployed, inputs_digest=inputs
+    )
+    return judged.to_json()
+
+
+def test_where_there_is_no_release_there_is_nothing_to_compare_with(config: Config) -> None:
+    assert baseline_digest(config, DATASET) == ""
+    config.registry.path.mkdir()
+    assert baseline_digest(config, DATASET) == ""
+
+
+def test_a_new_run_is_compared_with_what_the_channel_serves(config: Config) -> None:
+    release = published(config, b"1", verdict("other inputs"))
+    assert baseline_digest(config, DATASET) == release.digest
+
+
+def test_a_release_by_other_means_is_compared_with_too(config: Config) -> None:
+    release = published(config, b"1", b"{}")
+    assert baseline_digest(config, DATASET) == release.digest
+
+
+def test_a_repeated_run_is_compared_with_what_it_was_compared_with(config: Config) -> None:
+    published(config, b"1", verdict(inputs_digest(config, DATASET)))
+    assert baseline_digest(config, DATASET) == ""
+    earlier = Deployed("v1", "sha256:aa")
+    published(config, b"2", verdict(inputs_digest(config, DATASET), earlier))
+    assert baseline_digest(config, DATASET) == "sha256:aa"
+
+
+def test_another_setting_makes_it_another_run(config: Config, tmp_path: Path) -> None:
+    release = published(config, b"1", verdict(inputs_digest(config, DATASET)))
+    assert baseline_digest(configured(tmp_path, 0.8), DATASET) == release.digest
