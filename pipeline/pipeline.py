@@ -111,7 +111,10 @@ def create_pipeline(
         calibration_images=config.rewriter.calibration_images,
         max_drop=gate.max_drop,
         code_digest=source_digest(
-            "components.tflite_rewriter", "components.tflite_models", "components.examples"
+            "edgeline",
+            "components.tflite_rewriter",
+            "components.tflite_models",
+            "components.examples",
         ),
     )
     tflite_evaluator = TFLiteEvaluator(
@@ -134,6 +137,7 @@ def create_pipeline(
         baseline_digest=baseline_digest,
         inputs_digest=inputs_digest(config, dataset),
         code_digest=source_digest(
+            "edgeline",
             "components.tflite_evaluator",
             "components.report",
             "components.verdict",

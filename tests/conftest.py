@@ -67,6 +67,15 @@ class Workspace:
         return command(self.folder, "run", "--config", "cells.toml", *arguments)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps what shares a fixture on one of the parallel workers: no fixture is made twice."""
+    for item in items:
+        shared = "workspace" in getattr(item, "fixturenames", ())
+        item.add_marker(
+            pytest.mark.xdist_group("workspace" if shared else item.nodeid.split("::")[0])
+        )
+
+
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs `python -m pipeline` in a folder, as a user does."""
     return subprocess.run(

@@ -7,6 +7,7 @@ own process that is one variant's recorded error, and nothing more.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -17,8 +18,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-
-from absl import logging
 
 from components.tflite_models import (
     CALIBRATION_FILE,
@@ -41,6 +40,8 @@ FACTS_FILE = "facts.json"
 # More at once would only take memory: one conversion keeps a core busy and up to 2 GB.
 PARALLEL_CONVERSIONS = 2
 ERROR_LINES = 5  # of the converter's last output, kept in the recorded error
+
+_LOG = logging.getLogger(__name__)
 
 
 class RewriteError(Exception):
@@ -103,7 +104,7 @@ def _make(
     variant: str, arguments: Sequence[str], made: Path, output: Path, timeout: float
 ) -> ModelFile:
     """Runs a worker and takes over what it made."""
-    logging.info("%s: conversion started", variant)
+    _LOG.info("%s: conversion started", variant)
     started = time.monotonic()
     error = _run([sys.executable, "-m", "components.tflite_rewriter.worker", *arguments], timeout)
     row = {
@@ -114,7 +115,7 @@ def _make(
         "error": error,
     }
     if error:
-        logging.error("%s: not converted: %s", variant, error)
+        _LOG.error("%s: not converted: %s", variant, error)
         return ModelFile.from_row(row)
     file = output / variant / MODEL_FILE
     file.parent.mkdir(exist_ok=True)
@@ -126,7 +127,7 @@ def _make(
         "bytes": file.stat().st_size,
     }
     model = ModelFile.from_row({**row, **content, **facts})
-    logging.info(
+    _LOG.info(
         "%s: converted in %.0f s, %.2f MB%s",
         variant,
         model.seconds,

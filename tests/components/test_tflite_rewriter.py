@@ -236,18 +236,22 @@ def test_the_same_model_gives_the_same_bytes(
     assert [model.sha256 for model in again.models] == [model.sha256 for model in models.models]
 
 
-def test_int8_selective_keeps_in_float_what_int8_breaks_while_another_variant_is_killed(
+def test_int8_selective_keeps_in_float_what_int8_breaks_while_other_variants_are_killed(
     fragile_model: Path, tmp_path: Path
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
-        rewriting = pool.submit(made, fragile_model, tmp_path, ["int8_selective", "float32"])
+        rewriting = pool.submit(
+            made, fragile_model, tmp_path, ["int8_selective", "float32", "dynamic"]
+        )
         worker_of("float32").send_signal(signal.SIGABRT)
-        selective, killed = rewriting.result().models
+        worker_of("dynamic").send_signal(signal.SIGKILL)
+        selective, aborted, killed = rewriting.result().models
 
-    assert killed.error is not None
-    assert killed.error.startswith("the conversion ended with signal 6")
-    assert killed.file is None
-    assert not (tmp_path / "float32").exists()
+    for model, number in ((aborted, 6), (killed, 9)):
+        assert model.error is not None
+        assert model.error.startswith(f"the conversion ended with signal {number}")
+        assert model.file is None
+        assert not (tmp_path / model.variant).exists()
 
     assert selective.error is None
     kept = {layer.op for layer in selective.kept_float}

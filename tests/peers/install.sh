@@ -5,6 +5,10 @@ set -euo pipefail
 packages=()
 command -v skopeo >/dev/null || packages+=(skopeo)
 command -v chromium >/dev/null || packages+=(chromium)
+# MediaPipe's wheel links to them.
+for library in libegl1 libgles2; do
+    dpkg --status "$library" >/dev/null 2>&1 || packages+=("$library")
+done
 
 if [ ${#packages[@]} -eq 0 ]; then
     exit 0
