@@ -67,6 +67,7 @@ class Workspace:
         return command(self.folder, "run", "--config", "cells.toml", *arguments)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps what shares a fixture on one of the parallel workers: no fixture is made twice."""
     for item in items:
