@@ -23,7 +23,7 @@ demo: $(LOCKED)
 	@$(PYTHON) -m pipeline.demo $(ARGS)
 
 test: check
-	$(PYTHON) -m pytest -m "not peers" --numprocesses 2 --dist loadgroup $(ARGS)
+	$(PYTHON) -m pytest -m "not peers" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-peers: $(LOCKED)
 	tests/peers/install.sh

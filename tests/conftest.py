@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -67,14 +69,19 @@ class Workspace:
         return command(self.folder, "run", "--config", "cells.toml", *arguments)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps what shares a fixture on one of the parallel workers: no fixture is made twice."""
-    for item in items:
-        shared = "workspace" in getattr(item, "fixturenames", ())
-        item.add_marker(
-            pytest.mark.xdist_group("workspace" if shared else item.nodeid.split("::")[0])
-        )
+    """Lets one of the parallel workers start with the pipeline run, which takes longest by far.
+
+    What else looks at its outcome comes last, when it is there.
+    """
+    users = {item.path for item in items if "workspace" in getattr(item, "fixturenames", ())}
+
+    def turn(item: pytest.Item) -> int:
+        if item.path.name == "test_run.py":
+            return 0
+        return 2 if item.path in users else 1
+
+    items.sort(key=turn)
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -92,7 +99,20 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    folder = tmp_path_factory.mktemp("workspace")
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / "workspace"
+    with (shared / "workspace.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            _ingest_and_run(folder)
+    ingested, first = json.loads((folder / "outputs.json").read_text())
+    return Workspace(
+        folder, subprocess.CompletedProcess(**ingested), subprocess.CompletedProcess(**first)
+    )
+
+
+def _ingest_and_run(folder: Path) -> None:
     table = write_table(folder / "elpv")
     _keep_every_nth(table, IMAGES)
     (folder / "cells.toml").write_text(CONFIG)
@@ -100,7 +120,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     assert ingested.returncode == 0, ingested.stderr
     first = command(folder, "run", "--config", "cells.toml")
     assert first.returncode == 0, first.stdout + first.stderr
-    return Workspace(folder, ingested, first)
+    (folder / "outputs.json").write_text(json.dumps([vars(ingested), vars(first)]))
 
 
 def _keep_every_nth(table: Path, images: int) -> None:
