@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from components.trained_model import CONTRACT_FILE
 from edgeline.contract import PreprocessingContract
 
 MODELS_FILE = "models.json"
 CALIBRATION_FILE = "calibration.json"
-CONTRACT_FILE = "preprocessing.json"
 MODEL_FILE = "model.tflite"
 
 

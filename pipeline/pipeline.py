@@ -92,6 +92,7 @@ def create_pipeline(
                 "pipeline.model",
                 "pipeline.preprocessing",
                 "components.examples",
+                "components.trained_model",
             ),
         },
     )
@@ -114,6 +115,7 @@ def create_pipeline(
             "edgeline",
             "components.tflite_rewriter",
             "components.tflite_models",
+            "components.trained_model",
             "components.examples",
         ),
     )

@@ -11,12 +11,12 @@ from typing import Any
 
 from tabulate import tabulate
 
+from components.edge_pusher.push import RELEASE_FILE
 from components.verdict import OVERALL, Check, VariantVerdict, Verdict
 from pipeline.config import Config
 from pipeline.dataset import REPORT_FILE, IngestReport
 
 MEGABYTE = 1e6
-RELEASE_FILE = "release.json"  # of the pusher
 SHOWN = 5  # of a list's items; the report file has them all
 
 

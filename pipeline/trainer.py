@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components.examples import TransformedExamples
+from components.trained_model import HISTORY_FILE, contract_path
 from pipeline import preprocessing
 from pipeline.config import TrainerConfig
 from pipeline.model import (
@@ -31,10 +32,6 @@ from pipeline.model import (
 )
 from pipeline.preprocessing import IMAGE, LABEL_ID, PIXELS
 
-# Files beside a SavedModel that TensorFlow carries along and does not read.
-EXTRA_ASSETS = "assets.extra"
-CONTRACT_FILE = "preprocessing.json"
-HISTORY_FILE = "history.json"  # in the ModelRun artifact
 PROGRESS_SECONDS = 5.0
 PREDICT_BATCH = 32  # images; larger batches are no faster on a CPU and take more memory
 
@@ -70,9 +67,9 @@ def run_fn(fn_args: FnArgs) -> None:
 
     contract = preprocessing.contract(custom["height"], custom["width"], custom["max_side"], labels)
     save(model, train.transform, Path(fn_args.serving_model_dir))
-    extra = Path(fn_args.serving_model_dir) / EXTRA_ASSETS
-    extra.mkdir()
-    (extra / CONTRACT_FILE).write_bytes(contract.to_json())
+    contract_file = contract_path(Path(fn_args.serving_model_dir))
+    contract_file.parent.mkdir()
+    contract_file.write_bytes(contract.to_json())
 
 
 def train_head(

@@ -12,11 +12,9 @@ from tfx.components.util import model_utils
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 
-from components.edge_pusher.push import push
+from components.edge_pusher.push import RELEASE_FILE, push
 from components.tflite_models import TFLiteModelsFolder
 from components.verdict import REPORT_FILE, Verdict
-
-RELEASE_FILE = "release.json"
 
 
 class Executor(base_executor.BaseExecutor):

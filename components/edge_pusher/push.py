@@ -12,6 +12,8 @@ from components.tflite_models import TFLiteModelsFolder, sha256_of
 from components.verdict import Verdict
 from edgeline.registry.writer import Published, VariantFiles, publish
 
+RELEASE_FILE = "release.json"  # in the PushedModel artifact
+
 
 class GateNotPassed(Exception):  # noqa: N818 - an outcome, not a malfunction
     """The model did not earn its place; the message says which metric missed by how much."""

@@ -23,9 +23,9 @@ from components.tflite_evaluator.judge import check_classes, judge_float, judge_
 from components.tflite_evaluator.measure import measure
 from components.tflite_evaluator.predict import FLOAT, Predictions, predict
 from components.tflite_models import TFLiteModelsFolder
+from components.trained_model import HISTORY_FILE
 from components.verdict import REPORT_FILE, VERDICT_FILE, Deployed, Policy, Verdict
 
-HISTORY_FILE = "history.json"
 THUMBNAIL_SIDE = 96  # pixels
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 
 from components.tflite_models import (
     CALIBRATION_FILE,
-    CONTRACT_FILE,
     MODEL_FILE,
     ModelFile,
     TFLiteModelsFolder,
@@ -30,6 +29,7 @@ from components.tflite_models import (
 )
 from components.tflite_rewriter.images import Images
 from components.tflite_rewriter.variants import VARIANTS
+from components.trained_model import contract_path
 from edgeline.contract import PreprocessingContract
 
 # In the folder that is shared with the workers.
@@ -76,8 +76,7 @@ def rewrite(
     Raises:
         RewriteError: none could be converted.
     """
-    contract_file = saved_model / "assets.extra" / CONTRACT_FILE
-    contract = PreprocessingContract.from_json(contract_file.read_bytes())
+    contract = PreprocessingContract.from_json(contract_path(saved_model).read_bytes())
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

@@ -18,13 +18,14 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from components.tflite_models import CONTRACT_FILE, MODEL_FILE, KeptLayer
+from components.tflite_models import MODEL_FILE, KeptLayer
 from components.tflite_rewriter.check import check
 from components.tflite_rewriter.convert import calibrate, convert
 from components.tflite_rewriter.images import load_label_ids, load_pixels
 from components.tflite_rewriter.metadata import add_metadata
 from components.tflite_rewriter.rewrite import CALIBRATION, EVALUATION, FACTS_FILE
 from components.tflite_rewriter.selective import Evaluation, quantize_selectively
+from components.trained_model import contract_path
 from edgeline.contract import PreprocessingContract
 
 # Compared with the float model. Not all: 16-bit activations run half a second an image.
@@ -35,8 +36,7 @@ BATCH = 32  # images
 def main(arguments: list[str]) -> None:
     """Makes the variant."""
     saved_model, variant, work = Path(arguments[0]), arguments[1], Path(arguments[2])
-    contract_file = saved_model / "assets.extra" / CONTRACT_FILE
-    contract = PreprocessingContract.from_json(contract_file.read_bytes())
+    contract = PreprocessingContract.from_json(contract_path(saved_model).read_bytes())
     loaded = tf.saved_model.load(str(saved_model))
     pixels = load_pixels(work / CALIBRATION)
 
