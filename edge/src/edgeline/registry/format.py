@@ -38,6 +38,10 @@ PREPROCESSING = "application/vnd.edgeline.preprocessing.v1+json"
 VERDICT = "application/vnd.edgeline.verdict.v1+json"
 REPORT = "application/vnd.edgeline.report.v1+html"
 GOLDEN = "application/vnd.edgeline.golden.v1+json"
+PROVENANCE = "application/vnd.dsse.envelope.v1+json"  # an in-toto statement
+TUF_METADATA = "application/vnd.tuf.metadata+json"
+TUF_BUNDLE = "application/vnd.edgeline.tuf.v1+json"  # artifactType of the manifest of all metadata
+EMPTY_CONFIG = "application/vnd.oci.empty.v1+json"
 
 MODEL_ANNOTATION = "dev.edgeline.model"
 VARIANT_ANNOTATION = "dev.edgeline.variant"
@@ -56,6 +60,7 @@ MAX_CONTRACT = contract.MAX_BYTES
 MAX_VERDICT = 16 << 20
 MAX_REPORT = 16 << 20
 MAX_GOLDEN = 16 << 20
+MAX_PROVENANCE = 1 << 20
 MAX_MODEL = 2 << 30
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
