@@ -49,6 +49,9 @@ FILEPATH_ANNOTATION = "org.cncf.model.filepath"
 TITLE_ANNOTATION = "org.opencontainers.image.title"
 TAG_ANNOTATION = "org.opencontainers.image.ref.name"
 
+TUF_TAG = "tuf"  # of the newest bundle of metadata; "tuf-<n>" names the one with timestamp n
+CHANNELS = ("candidate", "canary", "production")
+
 LAYOUT_FILE = "oci-layout"
 LAYOUT_VERSION = "1.0.0"
 INDEX_FILE = "index.json"
@@ -61,6 +64,7 @@ MAX_VERDICT = 16 << 20
 MAX_REPORT = 16 << 20
 MAX_GOLDEN = 16 << 20
 MAX_PROVENANCE = 1 << 20
+MAX_TUF_METADATA = 512 << 10
 MAX_MODEL = 2 << 30
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -112,6 +116,14 @@ class Descriptor:
             size=size,
             annotations=parse_annotations(value.get("annotations", {})),
         )
+
+
+@dataclass(frozen=True)
+class ReleaseRef:
+    """A release as signed metadata names it: by its index's digest and size, and by its number."""
+
+    version: int
+    index: Descriptor  # an OCI_INDEX
 
 
 def parse_annotations(value: object) -> dict[str, str]:
