@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.demo import write_table
-
 IMAGES = 260
 CONFIG = """\
 name = "cells"
@@ -113,6 +111,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def _ingest_and_run(folder: Path) -> None:
+    # Here, not above: the device package's tests need no pipeline.
+    from pipeline.demo import write_table
+
     table = write_table(folder / "elpv")
     _keep_every_nth(table, IMAGES)
     (folder / "cells.toml").write_text(CONFIG)
