@@ -38,13 +38,17 @@ class WriteStore(ReadStore, Protocol):
     def put_blob(
         self, source: bytes | Path, media_type: str, *, limit: int, name: str | None = None
     ) -> Descriptor:
-        """Store a blob of 1 to `limit` bytes; `name` is the file name under which to unpack it.
+        """Store a blob of 1 to `limit` bytes.
 
-        A blob that the store has already is not sent again.
+        A blob that the store has already is not sent again. `name`, under which to unpack it, goes
+        into the descriptor's TITLE_ANNOTATION.
 
         Raises:
             RegistryError: it is empty or too large, or the store is full.
         """
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Tell whether the store has a blob; in a directory, one that is also intact."""
 
     def put_manifest(self, content: bytes, media_type: str) -> Descriptor:
         """Store an index or a manifest, whose blobs and manifests are stored already."""

@@ -1,7 +1,7 @@
 """The registry's format: what a publisher writes and a device accepts.
 
-A store is an OCI image-layout directory, and may hold several models. A release is an OCI image
-index with one CNCF ModelPack manifest per variant of the model:
+A store is an OCI image-layout directory or a repository of a registry server, and may hold several
+models. A release is an OCI image index with one CNCF ModelPack manifest per variant of the model:
 
     v7                       index           dev.edgeline.model: solar-cells
       v7-float32             manifest        dev.edgeline.variant: float32
@@ -10,14 +10,19 @@ index with one CNCF ModelPack manifest per variant of the model:
         preprocessing.json   application/vnd.edgeline.preprocessing.v1+json
         verdict.json         application/vnd.edgeline.verdict.v1+json
         report.html          application/vnd.edgeline.report.v1+html (optional)
+        provenance.json      application/vnd.dsse.envelope.v1+json (optional)
         golden.json          application/vnd.edgeline.golden.v1+json (optional)
       v7-int8                manifest
         ...
-    solar-cells.candidate    the same index: the channel is a tag that moves
+    tuf                      manifest        the newest signed metadata, one layer a file
+    tuf-12                   the same, by the version of its timestamp
 
 Versions are counted per store, so `v7` names one release. Neither index nor manifest holds a
 version or a time: the same content has the same digest whenever it is published. The children have
 tags of their own because some registries collect untagged manifests as garbage.
+
+Which release a channel serves is no tag's business: TUF's target `solar-cells/production` says it,
+by the length and the SHA-256 of the release's index, and signatures vouch for it.
 """
 
 import re
@@ -56,6 +61,8 @@ LAYOUT_FILE = "oci-layout"
 LAYOUT_VERSION = "1.0.0"
 INDEX_FILE = "index.json"
 
+MAX_VARIANTS = 64  # of a release
+
 # Largest sizes in bytes that a reader accepts, and so a writer produces.
 MAX_STORE_INDEX = 16 << 20
 MAX_MANIFEST = 1 << 20
@@ -72,7 +79,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _VERSION_TAG = re.compile(r"v([1-9][0-9]{0,8})")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _VARIANT = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
-_MAX_NAME = 63  # characters: "<model>.<channel>" then fits the 128 of a tag
+_MAX_NAME = 63  # characters: "v<n>-<variant>" then fits the 128 of a tag
 
 
 @dataclass(frozen=True)
@@ -185,15 +192,6 @@ def parse_version_tag(tag: str) -> int | None:
 def variant_tag(version: int, variant: str) -> str:
     """Return the tag of one variant of a release: (7, "int8") -> "v7-int8"."""
     return f"{version_tag(version)}-{variant}"
-
-
-def channel_tag(model: str, channel: str) -> str:
-    """Return the moving tag that points at a channel's release.
-
-    Raises:
-        RegistryError: one of the names is malformed.
-    """
-    return f"{check_model(model)}.{check_channel(channel)}"
 
 
 def check_model(name: object) -> str:

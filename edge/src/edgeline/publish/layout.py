@@ -1,0 +1,378 @@
+"""Writing to an OCI image-layout directory, so that no crash and no other writer does harm.
+
+Writers take turns by a lock that the system frees however they end. Each file is complete and on
+the disk before it takes its name, and all of a commit's tags change by one replacement of
+index.json. What a crash leaves is therefore at most what nothing refers to, and `collect` removes
+that.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from edgeline._json import dump_canonical, parse_object
+from edgeline.errors import ConflictError, IntegrityError, NotFoundError, RegistryError
+from edgeline.publish.store import Collected
+from edgeline.registry.format import (
+    INDEX_FILE,
+    LAYOUT_FILE,
+    LAYOUT_VERSION,
+    MAX_MANIFEST,
+    MAX_STORE_INDEX,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    TAG_ANNOTATION,
+    TITLE_ANNOTATION,
+    Descriptor,
+    is_tag,
+)
+from edgeline.registry.layout import (
+    CHUNK,
+    LayoutFiles,
+    blob_path,
+    check_layout,
+    read_file,
+    tag_of,
+)
+
+_PRIVATE = ".edgeline"  # in the layout: the lock, and the file being written
+_LOCK_TIMEOUT = 600.0  # seconds to wait for other writers
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MANIFESTS = (  # what refers to other blobs; a layout may hold other tools' images too
+    OCI_INDEX,
+    OCI_MANIFEST,
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+
+
+class LayoutWriter(LayoutFiles):
+    """Writes to the store in the directory `path`, which is made when it is first written to.
+
+    See `WriteStore` for the methods. All that write raise RegistryError when the disk is full or
+    the directory cannot be written; what had no name yet is then gone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._private = path / _PRIVATE
+        self._incoming = self._private / "incoming"
+        self._blobs = path / "blobs" / "sha256"
+        self._held = False
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other writers out; see `WriteStore`.
+
+        Raises:
+            RegistryError: the directory is something else than a store, or cannot be written.
+            ConflictError: another writer does not come to an end.
+        """
+        if self._held:
+            yield
+            return
+        with self._translated():
+            lock = self._open_lock()
+        try:
+            self._wait_for(lock)
+            self._held = True
+            with self._translated():
+                self._initialize()
+            yield
+        finally:
+            self._held = False
+            os.close(lock)
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Tell whether an intact blob is there, by reading it; see `WriteStore`."""
+        sha256, size = hashlib.sha256(), 0
+        try:
+            for chunk in self.stream_blob(descriptor):
+                sha256.update(chunk)
+                size += len(chunk)
+        except (NotFoundError, IntegrityError):
+            return False
+        return size == descriptor.size and f"sha256:{sha256.hexdigest()}" == descriptor.digest
+
+    def put_blob(
+        self, source: bytes | Path, media_type: str, *, limit: int, name: str | None = None
+    ) -> Descriptor:
+        """Store a blob, unless it is there and intact; see `WriteStore`."""
+        if isinstance(source, bytes):
+            blob = self._put_bytes(source, media_type, limit, name or media_type)
+        else:
+            blob = self._put_file(source, media_type, limit)
+        annotations = {TITLE_ANNOTATION: name} if name else {}
+        return Descriptor(blob.media_type, blob.digest, blob.size, annotations)
+
+    def put_manifest(self, content: bytes, media_type: str) -> Descriptor:
+        """Store an index or a manifest, unless it is there and intact; see `WriteStore`."""
+        return self._put_bytes(content, media_type, MAX_MANIFEST, media_type)
+
+    def commit(
+        self, tags: Sequence[tuple[str, Descriptor]], *, expected: Mapping[str, str | None]
+    ) -> None:
+        """Set all of `tags` at once; see `WriteStore`."""
+        with self.exclusive():
+            index = self._read_index()
+            for tag, digest in expected.items():
+                found = index.resolve(tag)
+                if (found.digest if found else None) != digest:
+                    raise ConflictError(
+                        f"Tag {tag!r} of {self._root} was changed meanwhile: expected "
+                        f"{digest or 'no such tag'}, found {found.digest if found else 'none'}"
+                    )
+            new = {tag: _entry(tag, descriptor) for tag, descriptor in tags}
+            if any(index.tagged.get(tag) != entry for tag, entry in new.items()):
+                kept = [entry for entry in index.entries if tag_of(entry) not in new]
+                self._replace_index([*kept, *new.values()])
+
+    def remove(self, tags: Collection[str]) -> None:
+        """Remove all of `tags` at once; see `WriteStore`."""
+        with self.exclusive():
+            entries = self._read_index().entries
+            kept = [entry for entry in entries if tag_of(entry) not in tags]
+            if len(kept) < len(entries):
+                self._replace_index(kept)
+
+    def collect(self, *, grace: timedelta) -> Collected:
+        """Remove what index.json does not lead to and is older than `grace`; see `WriteStore`.
+
+        Raises:
+            IntegrityError: something that it leads to is missing or damaged, so that nobody knows
+                what else belongs to it. Nothing is removed.
+        """
+        manifests = blobs = size = 0
+        oldest = time.time() - grace.total_seconds()
+        with self.exclusive(), self._translated():
+            self._incoming.unlink(missing_ok=True)
+            needed = self._needed()
+            for file in list(os.scandir(self._blobs)):
+                status = file.stat(follow_symlinks=False)
+                if file.name in needed or stat.S_ISDIR(status.st_mode) or status.st_mtime > oldest:
+                    continue
+                is_manifest = self._is_manifest(file.name)
+                Path(file.path).unlink()
+                manifests += is_manifest
+                blobs += not is_manifest
+                size += status.st_size
+            _sync_directory(self._blobs)
+        return Collected(manifests, blobs, size)
+
+    def _put_bytes(self, content: bytes, media_type: str, limit: int, source: str) -> Descriptor:
+        _check_size(source, len(content), limit)
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        blob = Descriptor(media_type, digest, len(content))
+        with self.exclusive():
+            if not self.has_blob(blob):
+                with self._translated(), self._written([content]) as file:
+                    self._name(file, blob)
+        return blob
+
+    def _put_file(self, source: Path, media_type: str, limit: int) -> Descriptor:
+        """Hash a file while copying it, so that a new one is read only once."""
+        sha256, size = hashlib.sha256(), 0
+
+        def hashed() -> Iterator[bytes]:
+            nonlocal size
+            for chunk in _read_source(source):
+                size += len(chunk)
+                _check_size(str(source), size, limit)
+                sha256.update(chunk)
+                yield chunk
+
+        with self.exclusive(), self._translated(), self._written(hashed()) as file:
+            _check_size(str(source), size, limit)
+            blob = Descriptor(media_type, f"sha256:{sha256.hexdigest()}", size)
+            if not self.has_blob(blob):
+                self._name(file, blob)
+        return blob
+
+    @contextmanager
+    def _written(self, chunks: Iterable[bytes]) -> Iterator[BinaryIO]:
+        """Write the one file that the lock's holder writes to; it is gone again unless named."""
+        try:
+            # Whatever lies there, perhaps planted, is neither kept nor followed.
+            self._incoming.unlink(missing_ok=True)
+            with self._incoming.open("xb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                yield file
+        finally:
+            self._incoming.unlink(missing_ok=True)
+
+    def _name(self, file: BinaryIO, blob: Descriptor) -> None:
+        self._move(file, self._root.joinpath(*blob_path(blob)))
+
+    def _move(self, file: BinaryIO, path: Path) -> None:
+        """Give the written file its name once it is on the disk."""
+        file.flush()
+        os.fsync(file.fileno())
+        self._incoming.replace(path)
+
+    def _replace_index(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        data = dump_canonical({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
+        if len(data) > MAX_STORE_INDEX:
+            raise RegistryError(
+                f"{self._root} would hold too many tags: its {INDEX_FILE} would have {len(data)} "
+                f"bytes, at most {MAX_STORE_INDEX} are allowed. Remove old versions first, with "
+                "'edgeline registry gc'"
+            )
+        # Blobs must be on the disk, under their names, before anything refers to them.
+        with self._translated():
+            _sync_directory(self._blobs)
+        self._replace(INDEX_FILE, data)
+
+    def _replace(self, name: str, data: bytes) -> None:
+        with self._translated(), self._written([data]) as file:
+            self._move(file, self._root / name)
+            _sync_directory(self._root)
+
+    def _open_lock(self) -> int:
+        self._check_ours()
+        self._make_directory(self._private)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(self._private / "lock", flags, 0o666)
+
+    def _wait_for(self, lock: int) -> None:
+        deadline = time.monotonic() + _LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConflictError(
+                        f"{self._root} has been locked by another writer for {_LOCK_TIMEOUT:.0f} s;"
+                        " try again when it is done, or end it"
+                    ) from None
+                time.sleep(0.01)
+
+    def _check_ours(self) -> None:
+        """Check that the root is an OCI layout, or that nobody's files are in the way of one."""
+        unclaimed = not self._root.exists() or (
+            self._root.is_dir() and all(path.name == _PRIVATE for path in self._root.iterdir())
+        )
+        if not unclaimed:
+            check_layout(self._root)
+
+    def _initialize(self) -> None:
+        """Complete the layout, in an order that no crash can turn into something refused later."""
+        if not (self._root / LAYOUT_FILE).exists():
+            self._replace(LAYOUT_FILE, dump_canonical({"imageLayoutVersion": LAYOUT_VERSION}))
+        begun = self._blobs.exists()
+        if not (self._root / INDEX_FILE).exists():
+            if begun:
+                raise RegistryError(
+                    f"{self._root} holds blobs and no {INDEX_FILE}, so its versions are unknown. "
+                    f"Restore {INDEX_FILE}, or publish to a new directory"
+                )
+            empty: list[object] = []
+            index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": empty}
+            self._replace(INDEX_FILE, dump_canonical(index))
+        self._make_directory(self._blobs.parent)
+        self._make_directory(self._blobs)
+        if not begun:
+            _sync_directory(self._blobs.parent)
+            _sync_directory(self._root)
+
+    def _make_directory(self, path: Path) -> None:
+        """Make a directory of the layout, or check that it is one and not a link to elsewhere."""
+        path.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            raise IntegrityError(f"{path} is a symbolic link; expected a plain directory")
+
+    def _needed(self) -> set[str]:
+        """Return the file names of all blobs that index.json leads to."""
+        needed: set[str] = set()
+        try:
+            pending = [Descriptor.from_json(entry) for entry in self._read_index().entries]
+            while pending:
+                blob = pending.pop()
+                name = blob_path(blob)[-1]
+                if name not in needed and blob.media_type in _MANIFESTS:
+                    pending += _references(self.read_blob(blob, limit=MAX_MANIFEST))
+                needed.add(name)
+        except (NotFoundError, IntegrityError) as error:
+            raise IntegrityError(
+                f"Nothing was removed, since {self._root} is damaged and what belongs to the "
+                f"damaged part is unknown. Publish it again or remove its tag: {error}"
+            ) from None
+        return needed
+
+    def _is_manifest(self, name: str) -> bool:
+        try:
+            data = read_file(self._blobs, name, limit=MAX_MANIFEST)
+            return parse_object(data).get("mediaType") in _MANIFESTS
+        except (RegistryError, ValueError):
+            return False
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what the system says into what its user can act on."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                raise RegistryError(
+                    f"{self._root} could not be written, since there is no space left for it "
+                    f"({error.strerror}). What it held is unharmed; make space and try again"
+                ) from error
+            raise RegistryError(
+                f"{self._root} could not be written: {error.strerror} ({error.filename}). "
+                "Expected a directory that this user may write to"
+            ) from error
+
+
+def _references(manifest: bytes) -> list[Descriptor]:
+    """Return everything that an index or a manifest refers to."""
+    try:
+        document = parse_object(manifest)
+    except ValueError as error:
+        raise IntegrityError(f"a manifest is broken: {error}") from None
+    found = [document[key] for key in ("config", "subject") if key in document]
+    for key in ("manifests", "layers"):
+        listed = document.get(key, [])
+        if not isinstance(listed, list):
+            raise IntegrityError(f"a manifest is broken: expected a list under {key!r}")
+        found += listed
+    return [Descriptor.from_json(each) for each in found]
+
+
+def _entry(tag: str, descriptor: Descriptor) -> dict[str, Any]:
+    if not is_tag(tag):
+        raise RegistryError(f"{tag!r} cannot be a tag: it is longer or holds other characters")
+    annotations = {TAG_ANNOTATION: tag}
+    return Descriptor(
+        descriptor.media_type, descriptor.digest, descriptor.size, annotations
+    ).to_json()
+
+
+def _read_source(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+    except OSError as error:
+        raise RegistryError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _check_size(source: str, size: int, limit: int) -> None:
+    if not 0 < size <= limit:
+        raise RegistryError(f"{source} has {size} bytes; a registry takes 1 to {limit}")
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
