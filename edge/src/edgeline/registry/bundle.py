@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgeline.errors import IntegrityError, NotFoundError
+from edgeline.errors import IntegrityError, NotFoundError, RegistryError
 from edgeline.registry.format import (
     MAX_MANIFEST,
     MAX_TUF_METADATA,
@@ -102,6 +102,16 @@ def bundle_document(config: Descriptor, files: Mapping[str, Descriptor]) -> dict
             for name, layer in sorted(files.items())
         ],
     }
+
+
+def is_channel_path(path: str) -> bool:
+    """Tell whether a target's path names a channel; there may be other targets."""
+    model, _, channel = path.partition("/")
+    try:
+        check_model(model), check_channel(channel)
+    except RegistryError:
+        return False
+    return True
 
 
 def channel_of(path: str, target: "TargetFile") -> Channel:

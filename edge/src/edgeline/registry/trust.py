@@ -1,0 +1,453 @@
+"""The device's trust: which release a channel serves, by what the keys behind a root have signed.
+
+    channels = TrustedChannels(store, root=Path("root.json").read_bytes(), state=folder)
+    channels.refresh()
+    channel = channels.channel("cells", "production")
+
+The device is given the registry's root once, on a way that it trusts. From there the TUF client
+workflow leads: newer roots, signed by the keys of those before; then timestamp, snapshot, targets
+and the role that signs the channel. A registry that is tampered with, that goes back, that stands
+still until signatures expire, or that mixes old with new is refused.
+
+What was trusted last is kept in the state folder, in one file that is replaced whole. It is what an
+older copy of the registry is recognized by, and it saves downloads: when nothing is new, a refresh
+reads the bundle's manifest and no more.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    ExpiredMetadataError,
+    RepositoryError,
+)
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+
+from edgeline._json import dump_canonical, parse_object
+from edgeline.errors import (
+    EdgelineError,
+    ExpiredError,
+    IntegrityError,
+    RegistryError,
+    TrustError,
+)
+from edgeline.registry.bundle import Bundle, Channel, channel_of, is_channel_path, read_bundle
+from edgeline.registry.format import MAX_TUF_METADATA, check_channel, check_model
+from edgeline.registry.store import OCI_SCHEME, ReadStore
+
+__all__ = ["Channel", "TrustedChannels", "default_state"]
+
+_STATE_FILE = "trusted.json"
+_STATE_FORMAT = 1
+_MAX_STATE = 64 << 20  # bytes
+_ROOTS = "root_history"  # where the TUF client keeps roots, below its folder
+_NAME = re.compile(rf"({_ROOTS}/[1-9][0-9]*\.)?[a-z0-9]+(-[a-z0-9]+)*\.json")  # of its files
+_PROTECTS = re.compile(rf"{_ROOTS}/.*|(timestamp|snapshot)\.json")  # what going back is seen by
+_CONFIG = UpdaterConfig(
+    root_max_length=MAX_TUF_METADATA,
+    timestamp_max_length=MAX_TUF_METADATA,
+    snapshot_max_length=MAX_TUF_METADATA,
+    targets_max_length=MAX_TUF_METADATA,
+)
+
+
+class TrustedChannels:
+    """The channels of a registry, as far as the keys behind a root vouch for them.
+
+    Several processes may share a state folder; not several threads an object.
+
+    Args:
+        store: Where the registry is.
+        root: The root that it is trusted by, version 1 or a newer one; a file that came with the
+            device, never one that was fetched from the registry itself.
+        state: The folder where what was trusted last is kept; made when needed.
+    """
+
+    def __init__(self, store: ReadStore, *, root: bytes, state: Path) -> None:
+        self._store = store
+        self._root = root
+        self._state = _State(state)
+        self._client: _Client | None = None
+
+    def refresh(self) -> None:
+        """Bring what is trusted up to date.
+
+        Raises:
+            NotFoundError: the store is no registry.
+            UnreachableError: it cannot be reached in time.
+            ExpiredError: what it holds was signed too long ago, or the clock is wrong.
+            TrustError: it is not what the keys behind the root signed, or is older than what was
+                trusted before, or the state folder is damaged or of another registry.
+            IntegrityError: its metadata is damaged or incomplete.
+            RegistryError: the state cannot be read or written.
+        """
+        self._client = None
+        with self._state.locked():
+            known = self._state.load()
+            client = _Client(self._store, self._root, known)
+            try:
+                client.refresh()
+            except RegistryError:
+                # What was verified before the step that failed counts from now on.
+                if not client.is_behind(known):
+                    self._state.save(client.files())
+                raise
+            client.check_not_behind(known)
+            self._state.save(client.files())
+        self._client = client
+
+    def channel(self, model: str, channel: str) -> Channel | None:
+        """Return what a channel serves, None when nothing was published to it.
+
+        Refreshes first when that was not done yet.
+
+        Raises:
+            RegistryError: a name is malformed; and all that `refresh` raises.
+        """
+        return self._find(f"{check_model(model)}/{check_channel(channel)}")
+
+    def channels(self) -> list[Channel]:
+        """Return all channels of all models that serve something, sorted.
+
+        Reads the metadata of every model. Refreshes first when that was not done yet.
+
+        Raises:
+            RegistryError: all that `refresh` raises.
+        """
+        found = [self._find(path) for path in self._refreshed().paths() if is_channel_path(path)]
+        return sorted(filter(None, found), key=lambda channel: (channel.model, channel.name))
+
+    def _find(self, path: str) -> Channel | None:
+        client = self._refreshed()
+        before = client.files()
+        target = client.target(path)
+        after = client.files()
+        if after != before:
+            with self._state.locked():
+                # Only a saving of downloads: not worth undoing what another process has trusted.
+                if self._state.load() == before:
+                    self._state.save(after)
+        return channel_of(path, target) if target else None
+
+    def _refreshed(self) -> "_Client":
+        if self._client is None:
+            self.refresh()
+        assert self._client is not None
+        return self._client
+
+
+def default_state(location: str, root: bytes) -> Path:
+    """Return the folder where the state of a registry is kept unless its user says otherwise.
+
+    Raises:
+        RegistryError: this user has no home directory.
+    """
+    where = location if location.startswith(OCI_SCHEME) else str(Path(location).resolve())
+    name = hashlib.sha256(b"\0".join([os.fsencode(where), root])).hexdigest()[:32]
+    base = os.environ.get("XDG_STATE_HOME", "")
+    try:
+        # What is not absolute is to be ignored, the XDG specification says.
+        home = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state"
+    except RuntimeError:
+        raise RegistryError(
+            "There is no home directory to keep the registry's state in. "
+            "Set XDG_STATE_HOME, or name a folder for it"
+        ) from None
+    return home / "edgeline" / name
+
+
+class _Client:
+    """python-tuf's client, on a copy of the state and on a store in the place of a web server."""
+
+    def __init__(self, store: ReadStore, root: bytes, known: Mapping[str, bytes]) -> None:
+        self._location = store.location
+        self._fetcher = _BundleFetcher(store, known.values())
+        with self._translated():
+            self._folder = Path(tempfile.mkdtemp(prefix="edgeline-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            for name, data in known.items():
+                path = self._folder / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(data)
+            self._updater = self._start(root)
+        self._check_same_registry(root, known)
+
+    def refresh(self) -> None:
+        """Follow the TUF client workflow, up to the top-level targets."""
+        self._fetcher.open()
+        with self._translated():
+            self._updater.refresh()
+
+    def target(self, path: str) -> TargetFile | None:
+        """Return the signed target of a path, from the role that is in charge of it."""
+        targets = self._signed("targets", Targets)
+        listed = self._signed("snapshot", Snapshot).meta
+        roles = targets.delegations.get_roles_for_target(path) if targets.delegations else ()
+        names = [name for name, _ in roles]
+        if names and not any(f"{name}.json" in listed for name in names):
+            return None  # the role has signed nothing yet
+        with self._translated():
+            return self._updater.get_targetinfo(path)
+
+    def paths(self) -> list[str]:
+        """Return all paths that somebody may sign for, or has."""
+        targets = self._signed("targets", Targets)
+        roles = (targets.delegations.roles or {}).values() if targets.delegations else ()
+        paths = {path for role in roles for path in role.paths or ()} | set(targets.targets)
+        return sorted(paths)
+
+    def files(self) -> dict[str, bytes]:
+        """Return what the client trusts, by names in its folder."""
+        # root.json is a link to the newest one in the history.
+        paths = [path for path in self._folder.rglob("*.json") if not path.is_symlink()]
+        files = {path.relative_to(self._folder).as_posix(): path for path in paths}
+        return {name: path.read_bytes() for name, path in files.items() if _NAME.fullmatch(name)}
+
+    def is_behind(self, known: Mapping[str, bytes]) -> bool:
+        """Tell whether the root now trusted is older than one that was trusted before."""
+        newest = max(map(_root_version, known), default=0)
+        return bool(self._signed("root", Root).version < newest)
+
+    def check_not_behind(self, known: Mapping[str, bytes]) -> None:
+        """Check that the root now trusted is no older than any that was trusted before.
+
+        Raises:
+            TrustError: it is.
+        """
+        if self.is_behind(known):
+            raise TrustError(
+                f"{self._location} does not lead from the given root to the one that was trusted "
+                "before. It is an older copy of the registry, or lacks some of its roots"
+            )
+
+    def _start(self, root: bytes) -> Updater:
+        try:
+            parse_object(root)
+            return Updater(
+                str(self._folder), "", fetcher=self._fetcher, config=_CONFIG, bootstrap=root
+            )
+        except (RepositoryError, ValueError) as error:
+            raise TrustError(
+                "The root to trust the registry by is not the root metadata of a registry, signed "
+                f"by its own keys: {_line(error)}. Expected the file that `edgeline registry init` "
+                "wrote"
+            ) from error
+
+    def _check_same_registry(self, root: bytes, known: Mapping[str, bytes]) -> None:
+        version = self._signed("root", Root).version
+        before = known.get(f"{_ROOTS}/{version}.root.json")
+        if before is not None and _parse(before).signed != _parse(root).signed:
+            raise TrustError(
+                f"The state folder belongs to another registry than the given root: their version "
+                f"{version} of root differs. Name another folder for the state, or check the root"
+            )
+
+    def _signed(self, role: str, kind: type[Any]) -> Any:
+        """Return a top-level role as the client has verified it."""
+        signed = _parse((self._folder / f"{role}.json").read_bytes()).signed
+        assert isinstance(signed, kind)
+        return signed
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except ExpiredMetadataError:
+            raise self._expired() from None
+        except DownloadHTTPError as error:
+            raise IntegrityError(
+                f"The metadata of {self._location} is incomplete: {error}"
+            ) from None
+        except DownloadError as error:
+            if isinstance(error.__cause__, EdgelineError):
+                raise error.__cause__ from None
+            raise TrustError(
+                f"The metadata of {self._location} is not what its keys have signed: {_line(error)}"
+            ) from error
+        except RepositoryError as error:
+            raise TrustError(
+                f"The metadata of {self._location} cannot be trusted: {_line(error)}. It was "
+                "tampered with or damaged, or belongs to another root. Nothing of it is used"
+            ) from error
+        except OSError as error:
+            raise RegistryError(
+                f"The metadata of {self._location} cannot be kept for verification: {error}"
+            ) from error
+
+    def _expired(self) -> ExpiredError:
+        """Tell which of the verified roles has expired: the first in the order of verification."""
+        now = datetime.now(timezone.utc)
+        top = {f"{role}.json": role for role in ("root", "timestamp", "snapshot", "targets")}
+        for name in [*top, *(name for name in self._fetcher.fetched if name not in top)]:
+            data = self._fetcher.fetched.get(name)
+            if data is None:
+                with suppress(FileNotFoundError):
+                    data = (self._folder / name).read_bytes()
+            expires = _parse(data).signed.expires if data else now
+            if expires < now:
+                break
+        role = name.removesuffix(".json")
+        remedy = (
+            "run `edgeline registry refresh` where the online key is"
+            if role in ("timestamp", "snapshot")
+            else f"have it signed anew by the holders of the keys of {role}"
+        )
+        return ExpiredError(
+            f"What {self._location} says is too old to be trusted: {role} expired on "
+            f"{expires:%Y-%m-%d %H:%M} UTC, and this machine's clock says {now:%Y-%m-%d %H:%M} "
+            f"UTC. If the clock is right, {remedy}"
+        )
+
+
+class _BundleFetcher(FetcherInterface):
+    """Serves the files of a store's bundle; those that the device has already, from there."""
+
+    def __init__(self, store: ReadStore, known: Iterable[bytes]) -> None:
+        self._store = store
+        self._known = {f"sha256:{hashlib.sha256(data).hexdigest()}": data for data in known}
+        self._bundle: Bundle | None = None
+        self.fetched: dict[str, bytes] = {}  # the newest of each role, by names without version
+
+    def open(self) -> None:
+        """Read the bundle's manifest."""
+        self._bundle = read_bundle(self._store)
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        name = url.removeprefix("/")
+        layer = self._bundle.files.get(name) if self._bundle else None
+        if layer is None:
+            raise DownloadHTTPError(f"it lacks {name[:100]}", 404)
+        data = self._known.get(layer.digest)
+        if data is None:
+            data = self._store.read_blob(layer, limit=MAX_TUF_METADATA)
+        try:
+            # The TUF client is content with the last of two equal keys.
+            parse_object(data)
+        except ValueError as error:
+            raise IntegrityError(f"{name} of the registry's metadata is broken: {error}") from None
+        version, _, unversioned = name.partition(".")
+        self.fetched[unversioned if version.isdecimal() else name] = data
+        return iter([data])
+
+
+class _State:
+    """What was trusted last: the TUF client's files in one file with a checksum."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = folder / _STATE_FILE
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep out other processes that use the folder."""
+        with self._translated():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            with self._translated():
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def load(self) -> dict[str, bytes]:
+        """Return the files; none when this is the first time."""
+        with self._translated():
+            try:
+                with self._file.open("rb") as file:
+                    data = file.read(_MAX_STATE)
+            except FileNotFoundError:
+                return {}
+        try:
+            return _unpack(data)
+        except ValueError as error:
+            raise TrustError(
+                f"{self._file} is damaged ({_line(error)}), so that an older copy of the registry "
+                "could not be told from the newest. Restore the file; or delete it, if the "
+                "registry is known to be the genuine one now"
+            ) from None
+
+    def save(self, files: Mapping[str, bytes]) -> None:
+        """Replace the files, unless they are the same."""
+        data = _pack(files)
+        if len(data) > _MAX_STATE:
+            # The rest can be downloaded again, and tells nothing about what is old.
+            data = _pack({name: files[name] for name in files if _PROTECTS.fullmatch(name)})
+        with self._translated():
+            with suppress(FileNotFoundError):
+                if self._file.read_bytes() == data:
+                    return
+            part = self._file.with_suffix(".part")
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self._file)
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RegistryError(
+                f"The state folder {self._folder} cannot be used: {error.strerror}. It has to be a "
+                "folder that this user can write"
+            ) from error
+
+
+def _parse(data: bytes) -> Metadata[Any]:
+    return Metadata.from_bytes(data)
+
+
+def _root_version(name: str) -> int:
+    """Return the version of a root in the client's folder, 0 for another file."""
+    folder, _, file = name.rpartition("/")
+    return int(file.partition(".")[0]) if folder == _ROOTS else 0
+
+
+def _pack(files: Mapping[str, bytes]) -> bytes:
+    texts = {name: data.decode() for name, data in files.items()}
+    return dump_canonical({"format": _STATE_FORMAT, "sha256": _checksum(texts), "files": texts})
+
+
+def _unpack(data: bytes) -> dict[str, bytes]:
+    """Return the files of a state.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    document = parse_object(data)
+    files = document.get("files")
+    if not isinstance(files, dict) or document.get("format") != _STATE_FORMAT:
+        raise ValueError("it is of another format")
+    if document.get("sha256") != _checksum(files):
+        raise ValueError("its checksum does not fit")
+    if not all(_NAME.fullmatch(name) and isinstance(text, str) for name, text in files.items()):
+        raise ValueError("it holds something else than metadata")
+    return {name: text.encode() for name, text in files.items()}
+
+
+def _checksum(files: Mapping[str, Any]) -> str:
+    return hashlib.sha256(dump_canonical(files)).hexdigest()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
