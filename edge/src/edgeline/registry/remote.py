@@ -30,7 +30,7 @@ MAX_TAGS = 100_000
 MAX_TAG_PAGES = 1_000
 TAGS_PER_PAGE = 1_000
 
-_ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}"}
+ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}"}
 _LABEL = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 _SERVER = re.compile(
     rf"({_LABEL}(\.{_LABEL})*|\[[0-9a-f:]+\])(:(?P<port>[0-9]{{1,5}}))?", re.IGNORECASE
@@ -179,7 +179,7 @@ class RemoteStore:
             return Descriptor(media_type, _digest(data), len(data)), data
 
         target = f"{self._path}/manifests/{tag}"
-        request = self._request(f"reading tag {tag!r}", "GET", target, headers=_ACCEPT)
+        request = self._request(f"reading tag {tag!r}", "GET", target, headers=ACCEPT)
         return self._client.call(request, budget, consume)
 
     def _read_manifest(self, descriptor: Descriptor, limit: int, budget: Budget) -> bytes:
@@ -188,7 +188,7 @@ class RemoteStore:
             f"reading manifest {descriptor.digest}",
             "GET",
             f"{self._path}/manifests/{descriptor.digest}",
-            headers=_ACCEPT,
+            headers=ACCEPT,
         )
         return self._client.call(
             request, budget, lambda response: _verified(response, descriptor, lasting=False)

@@ -61,6 +61,7 @@ class Request:
     target: str | Callable[[], str]  # path and query, or a URL at the server; called at each try
     success: frozenset[int] = frozenset({200})
     headers: Mapping[str, str] = field(default_factory=dict)
+    hints: Mapping[int, str] = field(default_factory=dict)  # what a status means here
     body: Callable[[], Iterable[bytes]] | bytes | None = None  # called whenever it is to be sent
 
     def line(self, reason: str) -> str:
@@ -247,9 +248,14 @@ class Client:
         self._looked_for_login = False
         self._authorizations: dict[str, str] = {}  # by action
 
+    @property
+    def timeout(self) -> float:
+        """Seconds that one operation may take."""
+        return self._connection.timeout
+
     def budget(self, silence: float = SILENCE_SECONDS) -> Budget:
         """Return the time that one operation may take, starting now."""
-        return Budget(self._connection.timeout, silence)
+        return Budget(self.timeout, silence)
 
     def call(self, request: Request, budget: Budget, consume: Callable[[Response], _T]) -> _T:
         """Send a request, and again if the server breaks off or asks for it; return what it gave.
@@ -307,6 +313,8 @@ class Client:
     def _failure(self, request: Request, response: Response) -> RegistryError:
         """Return the error that a response without success means."""
         status, said = response.status, _said(response)
+        if status in request.hints:
+            return RegistryError(request.line(f"{request.hints[status]}{said}"))
         if status == 404:
             return NotFoundError(request.line(f"it is not there{said}"))
         if status == 401:
@@ -325,7 +333,7 @@ class Client:
         if status >= 500:
             line = request.line(f"the server has an error of its own (HTTP {status}){said}")
             return UnreachableError(line)
-        return RegistryError(request.line(f"unexpected answer, HTTP {status}{said}"))
+        return RegistryError(request.line(f"the server refuses with HTTP {status}{said}"))
 
     def _login_hint(self) -> str:
         if self._login is not None:
