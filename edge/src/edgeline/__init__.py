@@ -2,7 +2,7 @@
 
     from edgeline import Classifier
 
-    with Classifier.from_registry("registry", "solar-cells", "production") as classifier:
+    with Classifier.from_registry("registry", "solar-cells", root="root.json") as classifier:
         print(classifier.predict("cell.png").label)
 
 Importing this package is cheap: NumPy, Pillow and LiteRT are loaded with the first name that needs

@@ -1,6 +1,6 @@
 """Image classification with a verified release: the device's API.
 
-with Classifier.from_registry("registry", "solar-cells", "production") as classifier:
+with Classifier.from_registry("registry", "solar-cells", root="root.json") as classifier:
     prediction = classifier.predict("cell.png")
     print(prediction.label, prediction.probability)
 """
@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeline.contract import MAX_BYTES, PreprocessingContract
-from edgeline.errors import ContractError, ModelError
+from edgeline.errors import ContractError, ModelError, RegistryError
 from edgeline.preprocessing import ImageSource, load_image, preprocess
-from edgeline.registry.reader import LayoutReader, Release
+from edgeline.registry.format import MAX_TUF_METADATA
+from edgeline.registry.reader import RegistryReader, Release
+from edgeline.registry.store import Connection, open_store
+from edgeline.registry.trust import TrustedChannels, default_state
 from edgeline.runtime.interpreter import PixelModel
 
 
@@ -95,27 +98,44 @@ class Classifier:
         model: str,
         channel: str = "production",
         *,
+        root: str | os.PathLike[str] | bytes,
+        state: str | os.PathLike[str] | None = None,
+        connection: Connection | None = None,
         variant: str | None = None,
         num_threads: int | None = None,
     ) -> "Classifier":
-        """Load the release that `channel` of `model` points at now, verified.
+        """Load the release that `channel` of `model` serves now, signed and verified.
 
         Args:
-            registry: Path of an OCI image-layout directory.
+            registry: Path of a directory, or "oci://host[:port]/repository".
             model: Name of the model in the registry.
-            channel: "production", "candidate" or any other the publisher uses.
+            channel: "production", "canary" or "candidate".
+            root: The root to trust the registry by, or the path of its file: the root.json that
+                `edgeline registry init` made. It has to come with the device or its software, not
+                from the registry itself.
+            state: Folder where it is remembered which signed metadata was seen, so that an older
+                state of the registry is refused; by default one in the user's home directory.
+            connection: How to reach a registry server; a directory needs none of it.
             variant: Which of the release's variants to load; by default the one with the smallest
                 file. All of them passed the same evaluation.
             num_threads: Threads for one inference; by default one per core, at most 4.
 
         Raises:
             NotFoundError: there is no such registry, model, channel or variant.
-            IntegrityError: what is stored is not what the release's digests promise.
+            TrustError: the registry is not what the keys behind `root` signed, or has gone back to
+                an older state. ExpiredError, a kind of it: what they signed is too old.
+            IntegrityError: what is stored is not what was signed.
+            UnreachableError: the registry does not answer in time.
+            RegistryError: the root or the state cannot be read or written.
             ContractError: the release needs preprocessing that this edgeline does not know.
             ModelError: the model cannot be loaded.
         """
-        reader = LayoutReader(registry)
-        release = reader.open_release(model, channel)
+        trusted = root if isinstance(root, bytes) else _read_root(Path(root))
+        store = open_store(os.fspath(registry), connection or Connection())
+        folder = default_state(store.location, trusted) if state is None else Path(state)
+        reader = RegistryReader(store)
+        channels = TrustedChannels(store, root=trusted, state=folder)
+        release = reader.open_channel(channels, model, channel)
         chosen = release.variant(variant)
         content = reader.read_model(chosen)
         return cls(
@@ -196,6 +216,17 @@ class Classifier:
 
 def _default_threads() -> int:
     return min(4, os.cpu_count() or 1)
+
+
+def _read_root(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_TUF_METADATA + 1)
+    except OSError as error:
+        raise RegistryError(
+            f"The trusted root {path} cannot be read: {error.strerror}. Expected the root.json "
+            "that `edgeline registry init` made"
+        ) from None
 
 
 def _read_contract(path: Path) -> PreprocessingContract:
