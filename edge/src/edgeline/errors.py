@@ -60,3 +60,11 @@ class ConflictError(RegistryError):
     """Somebody else changed the registry meanwhile, and went on doing so at every retry."""
 
     exit_code = 5
+
+
+class DeviceError(EdgelineError):
+    """This device cannot keep or run a release: its disk, its memory or its state is in the way."""
+
+
+class RejectedError(DeviceError):
+    """The release was tried here and failed. It is left alone until its channel moves."""

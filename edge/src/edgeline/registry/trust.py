@@ -23,7 +23,8 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,13 @@ from edgeline.errors import (
 )
 from edgeline.registry.bundle import Bundle, Channel, channel_of, is_channel_path, read_bundle
 from edgeline.registry.format import MAX_TUF_METADATA, check_channel, check_model
-from edgeline.registry.store import OCI_SCHEME, ReadStore
+from edgeline.registry.home import default_state
+from edgeline.registry.store import ReadStore
 
-__all__ = ["Channel", "TrustedChannels", "default_state"]
+__all__ = ["Channel", "TrustedChannels", "TrustedRole", "default_state"]
 
+EXPIRY_DAYS_FIELD = "x-edgeline-expiry-days"  # of a role: for how long it is signed each time
+_MAX_EXPIRY_DAYS = 36_500
 _STATE_FILE = "trusted.json"
 _STATE_FORMAT = 1
 _MAX_STATE = 64 << 20  # bytes
@@ -64,6 +68,16 @@ _CONFIG = UpdaterConfig(
 )
 
 
+@dataclass(frozen=True)
+class TrustedRole:
+    """A role whose signatures were verified."""
+
+    name: str
+    version: int
+    expires: datetime
+    signed: datetime | None  # when, as far as the role says for how long it was signed
+
+
 class TrustedChannels:
     """The channels of a registry, as far as the keys behind a root vouch for them.
 
@@ -74,12 +88,17 @@ class TrustedChannels:
         root: The root that it is trusted by, version 1 or a newer one; a file that came with the
             device, never one that was fetched from the registry itself.
         state: The folder where what was trusted last is kept; made when needed.
+        not_before: A time that is known to have passed. Should the clock be behind it, what had
+            expired by then counts as expired.
     """
 
-    def __init__(self, store: ReadStore, *, root: bytes, state: Path) -> None:
+    def __init__(
+        self, store: ReadStore, *, root: bytes, state: Path, not_before: datetime | None = None
+    ) -> None:
         self._store = store
         self._root = root
         self._state = _State(state)
+        self._not_before = not_before
         self._client: _Client | None = None
 
     def refresh(self) -> None:
@@ -97,7 +116,7 @@ class TrustedChannels:
         self._client = None
         with self._state.locked():
             known = self._state.load()
-            client = _Client(self._store, self._root, known)
+            client = _Client(self._store, self._root, known, self._not_before)
             try:
                 client.refresh()
             except RegistryError:
@@ -130,6 +149,14 @@ class TrustedChannels:
         found = [self._find(path) for path in self._refreshed().paths() if is_channel_path(path)]
         return sorted(filter(None, found), key=lambda channel: (channel.model, channel.name))
 
+    def roles(self) -> list[TrustedRole]:
+        """Return the roles that what was looked up so far rests on, in the order of verification.
+
+        Raises:
+            RegistryError: all that `refresh` raises.
+        """
+        return self._refreshed().roles()
+
     def _find(self, path: str) -> Channel | None:
         client = self._refreshed()
         before = client.files()
@@ -149,31 +176,19 @@ class TrustedChannels:
         return self._client
 
 
-def default_state(location: str, root: bytes) -> Path:
-    """Return the folder where the state of a registry is kept unless its user says otherwise.
-
-    Raises:
-        RegistryError: this user has no home directory.
-    """
-    where = location if location.startswith(OCI_SCHEME) else str(Path(location).resolve())
-    name = hashlib.sha256(b"\0".join([os.fsencode(where), root])).hexdigest()[:32]
-    base = os.environ.get("XDG_STATE_HOME", "")
-    try:
-        # What is not absolute is to be ignored, the XDG specification says.
-        home = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state"
-    except RuntimeError:
-        raise RegistryError(
-            "There is no home directory to keep the registry's state in. "
-            "Set XDG_STATE_HOME, or name a folder for it"
-        ) from None
-    return home / "edgeline" / name
-
-
 class _Client:
     """python-tuf's client, on a copy of the state and on a store in the place of a web server."""
 
-    def __init__(self, store: ReadStore, root: bytes, known: Mapping[str, bytes]) -> None:
+    def __init__(
+        self,
+        store: ReadStore,
+        root: bytes,
+        known: Mapping[str, bytes],
+        not_before: datetime | None,
+    ) -> None:
         self._location = store.location
+        self._not_before = not_before
+        self._used = ["root", "timestamp", "snapshot", "targets"]
         self._fetcher = _BundleFetcher(store, known.values())
         with self._translated():
             self._folder = Path(tempfile.mkdtemp(prefix="edgeline-"))
@@ -190,6 +205,7 @@ class _Client:
         self._fetcher.open()
         with self._translated():
             self._updater.refresh()
+        self._check_not_expired()
 
     def target(self, path: str) -> TargetFile | None:
         """Return the signed target of a path, from the role that is in charge of it."""
@@ -200,7 +216,15 @@ class _Client:
         if names and not any(f"{name}.json" in listed for name in names):
             return None  # the role has signed nothing yet
         with self._translated():
-            return self._updater.get_targetinfo(path)
+            found = self._updater.get_targetinfo(path)
+        used = [*self._used, *(name for name in names if self._file(f"{name}.json") is not None)]
+        self._used = list(dict.fromkeys(used))
+        self._check_not_expired()
+        return found
+
+    def roles(self) -> list[TrustedRole]:
+        """Return the roles used so far, in the order of verification."""
+        return [self._role(name) for name in self._used]
 
     def paths(self) -> list[str]:
         """Return all paths that somebody may sign for, or has."""
@@ -232,6 +256,32 @@ class _Client:
                 f"{self._location} does not lead from the given root to the one that was trusted "
                 "before. It is an older copy of the registry, or lacks some of its roots"
             )
+
+    def _check_not_expired(self) -> None:
+        """Check the signatures' expiry once more, against a time that is known to have passed."""
+        passed = self._not_before
+        if passed is not None and any(role.expires <= passed for role in self.roles()):
+            raise self._expired(passed)
+
+    def _role(self, name: str) -> TrustedRole:
+        data = self._file(f"{name}.json")
+        assert data is not None
+        signed = _parse(data).signed
+        days = signed.unrecognized_fields.get(EXPIRY_DAYS_FIELD)
+        known = type(days) is int and 0 < days <= _MAX_EXPIRY_DAYS
+        return TrustedRole(
+            name=name,
+            version=signed.version,
+            expires=signed.expires,
+            signed=signed.expires - timedelta(days=days) if known else None,
+        )
+
+    def _file(self, name: str) -> bytes | None:
+        """Return a file of the client's folder, None if it is not there."""
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
 
     def _start(self, root: bytes) -> Updater:
         try:
@@ -287,15 +337,13 @@ class _Client:
                 f"The metadata of {self._location} cannot be kept for verification: {error}"
             ) from error
 
-    def _expired(self) -> ExpiredError:
+    def _expired(self, passed: datetime | None = None) -> ExpiredError:
         """Tell which of the verified roles has expired: the first in the order of verification."""
-        now = datetime.now(timezone.utc)
+        clock = datetime.now(timezone.utc)
+        now = max(clock, passed) if passed else clock
         top = {f"{role}.json": role for role in ("root", "timestamp", "snapshot", "targets")}
         for name in [*top, *(name for name in self._fetcher.fetched if name not in top)]:
-            data = self._fetcher.fetched.get(name)
-            if data is None:
-                with suppress(FileNotFoundError):
-                    data = (self._folder / name).read_bytes()
+            data = self._fetcher.fetched.get(name) or self._file(name)
             expires = _parse(data).signed.expires if data else now
             if expires < now:
                 break
@@ -307,8 +355,7 @@ class _Client:
         )
         return ExpiredError(
             f"What {self._location} says is too old to be trusted: {role} expired on "
-            f"{expires:%Y-%m-%d %H:%M} UTC, and this machine's clock says {now:%Y-%m-%d %H:%M} "
-            f"UTC. If the clock is right, {remedy}"
+            f"{expires:%Y-%m-%d %H:%M} UTC, and {_telling(clock, now)}, {remedy}"
         )
 
 
@@ -415,6 +462,14 @@ class _State:
 
 def _parse(data: bytes) -> Metadata[Any]:
     return Metadata.from_bytes(data)
+
+
+def _telling(clock: datetime, now: datetime) -> str:
+    """Say by what it is known that it is past `now`."""
+    says = f"this machine's clock says {clock:%Y-%m-%d %H:%M} UTC"
+    if clock >= now:
+        return f"{says}. If the clock is right"
+    return f"{says}, though it was {now:%Y-%m-%d %H:%M} UTC before. Set the clock; and"
 
 
 def _root_version(name: str) -> int:
