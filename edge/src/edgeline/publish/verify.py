@@ -143,11 +143,21 @@ def check_provenance(
 
 
 def verify(
-    store: ReadStore, repository: Repository, *, notify: Notify | None = None
+    store: ReadStore,
+    repository: Repository,
+    *,
+    at: datetime | None = None,
+    notify: Notify | None = None,
 ) -> Verification:
     """Check every release, every channel's signature, when signatures expire, and stray tags.
 
     What is wrong is found, not raised, so that one fault does not hide another.
+
+    Args:
+        store: where the releases are.
+        repository: the signed metadata of that store; no key is needed.
+        at: the time at which signatures have to hold; now, if it is not given.
+        notify: is told how far the reading has come.
 
     Raises:
         UnreachableError: the store stopped answering.
@@ -156,7 +166,7 @@ def verify(
     findings: list[Finding] = []
     tags = store.tags()
     channels, roles = _signed(repository, findings)
-    findings += _expiring(roles)
+    findings += _expiring(roles, at or datetime.now(timezone.utc))
     known: set[tuple[str, int]] = set()
     releases = _check_releases(store, known, findings, notify)
     for channel in channels:
@@ -184,8 +194,7 @@ def _signed(
         return [], []
 
 
-def _expiring(roles: Iterable[RoleStatus]) -> Iterator[Finding]:
-    now = datetime.now(timezone.utc)
+def _expiring(roles: Iterable[RoleStatus], now: datetime) -> Iterator[Finding]:
     for role in roles:
         if role.expires is None:
             continue
@@ -240,7 +249,9 @@ def _check_channel(
     for ref in channel.history:
         problem = _problem(store, channel.model, ref, releases)
         if problem:
-            yield Finding("warning", subject, f"It cannot go back to {ref.version}: {problem}")
+            yield Finding(
+                "warning", subject, f"It cannot go back to {version_tag(ref.version)}: {problem}"
+            )
 
 
 def _problem(
