@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from edgeline.errors import EdgelineError, ExpiredError, IntegrityError, TrustError
@@ -49,6 +50,12 @@ class Case:
     first_contact: bool = False
     expiry: Expiry | None = None
     days: int = 0  # when the registry was made, in days from now
+
+    def world(self, usual: World, folder: Path) -> World:
+        """Return the registry before anything happens to it."""
+        if self.expiry is None:
+            return usual.copied_to(folder)
+        return World(folder, expiry=self.expiry, days=self.days)
 
 
 # The attacker has no key.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -65,6 +66,15 @@ class World:
             self.point("production", 2, model="dogs")
             self.publish(3)
 
+    def copied_to(self, folder: Path) -> World:
+        """Return the same world in another folder."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        world = copy.copy(self)
+        world.folder, world.path = folder, folder / "registry"
+        world.store = LayoutWriter(world.path)
+        world.recorded, world.releases = [*self.recorded], {**self.releases}
+        return world
+
     def key(self, name: str) -> Key:
         """The public half of a key."""
         return self.keys[name].public_key
@@ -120,7 +130,7 @@ class World:
     def clock(self, days: float) -> Iterator[None]:
         """Sign as if it were so many days from now."""
         when = datetime.now(timezone.utc) + timedelta(days=days)
-        with mock.patch("edgeline.publish.metadata.now", return_value=when):
+        with mock.patch("edgeline.publish.signatures.now", return_value=when):
             yield
 
     def device(self, state: Path) -> Device:

@@ -10,10 +10,16 @@ from tests.edge.attack_cases import CASES, Case
 from tests.edge.attacks import World
 
 
+@pytest.fixture(scope="session")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The world that most attacks start from."""
+    return World(tmp_path_factory.mktemp("world"))
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_metadata(case: Case, tmp_path: Path) -> None:
+def test_metadata(case: Case, usual: World, tmp_path: Path) -> None:
     """The registry's metadata is attacked, or changed honestly."""
-    world = World(tmp_path, expiry=case.expiry, days=case.days)
+    world = case.world(usual, tmp_path)
     device = world.device(tmp_path / "state")
     case.prepare(world)
     if not case.first_contact:

@@ -7,15 +7,12 @@ memory; `commit` signs what they touched, snapshot and timestamp included, and s
 of which all that was not touched stays byte for byte. Nothing is written when a key is missing.
 """
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Any
 
 from securesystemslib.signer import Key
-from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
@@ -30,11 +27,29 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from edgeline._json import dump_canonical, parse_object
+from edgeline._json import dump_canonical
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError, TrustError
 from edgeline.publish.keys import Signers, short
+from edgeline.publish.signatures import (
+    EXPIRY_FIELD,
+    ROOT,
+    SNAPSHOT,
+    TARGETS,
+    TIMESTAMP,
+    TOP_LEVEL,
+    add_signatures,
+    check_root,
+    days_of,
+    is_ending,
+    is_signed,
+    parse,
+    parse_root,
+    renew,
+    verifying,
+)
 from edgeline.publish.store import WriteStore
 from edgeline.registry.bundle import (
+    MAX_VERSION,
     Bundle,
     Channel,
     bundle_document,
@@ -53,17 +68,7 @@ from edgeline.registry.format import (
     Descriptor,
 )
 
-ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
-
-_EXPIRY_FIELD = "x-edgeline-expiry-days"
 _DELEGATED_EXPIRY_FIELD = "x-edgeline-delegated-expiry-days"  # in targets: for roles to come
-_FALLBACK_DAYS = 30  # for a role that somebody else's tool made
-_TYPES: dict[str, type[Signed]] = {
-    ROOT: Root,
-    TARGETS: Targets,
-    SNAPSHOT: Snapshot,
-    TIMESTAMP: Timestamp,
-}
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,7 @@ class RoleStatus:
         """Whether less than a third of the role's time is left."""
         if self.expires is None:
             return False
-        return self.expires - now() < timedelta(days=self.days) / 3
-
-
-def now() -> datetime:
-    """Return the time that counts when metadata is signed."""
-    return datetime.now(timezone.utc)
+        return is_ending(self.expires, self.days)
 
 
 class MetadataSet:
@@ -137,7 +137,7 @@ class MetadataSet:
         metadata = cls(store, {}, None)
         parts: tuple[Signed, ...] = (root, targets, Snapshot(), Timestamp())
         for signed in parts:
-            signed.unrecognized_fields[_EXPIRY_FIELD] = days[signed.type]
+            signed.unrecognized_fields[EXPIRY_FIELD] = days[signed.type]
             metadata._add(signed.type, signed)
         targets.unrecognized_fields[_DELEGATED_EXPIRY_FIELD] = days["delegated"]
         return metadata
@@ -228,7 +228,7 @@ class MetadataSet:
             NotFoundError: there is no such role.
         """
         self._definition(role)
-        if role not in _TYPES and self._delegated(role) is None:
+        if role not in TOP_LEVEL and self._delegated(role) is None:
             self._add_delegated(role)
         self._changed.add(role)
 
@@ -239,12 +239,11 @@ class MetadataSet:
             TrustError: it does not follow the present root, or signatures are missing.
         """
         previous = self._roles[ROOT]
-        with _verifying("The new root"):
-            _check_root(root, previous.signed)
+        check_root(root, previous.signed)
         self._new_root = self._roles[ROOT] = root
         self._changed.add(ROOT)
         for role in (TARGETS, SNAPSHOT, TIMESTAMP):
-            if not _is_signed(self._roles[role], role, root.signed):
+            if not is_signed(self._roles[role], role, root.signed):
                 self._changed.add(role)
 
     def set_delegations(self, delegations: Delegations) -> None:
@@ -253,23 +252,23 @@ class MetadataSet:
         self.targets.delegations = delegations
         self._changed.add(TARGETS)
         for name in known:
-            if not _is_signed(self._roles[name], name, self.targets):
+            if not is_signed(self._roles[name], name, self.targets):
                 self._changed.add(name)
 
     def status(self) -> list[RoleStatus]:
         """Return every role's status: the top-level ones, then those that sign channels."""
-        names = [*_TYPES, *(role.name for role in self.delegated_roles())]
+        names = [*TOP_LEVEL, *(role.name for role in self.delegated_roles())]
         return [self.status_of(name) for name in names]
 
     def status_of(self, name: str) -> RoleStatus:
         """Return the status of one role."""
         role, keys = self._definition(name)
-        signed = self._roles[name].signed if name in _TYPES else self._delegated(name)
+        signed = self._roles[name].signed if name in TOP_LEVEL else self._delegated(name)
         return RoleStatus(
             name=name,
             version=signed.version if signed else 0,
             expires=signed.expires if signed else None,
-            days=_days(signed or self.targets),
+            days=days_of(signed or self.targets),
             threshold=role.threshold,
             keys=tuple(keys[key_id] for key_id in role.keyids if key_id in keys),
         )
@@ -299,7 +298,7 @@ class MetadataSet:
             self._sign(ROOT, signers)
         elif self._new_root:
             self._store_file(ROOT, self._new_root)
-        for name in sorted(self._changed - set(_TYPES)):
+        for name in sorted(self._changed - set(TOP_LEVEL)):
             self._update_snapshot(name, self._sign(name, signers))
         if TARGETS in self._changed:
             self._update_snapshot(TARGETS, self._sign(TARGETS, signers))
@@ -319,22 +318,20 @@ class MetadataSet:
     def roots(self) -> list[Metadata[Root]]:
         """Return the chain of roots from the oldest that is stored."""
         names = (file_name(ROOT, version) for version in range(1, self.root.version + 1))
-        return [_parse(self._read(name), ROOT) for name in names if name in self._files]
+        return [parse(self._read(name), ROOT) for name in names if name in self._files]
 
     def _load_root(self, pinned: bytes) -> None:
-        with _verifying("The root that this registry is trusted by"):
-            root = _parse_root(pinned)
+        root = parse_root(pinned)
         name = file_name(ROOT, root.signed.version)
-        if name not in self._files or _parse(self._read(name), ROOT).signed != root.signed:
+        if name not in self._files or parse(self._read(name), ROOT).signed != root.signed:
             raise TrustError(
                 f"{self._store.location} is another registry than the one that the given root "
                 f"belongs to, or an older copy of it: its {name} is not that root. Check which "
                 "root.json was given"
             )
         while (name := file_name(ROOT, root.signed.version + 1)) in self._files:
-            following = _parse(self._read(name), ROOT)
-            with _verifying(name):
-                _check_root(following, root.signed)
+            following = parse(self._read(name), ROOT)
+            check_root(following, root.signed)
             root = following
         self._roles[ROOT] = root
 
@@ -351,10 +348,10 @@ class MetadataSet:
         self, role: str, name: str, delegator: Root | Targets, meta: MetaFile | None = None
     ) -> Metadata[Any]:
         data = self._read(name)
-        with _verifying(name):
+        with verifying(name):
             if meta is not None:
                 meta.verify_length_and_hashes(data)
-            metadata = _parse(data, role)
+            metadata = parse(data, role)
             delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
         if meta is not None and metadata.signed.version != meta.version:
             raise TrustError(f"{name} holds version {metadata.signed.version} of {role}")
@@ -385,7 +382,7 @@ class MetadataSet:
     def _add_delegated(self, name: str) -> Targets:
         targets = Targets()
         days = self.targets.unrecognized_fields.get(_DELEGATED_EXPIRY_FIELD)
-        targets.unrecognized_fields[_EXPIRY_FIELD] = days or _days(self.targets)
+        targets.unrecognized_fields[EXPIRY_FIELD] = days or days_of(self.targets)
         self._add(name, targets)
         return targets
 
@@ -404,11 +401,11 @@ class MetadataSet:
         return self._store.read_blob(layer, limit=MAX_TUF_METADATA)
 
     def _definition(self, name: str) -> tuple[Role, Mapping[str, Key]]:
-        if name in _TYPES:
+        if name in TOP_LEVEL:
             return self.root.roles[name], self.root.keys
         delegations = self.targets.delegations
         if delegations is None or not delegations.roles or name not in delegations.roles:
-            names = [*_TYPES, *(role.name for role in self.delegated_roles())]
+            names = [*TOP_LEVEL, *(role.name for role in self.delegated_roles())]
             raise NotFoundError(f"There is no role {name!r}; there are {', '.join(names)}")
         return delegations.roles[name], delegations.keys
 
@@ -434,11 +431,11 @@ class MetadataSet:
         if name not in self._new:
             del self._files[file_name(name, metadata.signed.version)]
             metadata.signed.version += 1
-        metadata.signed.expires = now() + timedelta(days=_days(metadata.signed))
+        renew(metadata.signed)
         metadata.signatures.clear()
         role, keys = self._definition(name)
         add_signatures(metadata, [keys[key_id] for key_id in role.keyids], signers)
-        if not _is_signed(metadata, name, self.root if name in _TYPES else self.targets):
+        if not is_signed(metadata, name, self.root if name in TOP_LEVEL else self.targets):
             raise RegistryError(f"What signs for role {name!r} made signatures that do not verify")
         return self._store_file(name, metadata)
 
@@ -448,6 +445,12 @@ class MetadataSet:
             raise RegistryError(
                 f"The metadata of {role} would have {len(data)} bytes; devices read at most "
                 f"{MAX_TUF_METADATA}"
+            )
+        if metadata.signed.version > MAX_VERSION:
+            raise RegistryError(
+                f"The version of {role} would be {metadata.signed.version}; devices take at most "
+                f"{MAX_VERSION}. Somebody with its key drove it up: see the recovery in "
+                "docs/registry-trust.md"
             )
         name = file_name(role, metadata.signed.version)
         self._files[name] = self._store.put_blob(data, TUF_METADATA, limit=MAX_TUF_METADATA)
@@ -467,103 +470,6 @@ class MetadataSet:
         self._store.commit(tags, expected={TUF_TAG: self._expected})
 
 
-def add_signatures(metadata: Metadata[Any], keys: Iterable[Key], signers: Signers) -> None:
-    """Sign with those of `keys` that are at hand.
-
-    Raises:
-        RegistryError: a key is at hand and does not sign.
-    """
-    for key in keys:
-        signer = signers.for_key(key)
-        if signer is None:
-            continue
-        try:
-            metadata.sign(signer, append=True)
-        except UnsignedMetadataError as error:
-            cause = error.__cause__
-            if isinstance(cause, RegistryError):
-                raise cause from None
-            raise RegistryError(
-                f"Key {short(key.keyid)} did not sign: {_line(error)}. Nothing was changed"
-            ) from error
-
-
-def next_root(root: Root) -> Metadata[Root]:
-    """Return what the root after `root` is built from: all of it, unsigned, with time to live."""
-    following = copy.deepcopy(root)
-    following.version += 1
-    following.expires = now() + timedelta(days=_days(root))
-    return Metadata(following)
-
-
-def verify_root_chain(roots: Iterable[Metadata[Root]], pinned: bytes) -> Root:
-    """Return the last of a chain of roots, of which one has to be the pinned one.
-
-    Raises:
-        TrustError: the chain does not lead on from `pinned`.
-    """
-    with _verifying("The root that this registry is trusted by"):
-        trusted = _parse_root(pinned).signed
-    found = False
-    for root in roots:
-        if root.signed.version == trusted.version and root.signed == trusted:
-            found = True
-        elif root.signed.version == trusted.version + 1 and found:
-            with _verifying(file_name(ROOT, root.signed.version)):
-                _check_root(root, trusted)
-            trusted = root.signed
-    if not found:
-        raise TrustError("This belongs to another registry than the given root does")
-    return trusted
-
-
-def _parse(data: bytes, role: str) -> Metadata[Any]:
-    """Read metadata, strictly, of one role's type."""
-    name = role if role in _TYPES else TARGETS
-    try:
-        parse_object(data)
-    except ValueError as error:
-        raise IntegrityError(f"The metadata of {role[:80]} is broken JSON: {error}") from None
-    with _verifying(f"The metadata of {role[:80]}"):
-        metadata: Metadata[Any] = Metadata.from_bytes(data)
-    if not isinstance(metadata.signed, _TYPES[name]):
-        raise TrustError(f"The metadata of {role[:80]} is that of {metadata.signed.type}")
-    return metadata
-
-
-def _parse_root(pinned: bytes) -> Metadata[Root]:
-    """Read a root that is trusted because its user says so; it has to be signed by itself."""
-    root = _parse(pinned, ROOT)
-    root.signed.verify_delegate(ROOT, root.signed_bytes, root.signatures)
-    return root
-
-
-def _check_root(root: Metadata[Root], previous: Root) -> None:
-    """Check that a root follows another, by the numbers and by the signatures."""
-    if root.signed.version != previous.version + 1:
-        raise TrustError(
-            f"Expected version {previous.version + 1} of root, got {root.signed.version}"
-        )
-    for delegator in (previous, root.signed):
-        delegator.verify_delegate(ROOT, root.signed_bytes, root.signatures)
-
-
-def _is_signed(metadata: Metadata[Any], role: str, delegator: Root | Targets) -> bool:
-    try:
-        delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-    except RepositoryError:
-        return False
-    return True
-
-
-@contextmanager
-def _verifying(name: str) -> Iterator[None]:
-    try:
-        yield
-    except RepositoryError as error:
-        raise TrustError(f"{name} cannot be trusted: {_line(error)}") from error
-
-
 def _current(store: WriteStore) -> str | None:
     """Return the digest of the store's newest bundle, whatever is in it."""
     try:
@@ -571,11 +477,6 @@ def _current(store: WriteStore) -> str | None:
     except NotFoundError:
         return None
     return descriptor.digest
-
-
-def _days(signed: Signed) -> int:
-    days = signed.unrecognized_fields.get(_EXPIRY_FIELD)
-    return days if type(days) is int and 0 < days <= 36_500 else _FALLBACK_DAYS
 
 
 def _signer(keys: Mapping[str, Key], key_id: str, signers: Signers) -> object | None:
@@ -590,7 +491,3 @@ def _missing(name: str, role: Role, here: Iterable[str], signers: Signers) -> Re
         f"Role {name!r} is signed by {role.threshold} of the keys {wanted}; given was {given}, "
         f"and so {usable}. Give the keys that are missing, or ask who holds them"
     )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -13,26 +13,30 @@ is there now. No change is lost, and nothing is signed that was not verified.
 import copy
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
 from securesystemslib.signer import Key
-from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Role, Root, Targets
+from tuf.api.metadata import Delegations, Metadata, Root, Targets
 
 from edgeline.errors import ConflictError, NotFoundError, RegistryError, TrustError
-from edgeline.publish.keys import Signers, check_usable, short
-from edgeline.publish.metadata import (
-    ROOT,
-    SNAPSHOT,
-    TARGETS,
-    TIMESTAMP,
-    MetadataSet,
-    RoleStatus,
-    next_root,
+from edgeline.publish.keys import Signers
+from edgeline.publish.metadata import MetadataSet, RoleStatus
+from edgeline.publish.roles import (
+    DEFAULT_EXPIRY,
+    ONLINE,
+    Expiry,
+    Keys,
+    ModelKeys,
+    first_root,
+    rotate_delegated,
+    rotate_root,
+    with_model,
 )
 from edgeline.publish.root_signing import RootDraft
+from edgeline.publish.signatures import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, next_root
 from edgeline.publish.store import WriteStore
 from edgeline.registry.bundle import MAX_HISTORY, Channel
 from edgeline.registry.format import (
@@ -46,7 +50,7 @@ from edgeline.registry.format import (
     check_model,
 )
 
-ONLINE = "online"  # what rotate calls snapshot and timestamp, which share their keys
+__all__ = ["Expiry", "Keys", "ModelKeys", "Repository", "initialize"]
 
 _ATTEMPTS = 10
 _PAUSE = 0.1  # seconds, doubled at each attempt
@@ -55,37 +59,9 @@ _LONGEST_PAUSE = 3.0  # seconds
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class ModelKeys:
-    """Who signs a model's channels."""
-
-    ci: Key  # candidate and canary
-    release: Key  # production
-
-
-@dataclass(frozen=True)
-class Keys:
-    """The keys of a registry to be."""
-
-    root: tuple[Key, ...]
-    targets: Key
-    online: Key
-    models: Mapping[str, ModelKeys]
-    root_threshold: int = 2
-
-
-@dataclass(frozen=True)
-class Expiry:
-    """How long signatures last, in days. A role keeps its time when it is signed anew."""
-
-    root: int = 365
-    targets: int = 365
-    delegated: int = 365
-    snapshot: int = 30
-    timestamp: int = 30
-
-
-def initialize(store: WriteStore, keys: Keys, signers: Signers, expiry: Expiry = Expiry()) -> bytes:
+def initialize(
+    store: WriteStore, keys: Keys, signers: Signers, expiry: Expiry = DEFAULT_EXPIRY
+) -> bytes:
     """Make a store a registry, and return its first root: what everybody is to trust it by.
 
     `signers` needs the keys of root, targets and online. Those of models are not needed before
@@ -99,14 +75,10 @@ def initialize(store: WriteStore, keys: Keys, signers: Signers, expiry: Expiry =
     days = asdict(expiry)
     if not all(type(value) is int and 0 < value <= 3650 for value in days.values()):
         raise RegistryError(f"Signatures last 1 to 3650 days; got {days}")
-    root = Root()
-    _set_keys(root, ROOT, keys.root, keys.root_threshold)
-    _set_keys(root, TARGETS, [keys.targets], 1)
-    _set_keys(root, SNAPSHOT, [keys.online], 1)
-    _set_keys(root, TIMESTAMP, [keys.online], 1)
+    root = first_root(keys)
     delegations = Delegations({}, {})
     for model, model_keys in keys.models.items():
-        _add_model(delegations, model, model_keys)
+        delegations = with_model(delegations, model, model_keys)
     with store.exclusive():
         metadata = MetadataSet.create(store, root, Targets(delegations=delegations), days)
         metadata.check_can_sign([ROOT, TARGETS, SNAPSHOT, TIMESTAMP], signers)
@@ -273,9 +245,7 @@ class Repository:
         def change(metadata: MetadataSet) -> None:
             if model in metadata.models():
                 raise RegistryError(f"Model {model!r} is there already. To change its keys, rotate")
-            delegations = copy.deepcopy(metadata.targets.delegations) or Delegations({}, {})
-            _add_model(delegations, model, keys)
-            metadata.set_delegations(delegations)
+            metadata.set_delegations(with_model(metadata.targets.delegations, model, keys))
 
         self._update(change)
 
@@ -292,8 +262,8 @@ class Repository:
 
         The first three are changed by a new root, which enough of the present and of the new root
         keys have to sign. When the keys at hand are too few, `draft` is written for their holders,
-        and returned; `apply_draft` then completes the change. Without any change a new root or
-        targets is signed all the same, with its full time ahead.
+        and returned; `apply_draft` then completes the change. Rotating "root" without any change
+        makes a new root all the same, with its full time ahead.
 
         Args:
             role: Whose keys to change.
@@ -309,11 +279,13 @@ class Repository:
 
         def change(metadata: MetadataSet) -> RootDraft | None:
             if role not in (ROOT, TARGETS, ONLINE):
-                metadata.set_delegations(_rotated(metadata, role, add, remove, threshold))
+                metadata.status_of(role)  # there is such a role
+                metadata.set_delegations(
+                    rotate_delegated(metadata.targets, role, add, remove, threshold)
+                )
                 return None
             proposed = next_root(metadata.root)
-            for name in (SNAPSHOT, TIMESTAMP) if role == ONLINE else (role,):
-                _rotate(proposed.signed, name, add, remove, threshold)
+            rotate_root(proposed.signed, role, add, remove, threshold)
             result = _draft(metadata, proposed)
             result.sign(self._signers)
             if not result.missing:
@@ -427,84 +399,6 @@ def _rolled_back(current: Channel, to: int | None) -> Channel:
 
 def _draft(metadata: MetadataSet, proposed: Metadata[Root]) -> RootDraft:
     return RootDraft(tuple(metadata.roots()), proposed)
-
-
-def _add_model(delegations: Delegations, model: str, keys: ModelKeys) -> None:
-    check_model(model)
-    production = CHANNELS[-1]
-    roles = {
-        f"{model}-ci": (keys.ci, [f"{model}/{name}" for name in CHANNELS if name != production]),
-        f"{model}-release": (keys.release, [f"{model}/{production}"]),
-    }
-    if keys.ci.keyval == keys.release.keyval:
-        raise RegistryError(
-            f"The release key of {model} must not be its CI key: who publishes would also promote"
-        )
-    assert delegations.roles is not None  # as edgeline makes them
-    for name, (key, paths) in roles.items():
-        check_usable(key)
-        delegations.roles[name] = DelegatedRole(name, [key.keyid], 1, True, paths)
-        delegations.keys[key.keyid] = key
-
-
-def _rotated(
-    metadata: MetadataSet,
-    role: str,
-    add: Sequence[Key],
-    remove: Collection[str],
-    threshold: int | None,
-) -> Delegations:
-    metadata.status_of(role)  # there is such a role
-    targets = copy.deepcopy(metadata.targets)
-    _rotate(targets, role, add, remove, threshold)
-    assert targets.delegations is not None
-    return targets.delegations
-
-
-def _rotate(
-    delegator: Root | Targets,
-    name: str,
-    add: Sequence[Key],
-    remove: Collection[str],
-    threshold: int | None,
-) -> None:
-    role = delegator.get_delegated_role(name)
-    for key_id in remove:
-        if key_id not in role.keyids:
-            raise RegistryError(
-                f"Key {short(key_id)} does not sign for {name}; its keys are "
-                f"{', '.join(map(short, role.keyids))}"
-            )
-    for key in add:
-        if key.keyid in role.keyids:
-            raise RegistryError(f"Key {short(key.keyid)} signs for {name} already")
-    kept = [delegator.get_key(key_id) for key_id in role.keyids if key_id not in remove]
-    _check_keys(name, [*kept, *add], role.threshold if threshold is None else threshold)
-    for key_id in remove:
-        delegator.revoke_key(key_id, name)
-    for key in add:
-        delegator.add_key(key, name)
-    if threshold is not None:
-        role.threshold = threshold
-
-
-def _set_keys(root: Root, name: str, keys: Sequence[Key], threshold: int) -> None:
-    _check_keys(name, keys, threshold)
-    root.roles[name] = Role([key.keyid for key in keys], threshold)
-    root.keys |= {key.keyid: key for key in keys}
-
-
-def _check_keys(name: str, keys: Sequence[Key], threshold: int) -> None:
-    for key in keys:
-        check_usable(key)
-    # By their value: one key under two ids would count for two signatures.
-    if len({str(key.keyval) for key in keys}) != len(keys):
-        raise RegistryError(f"Role {name!r} was given the same key twice")
-    if not 1 <= threshold <= len(keys):
-        raise RegistryError(
-            f"Role {name!r} would need {threshold} signatures and have {len(keys)} keys; "
-            "expected at least one signature and no more than there are keys"
-        )
 
 
 def _check_channel(channel: str) -> str:

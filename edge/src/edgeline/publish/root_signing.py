@@ -22,7 +22,7 @@ from tuf.api.metadata import Metadata, Root, VerificationResult
 from edgeline._json import parse_object
 from edgeline.errors import RegistryError
 from edgeline.publish.keys import Signers, short
-from edgeline.publish.metadata import add_signatures, verify_root_chain
+from edgeline.publish.signatures import add_signatures, verify_root_chain
 
 _FORMAT = "edgeline-root-draft"
 _MAX_DRAFT = 16 << 20  # bytes

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 MAX_HISTORY = 10  # releases that a channel served before
 
-# What nobody could have written but by mistake or malice; tags and file names then stay short.
-_MAX_VERSION = 999_999_999
+# Beyond this is malice; file names and tags stay short, and numbers exact in every language.
+MAX_VERSION = 999_999_999
+
 _FILE = re.compile(r"timestamp\.json|[1-9][0-9]{0,8}\.(?!timestamp\.)[a-z0-9]+(-[a-z0-9]+)*\.json")
 
 
@@ -165,7 +166,7 @@ def _files(layers: Iterable[object]) -> dict[str, Descriptor]:
 
 
 def _release(path: str, version: object, digest: object, size: object) -> ReleaseRef:
-    if type(version) is not int or not 0 < version <= _MAX_VERSION:
+    if type(version) is not int or not 0 < version <= MAX_VERSION:
         raise _malformed(path, "the number of each release")
     if type(size) is not int or not 0 < size <= MAX_MANIFEST:
         raise _malformed(path, f"the size of each release's index, at most {MAX_MANIFEST} bytes")
