@@ -1,6 +1,7 @@
 """Real models and real registries for the tests of the device package."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -12,8 +13,16 @@ import numpy as np
 import pytest
 
 from edgeline.contract import PreprocessingContract
-from edgeline.registry.writer import Published, VariantFiles, publish
+from edgeline.publish.keys import Signers, generate_key
+from edgeline.publish.layout import LayoutWriter
+from edgeline.publish.release import Published, VariantFiles, publish
+from edgeline.publish.repository import Keys, ModelKeys, Repository, initialize
+from edgeline.publish.store import WriteStore, open_for_writing
+from edgeline.registry.reader import RegistryReader, Release
+from edgeline.registry.store import ReadStore, open_store
+from edgeline.registry.trust import TrustedChannels
 
+MODELS = ("pets", "cats", "dogs", "others")
 SIDE = 8
 LABELS = ("cat", "dog", "bird")
 
@@ -71,12 +80,78 @@ def _quantized(converter: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Store:
-    """A registry under test, and an easy way to publish to it."""
+class Authority:
+    """Throwaway keys, and a registry in which nothing was published yet."""
 
-    path: Path
+    keys: Keys
+    signers: Signers  # every one of the keys
+    files: Path  # <name>.pem of each: root-1, root-2, targets, online, ci, release
+    root: bytes
+    empty: Path
+
+    def signers_of(self, *names: str) -> Signers:
+        """What a person or a machine can sign with who holds only these keys."""
+        return Signers.load([str(self.files / f"{name}.pem") for name in names])
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    folder = tmp_path_factory.mktemp("authority")
+    files = folder / "keys"
+    names = ("root-1", "root-2", "targets", "online", "ci", "release")
+    key = {name: generate_key(files / f"{name}.pem", None) for name in names}
+    keys = Keys(
+        root=(key["root-1"], key["root-2"]),
+        targets=key["targets"],
+        online=key["online"],
+        models={model: ModelKeys(ci=key["ci"], release=key["release"]) for model in MODELS},
+    )
+    signers = Signers.load([str(files)])
+    empty = folder / "registry"
+    return Authority(keys, signers, files, initialize(LayoutWriter(empty), keys, signers), empty)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A registry under test, and easy ways to publish to it and to read from it."""
+
+    location: str
     files: Path
     contract: PreprocessingContract
+    authority: Authority
+
+    @property
+    def path(self) -> Path:
+        """The directory of a registry that is one."""
+        return Path(self.location)
+
+    @property
+    def root(self) -> bytes:
+        """What a device trusts the registry by."""
+        return self.authority.root
+
+    def open(self) -> ReadStore:
+        """Open the store as a device does."""
+        return open_store(self.location)
+
+    @property
+    def reader(self) -> RegistryReader:
+        """Reads its releases."""
+        return RegistryReader(self.open())
+
+    @property
+    def channels(self) -> TrustedChannels:
+        """What a device that comes back now and then trusts."""
+        return TrustedChannels(self.open(), root=self.root, state=self.files / "state")
+
+    def serving(self, model: str = "pets", channel: str = "candidate") -> Release:
+        """What a device finds in a channel."""
+        return self.reader.open_channel(self.channels, model, channel)
+
+    def repository(self, writer: WriteStore | None = None) -> Repository:
+        """The signed metadata, with every key at hand."""
+        store = writer or open_for_writing(self.location)
+        return Repository(store, root=self.root, signers=self.authority.signers)
 
     def publish(
         self,
@@ -85,38 +160,59 @@ class Store:
         model: str = "pets",
         channel: str = "candidate",
         verdict: bytes = b"{}",
+        golden: bytes | None = None,
+        writer: WriteStore | None = None,
+        **others: bytes,
     ) -> Published:
         """Publish a release; without `variants`, of one that is no real model."""
         files = []
         for name, content in (variants or {"float32": b"weights"}).items():
             path = self.files / f"{name}.tflite"
             path.write_bytes(content)
-            files.append(VariantFiles(name, path))
+            files.append(VariantFiles(name, path, golden))
+        writer = writer or open_for_writing(self.location)
         return publish(
-            self.path,
+            writer,
+            self.repository(writer),
             model=model,
             channel=channel,
             variants=files,
             preprocessing=self.contract,
             verdict=verdict,
+            **others,
         )
 
     def blob(self, digest: str) -> Path:
-        """Return where the store keeps a blob."""
+        """Return where a directory keeps a blob."""
         return self.path / "blobs" / "sha256" / digest.removeprefix("sha256:")
+
+    def read_everything(self) -> list[Release]:
+        """Read every byte of every release and channel, so that what is broken raises."""
+        reader = self.reader
+        releases = [reader.open_version(version) for version in reader.versions()]
+        served = [reader.open(channel.release) for channel in self.channels.channels()]
+        for release in (*releases, *served):
+            reader.read_verdict(release)
+            reader.read_report(release)
+            reader.read_provenance(release)
+            for variant in release.variants:
+                reader.read_model(variant)
+                reader.read_golden(variant)
+        return releases
 
 
 @pytest.fixture
-def store(tmp_path: Path, contract: PreprocessingContract) -> Store:
-    """A registry that does not exist yet."""
+def store(tmp_path: Path, contract: PreprocessingContract, authority: Authority) -> Store:
+    """A registry in a directory, with keys and without a release."""
     files = tmp_path / "files"
     files.mkdir()
-    return Store(tmp_path / "registry", files, contract)
+    shutil.copytree(authority.empty, tmp_path / "registry")
+    return Store(str(tmp_path / "registry"), files, contract, authority)
 
 
 @pytest.fixture
 def pets(store: Store, models: Path) -> Store:
-    """A registry with one release of real models, in both channels' names."""
+    """A registry with one release of real models, in two channels."""
     variants = {name: (models / f"{name}.tflite").read_bytes() for name in ("float32", "int8_io")}
     store.publish(variants, channel="candidate")
     store.publish(variants, channel="production")

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ from edgeline.registry.layout import (
 _PRIVATE = ".edgeline"  # in the layout: the lock, and the file being written
 _LOCK_TIMEOUT = 600.0  # seconds to wait for other writers
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 _MANIFESTS = (  # what refers to other blobs; a layout may hold other tools' images too
     OCI_INDEX,
     OCI_MANIFEST,
@@ -82,9 +84,9 @@ class LayoutWriter(LayoutFiles):
         with self._translated():
             lock = self._open_lock()
         try:
-            self._wait_for(lock)
-            self._held = True
             with self._translated():
+                self._wait_for(lock)
+                self._held = True
                 self._initialize()
             yield
         finally:
@@ -156,8 +158,10 @@ class LayoutWriter(LayoutFiles):
             self._incoming.unlink(missing_ok=True)
             needed = self._needed()
             for file in list(os.scandir(self._blobs)):
+                if file.name in needed or not _BLOB_NAME.fullmatch(file.name):
+                    continue
                 status = file.stat(follow_symlinks=False)
-                if file.name in needed or stat.S_ISDIR(status.st_mode) or status.st_mtime > oldest:
+                if stat.S_ISDIR(status.st_mode) or status.st_mtime > oldest:
                     continue
                 is_manifest = self._is_manifest(file.name)
                 Path(file.path).unlink()
