@@ -233,6 +233,93 @@ class BeamConfig(_Section):
     """Apache Beam pipeline options such as "--runner=FlinkRunner"; in-process by default."""
 
 
+# As Kubernetes names claims and secrets.
+KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+ClusterPath = Annotated[str, Field(pattern=r"^/.")]
+KubeflowStep = Literal[
+    "Plan",
+    "ImportExampleGen",
+    "StatisticsGen",
+    "ImportSchemaGen",
+    "ExampleValidator",
+    "Transform",
+    "Trainer",
+    "Evaluator",
+    "TFLiteRewriter",
+    "TFLiteEvaluator",
+    "Report",
+    "EdgePusher",
+]
+Gpu = Literal["nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe"]
+
+
+class TolerationConfig(_Section):
+    """`[[kubeflow.steps.STEP.tolerations]]`: a taint of nodes that the step may run on."""
+
+    key: str = ""
+    """Of the taint; empty for any, which takes operator "Exists"."""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    """Whether the taint's value must be `value`."""
+    value: str = ""
+    """Of the taint."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Of the taint; any by default."""
+
+
+class KubeflowStepConfig(_Section):
+    """`[kubeflow.steps.STEP]`: what a step gets in the cluster."""
+
+    cpu: Annotated[float, Field(gt=0)] | None = None
+    """Cores, reserved and at most; the namespace's default by default."""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """GB (10^9 bytes) of memory, reserved and at most; the namespace's default by default."""
+    gpu_count: Annotated[int, Field(ge=0)] = 0
+    """GPUs."""
+    gpu_type: Gpu = "nvidia.com/gpu"
+    """As the cluster's device plugin names the resource."""
+    node_selector: dict[str, str] = {}
+    """Labels of the nodes that the step may run on."""
+    tolerations: tuple[TolerationConfig, ...] = ()
+    """Taints of the nodes that the step may run on."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """How often the step is tried again after a failure, half a minute later, then a minute, ..."""
+
+
+class ClaimConfig(_Section):
+    """A volume that is there before the run: the name of its claim, and where steps see it."""
+
+    claim: KubernetesName
+    """Name of the PersistentVolumeClaim."""
+    mount: ClusterPath
+    """Folder in the steps' file system."""
+
+
+class KubeflowConfig(_Section):
+    """`[kubeflow]`: how the same pipeline runs on Kubeflow (`python kubeflow/compile.py`)."""
+
+    dataset: ClusterPath = "/data/dataset"
+    """The dataset's folder as steps see it; what `data.path` is on this machine."""
+    data_volume: ClaimConfig = ClaimConfig(claim="edgeline-data", mount="/data")
+    """Holds the dataset, and the base's weights where `trainer.base_weights` is a path."""
+    registry: Annotated[str, Field(min_length=1)] | None = None
+    """The registry as steps reach it; `registry.location` by default."""
+    registry_volume: ClaimConfig | None = None
+    """Holds the registry where that is a directory."""
+    signing_keys: KubernetesName | None = None
+    """Secret whose files are those that `registry.keys` names, and `passphrase` if they have one;
+    no default where there is such a file."""
+    registry_login: KubernetesName | None = None
+    """Secret with a registry server's credentials: `config.json` as Docker writes it, `ca.crt`
+    where `registry.ca_file` is set, `tls.crt` and `tls.key` for `registry.client_cert` and
+    `client_key`; anonymous by default."""
+    image_pull_secret: KubernetesName | None = None
+    """Secret to pull the steps' image with; the namespace's default by default."""
+    pipeline_root: Annotated[str, Field(pattern=r"^(minio|s3|gs)://.")] | None = None
+    """Where artifacts go, "minio://", "s3://" or "gs://"; the cluster's default by default."""
+    steps: dict[KubeflowStep, KubeflowStepConfig] = {}
+    """What single steps get."""
+
+
 class Config(_Section):
     """A whole configuration."""
 
@@ -247,6 +334,7 @@ class Config(_Section):
     registry: RegistryConfig = RegistryConfig()
     run: RunConfig = RunConfig()
     beam: BeamConfig = BeamConfig()
+    kubeflow: KubeflowConfig = KubeflowConfig()
 
     @property
     def key_uris(self) -> tuple[str, ...]:
@@ -367,6 +455,8 @@ def _documentation(location: Sequence[str]) -> str:
 def _section_at(location: Sequence[str]) -> type[_Section]:
     section: type[_Section] = Config
     for name in location:
+        if name not in section.model_fields:  # a key or an index, of which there are several
+            continue
         annotation = section.model_fields[name].annotation
         candidates = (annotation, *get_args(annotation))
         section = next(c for c in candidates if isinstance(c, type) and issubclass(c, _Section))

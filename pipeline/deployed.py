@@ -40,7 +40,9 @@ def baseline_digest(config: Config, dataset: Dataset) -> str:
 
 def inputs_digest(config: Config, dataset: Dataset) -> str:
     """The SHA-256, in hex, of everything a run is made from: settings, data, weights and code."""
-    settings = config.model_dump(mode="json", exclude={"run", "registry", "ingest", "beam"})
+    # Without those that say where the run is made: on a laptop or on Kubeflow, it is the same.
+    machine = {"data", "run", "registry", "ingest", "beam", "kubeflow"}
+    settings = config.model_dump(mode="json", exclude=machine)
     content = {
         "settings": settings,
         "dataset": dataset.fingerprint,

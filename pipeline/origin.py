@@ -24,13 +24,13 @@ LOCAL_BUILDER = "https://edgeline.dev/provenance/local-runner/v1"
 GIT_TIMEOUT = 10.0  # seconds
 
 
-def origin(config: Config, dataset: Dataset) -> Origin:
-    """Gathers what is known of a run before it starts."""
+def origin(config: Config, dataset: Dataset, builder: str = LOCAL_BUILDER) -> Origin:
+    """Gathers what is known of a run before it starts; `builder` is the URI of what runs it."""
     settings = _settings(config)
     content = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
     images = {split: sum(by_label.values()) for split, by_label in dataset.counts.items()}
     return Origin(
-        builder=LOCAL_BUILDER,
+        builder=builder,
         parameters={
             "model": config.name,
             "channel": config.registry.channel,
@@ -46,7 +46,8 @@ def origin(config: Config, dataset: Dataset) -> Origin:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    settings = config.model_dump(mode="json", exclude={"name", "data", "registry", "run", "beam"})
+    machine = {"name", "data", "registry", "run", "beam", "kubeflow"}
+    settings = config.model_dump(mode="json", exclude=machine)
     trainer = settings["trainer"]
     trainer["base_weights"] = Path(trainer["base_weights"]).name
     return settings

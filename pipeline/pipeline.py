@@ -27,7 +27,7 @@ from pipeline.config import Config
 from pipeline.content_digest import code_digest, file_digest
 from pipeline.dataset import SPLITS, Dataset
 from pipeline.deployed import inputs_digest
-from pipeline.origin import origin
+from pipeline.origin import LOCAL_BUILDER, origin
 from pipeline.registry import destination
 
 PREPROCESSING_FN = "pipeline.preprocessing.preprocessing_fn"
@@ -41,6 +41,7 @@ def create_pipeline(
     baseline_digest: str = "",
     metadata_connection_config: Any = None,
     beam_pipeline_args: Sequence[str] = (),
+    builder: str = LOCAL_BUILDER,
 ) -> Pipeline:
     """Builds the pipeline; the same definition for every orchestrator.
 
@@ -53,6 +54,7 @@ def create_pipeline(
         metadata_connection_config: of the local metadata store; None where the orchestrator has
             its own.
         beam_pipeline_args: for the data-parallel steps.
+        builder: URI of what runs the pipeline, for the record.
 
     Raises:
         UserError: the registry's trusted root can't be read.
@@ -157,7 +159,7 @@ def create_pipeline(
         verdict=tflite_evaluator.outputs["verdict"],
         model_blessing=evaluator.outputs["blessing"],
         destination=destination(config),
-        origin=origin(config, dataset),
+        origin=origin(config, dataset, builder),
     )
     steps: list[BaseComponent] = [
         example_gen,

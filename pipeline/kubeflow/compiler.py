@@ -1,0 +1,345 @@
+"""Turns the pipeline into what Kubeflow Pipelines v2 runs: specification and platform specification.
+
+TFX compiles `create_pipeline`'s result; what it leaves out is added to the outcome: a first step
+that settles what depends on the run's parameters (`pipeline.kubeflow.plan`), a step that reports,
+parameters with defaults, resources, retries, volumes and secrets. Names of fields are those that
+every Kubeflow Pipelines from 2.3 on knows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tfx.orchestration.kubeflow.v2 import compiler_utils
+from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import (
+    KubeflowV2DagRunner,
+    KubeflowV2DagRunnerConfig,
+)
+
+from components.artifacts import TFLiteVerdict
+from pipeline.config import Config, GateConfig, KubeflowStepConfig
+from pipeline.dataset import SPLITS, Dataset
+from pipeline.errors import UserError
+from pipeline.kubeflow.checks import check
+from pipeline.kubeflow.cluster import in_cluster
+from pipeline.kubeflow.names import (
+    BASELINE,
+    BUILDER,
+    CONFIG,
+    DATASET_DIGEST,
+    PLAN,
+    PUSHER,
+    REGISTRY_LOGIN,
+    REPORT,
+    ROOT,
+    SETTINGS,
+    SIGNING_KEYS,
+    planned_output,
+)
+from pipeline.kubeflow.planned import PLANNED
+from pipeline.pipeline import create_pipeline
+from pipeline.registry import destination
+from pipeline.run import BEAM_ARGS
+
+# Their result is not a function of what the cache's key holds: data, registry and keys.
+NEVER_CACHED = (PLAN, PUSHER)
+READS_DATA = (PLAN, "ImportExampleGen", "ImportSchemaGen", "Trainer")
+READS_REGISTRY = (PLAN, "TFLiteEvaluator", PUSHER)
+SIGNS = (PLAN, PUSHER)
+
+_IMAGE = re.compile(r"[a-z0-9]([\w.:/-]*[\w-])?(@sha256:[0-9a-f]{64})?", re.ASCII)
+_TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE"}
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled pipeline.
+
+    Attributes:
+        spec: the PipelineSpec message, as JSON.
+        platform: the PlatformSpec message, as JSON.
+        warnings: a line each.
+    """
+
+    spec: Document
+    platform: Document
+    warnings: tuple[str, ...]
+
+    def to_yaml(self) -> str:
+        """The file that Kubeflow takes: two documents."""
+        return yaml.safe_dump_all([self.spec, self.platform], sort_keys=True, allow_unicode=True)
+
+
+def compile_pipeline(config: Config, image: str) -> Compiled:
+    """Compiles the pipeline for Kubeflow; neither data nor a registry need to be at hand.
+
+    Args:
+        config: all the settings; `[kubeflow]` says where things are in the cluster.
+        image: of `kubeflow/Dockerfile`, with its digest.
+
+    Raises:
+        UserError: a setting can't work in the cluster, the registry's trusted root can't be read,
+            or Kubeflow would refuse the outcome; a line for each problem.
+    """
+    if not _IMAGE.fullmatch(image):
+        raise UserError(
+            f"--image: expected an image such as registry.example/edgeline@sha256:...; received "
+            f"{image!r}"
+        )
+    config_there = in_cluster(config)
+    spec = _tfx_spec(config_there, image)
+    _add_plan(spec, config_there, image)
+    _add_report(spec, image)
+    if config.kubeflow.pipeline_root:
+        spec["defaultPipelineRoot"] = config.kubeflow.pipeline_root
+    pinned = "@sha256:" in image
+    for name in _tasks(spec):
+        _configure(spec, name, config.kubeflow.steps.get(name, KubeflowStepConfig()), pinned)
+    platform = _platform(config)
+    check(spec, platform)
+    return Compiled(spec, platform, tuple(_warnings(config_there, image, pinned)))
+
+
+def _tfx_spec(config: Config, image: str) -> Document:
+    runner = KubeflowV2DagRunner(
+        KubeflowV2DagRunnerConfig(
+            default_image=image,
+            default_commands=_command("step"),
+            use_pipeline_spec_2_1=True,
+        )
+    )
+    definition = create_pipeline(
+        config,
+        _any_dataset(config),
+        pipeline_root="",
+        beam_pipeline_args=[*BEAM_ARGS, *config.beam.args],
+        builder=BUILDER,
+    )
+    spec: Document = runner.run(definition, write_out=False)["pipelineSpec"]
+    return spec
+
+
+def _any_dataset(config: Config) -> Dataset:
+    """Stands for the dataset that `Plan` will find: whatever depends on it is settled there."""
+    path = config.data.path
+    counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
+    return Dataset(path, (), (), path / "schema.pbtxt", 1, counts, "", "")
+
+
+def _add_plan(spec: Document, config: Config, image: str) -> None:
+    """Adds the first step, and has the others take from it what it settles."""
+    parameters = run_parameters(config)
+    constants = {
+        CONFIG: config.model_dump_json(exclude={"kubeflow"}),
+        ROOT: destination(config).root.decode(),
+    }
+    inputs = {name: {"componentInputParameter": name} for name in parameters} | {
+        name: {"runtimeValue": {"constant": text}} for name, text in constants.items()
+    }
+    component = {
+        "inputDefinitions": {
+            "parameters": {name: {"parameterType": _TYPES[type(v)]} for name, v in parameters.items()}
+            | {name: {"parameterType": "STRING"} for name in constants}
+        },
+        "outputDefinitions": {"parameters": dict(_take_planned(spec))},
+    }
+    _add_task(spec, PLAN, image, component, {"parameters": inputs})
+    spec["root"]["inputDefinitions"] = {
+        "parameters": {
+            name: {
+                "parameterType": _TYPES[type(value)],
+                "defaultValue": value,
+                "isOptional": True,
+            }
+            for name, value in parameters.items()
+        }
+    }
+
+
+def run_parameters(config: Config) -> dict[str, Any]:
+    """The run's parameters with their defaults, from the configuration.
+
+    Every threshold of the gate that is a number and is set can be changed when a run starts.
+    """
+    settings = config.model_dump(mode="json")
+    parameters = {
+        name: settings[key.partition(".")[0]][key.partition(".")[2]]
+        for name, key in SETTINGS.items()
+    }
+    thresholds = {
+        name: float(settings["gate"][name])
+        for name in GateConfig.model_fields
+        if isinstance(settings["gate"][name], (int, float))
+    }
+    return {**parameters, **thresholds, BASELINE: ""}
+
+
+def _take_planned(spec: Document) -> Iterator[tuple[str, Document]]:
+    """Makes the planned settings inputs from `Plan`; yields its outputs with their types."""
+    for step, names in PLANNED.items():
+        task, component = _tasks(spec)[step], spec["components"][step]
+        declared = component["inputDefinitions"]["parameters"]
+        declared.update({name: {"parameterType": "STRING"} for name in names if name == DATASET_DIGEST})
+        for name in names:
+            output = planned_output(step, name)
+            task["inputs"]["parameters"][name] = {
+                "taskOutputParameter": {"producerTask": PLAN, "outputParameterKey": output}
+            }
+            yield output, declared[name]
+        task["dependentTasks"] = sorted({*task.get("dependentTasks", ()), PLAN})
+
+
+def _add_report(spec: Document, image: str) -> None:
+    """Adds the step that reports; the last one waits for it, as its failure would stop it."""
+    evaluator = "TFLiteEvaluator"
+    component = {
+        "inputDefinitions": {
+            "artifacts": {
+                "verdict": {
+                    "artifactType": {
+                        "instanceSchema": compiler_utils.get_artifact_schema(TFLiteVerdict)
+                    }
+                }
+            }
+        },
+        "outputDefinitions": {
+            "artifacts": {
+                "report": {
+                    "artifactType": {"schemaTitle": "system.HTML", "schemaVersion": "0.0.1"}
+                },
+                "metrics": {
+                    "artifactType": {"schemaTitle": "system.Metrics", "schemaVersion": "0.0.1"}
+                },
+            }
+        },
+    }
+    verdict = {
+        "taskOutputArtifact": {"producerTask": evaluator, "outputArtifactKey": "verdict"}
+    }
+    _add_task(spec, REPORT, image, component, {"artifacts": {"verdict": verdict}})
+    _tasks(spec)[REPORT]["dependentTasks"] = [evaluator]
+    pusher = _tasks(spec)[PUSHER]
+    pusher["dependentTasks"] = sorted({*pusher["dependentTasks"], REPORT})
+
+
+def _add_task(
+    spec: Document, name: str, image: str, component: Document, inputs: Document
+) -> None:
+    """Adds a step of our own, whose module is named as the step."""
+    label = f"{name}_executor"
+    spec["components"][name] = {"executorLabel": label, **component}
+    spec["deploymentSpec"]["executors"][label] = {
+        "container": {
+            "image": image,
+            "command": list(_command(name.lower())),
+            "args": ["--executor_input", "{{$}}"],
+        }
+    }
+    _tasks(spec)[name] = {
+        "taskInfo": {"name": name},
+        "componentRef": {"name": name},
+        "inputs": inputs,
+        "cachingOptions": {"enableCache": True},
+    }
+
+
+def _configure(spec: Document, name: str, settings: KubeflowStepConfig, pinned: bool) -> None:
+    """Sets a step's caching, retries, resources and environment."""
+    task = _tasks(spec)[name]
+    if name in NEVER_CACHED or not pinned:
+        task.pop("cachingOptions", None)
+    if settings.retries:
+        task["retryPolicy"] = {
+            "maxRetryCount": settings.retries,
+            "backoffDuration": "30s",
+            "backoffFactor": 2.0,
+            "backoffMaxDuration": "600s",
+        }
+    container = spec["deploymentSpec"]["executors"][f"{name}_executor"]["container"]
+    # TFX's hook for Vertex AI, which open-source Kubeflow ignores: the step runs the driver.
+    container.pop("lifecycle", None)
+    if resources := _resources(settings):
+        container["resources"] = resources
+    if name in READS_REGISTRY:
+        container["env"] = [{"name": "DOCKER_CONFIG", "value": str(REGISTRY_LOGIN)}]
+
+
+def _resources(settings: KubeflowStepConfig) -> Document:
+    resources: Document = {}
+    if settings.cpu:
+        resources |= {"cpuLimit": settings.cpu, "cpuRequest": settings.cpu}
+    if settings.memory_gb:
+        resources |= {"memoryLimit": settings.memory_gb, "memoryRequest": settings.memory_gb}
+    if settings.gpu_count:
+        resources["accelerator"] = {
+            "type": settings.gpu_type,
+            "count": str(settings.gpu_count),
+        }
+    return resources
+
+
+def _platform(config: Config) -> Document:
+    names = (*PLANNED, "StatisticsGen", "ExampleValidator", PLAN, REPORT)
+    executors = {f"{name}_executor": dict(_kubernetes(config, name)) for name in sorted(names)}
+    configured = {label: settings for label, settings in executors.items() if settings}
+    return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": configured}}}}
+
+
+def _kubernetes(config: Config, name: str) -> Iterator[tuple[str, Any]]:
+    """What a step gets from Kubernetes besides resources: a KubernetesExecutorConfig message."""
+    kubeflow = config.kubeflow
+    claims = [kubeflow.data_volume] if name in READS_DATA else []
+    if kubeflow.registry_volume and name in READS_REGISTRY:
+        claims.append(kubeflow.registry_volume)
+    if claims:
+        yield "pvcMount", [{"constant": c.claim, "mountPath": c.mount} for c in claims]
+    secrets: dict[str, Path] = {}
+    if kubeflow.signing_keys and name in SIGNS:
+        secrets[kubeflow.signing_keys] = SIGNING_KEYS
+    if kubeflow.registry_login and name in READS_REGISTRY:
+        secrets[kubeflow.registry_login] = REGISTRY_LOGIN
+    if secrets:
+        yield (
+            "secretAsVolume",
+            [
+                {"secretName": secret, "mountPath": str(path), "optional": False}
+                for secret, path in secrets.items()
+            ],
+        )
+    if kubeflow.image_pull_secret:
+        yield "imagePullSecret", [{"secretName": kubeflow.image_pull_secret}]
+    settings = kubeflow.steps.get(name, KubeflowStepConfig())  # type: ignore[call-overload]
+    if settings.node_selector:
+        yield "nodeSelector", {"labels": dict(settings.node_selector)}
+    if settings.tolerations:
+        yield "tolerations", [t.model_dump(exclude_defaults=True) for t in settings.tolerations]
+
+
+def _warnings(config: Config, image: str, pinned: bool) -> Iterator[str]:
+    if not pinned:
+        yield (
+            f"--image: {image} has no digest, so that the code can change under the run: no step "
+            "is cached; give it as NAME@sha256:..."
+        )
+    if config.registry.location.startswith("oci://") and not config.kubeflow.registry_login:
+        yield (
+            f"kubeflow.registry_login: not set, so that steps reach {config.registry.location} "
+            "without credentials"
+        )
+
+
+def _tasks(spec: Document) -> Document:
+    tasks: Document = spec["root"]["dag"]["tasks"]
+    return tasks
+
+
+def _command(module: str) -> tuple[str, ...]:
+    return ("python", "-m", f"pipeline.kubeflow.{module}")

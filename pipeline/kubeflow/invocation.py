@@ -1,0 +1,106 @@
+"""What Kubeflow hands to a step, and what it wants back: ExecutorInput and ExecutorOutput."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgeline.publish.keys import PASSPHRASE_VARIABLE
+from pipeline.errors import UserError
+from pipeline.kubeflow.names import PASSPHRASE_FILE
+
+STEP_FAILED = 1
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class ExecutorInput:
+    """A step's inputs and where its outputs go.
+
+    Attributes:
+        document: the ExecutorInput message, as JSON.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Reads what Kubeflow puts in the place of `{{$}}`."""
+        self.document: dict[str, Any] = json.loads(text)
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The input parameters' values by name."""
+        values: Mapping[str, Any] = self.document.get("inputs", {}).get("parameterValues", {})
+        return values
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The input artifacts by name."""
+        return self._artifacts("inputs")
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The output artifacts by name."""
+        return self._artifacts("outputs")
+
+    @property
+    def output_file(self) -> str:
+        """Where the ExecutorOutput message is expected."""
+        return str(self.document["outputs"]["outputFile"])
+
+    def uri(self, side: str, name: str) -> str:
+        """The URI of the one artifact of that name among the "inputs" or "outputs"."""
+        return str(self._artifacts(side)[name]["artifacts"][0]["uri"])
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id: Kubeflow has it in the URI of every artifact that a step makes."""
+        for listed in self.outputs.values():
+            for artifact in listed["artifacts"]:
+                for part in artifact["uri"].split("/"):
+                    if _UUID.fullmatch(part):
+                        return str(part)
+        return None
+
+    def _artifacts(self, side: str) -> dict[str, Any]:
+        artifacts: dict[str, Any] = self.document.get(side, {}).get("artifacts", {})
+        return artifacts
+
+    def write_output(self, output: Mapping[str, Any]) -> None:
+        """Writes an ExecutorOutput message to where it is expected."""
+        file = Path(self.output_file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(output))
+
+
+def main_of(work: Callable[[list[str]], None]) -> None:
+    """Runs a step as a program and exits: our own errors are a message, others have a trace."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    _export_passphrase()
+    try:
+        work(sys.argv[1:])
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            traceback.print_exc()
+            sys.exit(STEP_FAILED)
+        print(error, file=sys.stderr)
+        sys.exit(int(code))
+
+
+def _export_passphrase() -> None:
+    """A passphrase comes as a file of the signing keys' secret, never as a parameter.
+
+    Raises:
+        UserError: there is such a file, and it can't be read.
+    """
+    if PASSPHRASE_VARIABLE in os.environ or not PASSPHRASE_FILE.exists():
+        return
+    try:
+        os.environ[PASSPHRASE_VARIABLE] = PASSPHRASE_FILE.read_text(encoding="utf-8").rstrip("\n")
+    except OSError as error:
+        raise UserError(f"{PASSPHRASE_FILE} can't be read: {error.strerror}") from error

@@ -1,0 +1,39 @@
+"""The names that the compiler and the steps in the cluster share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PLAN = "Plan"
+REPORT = "Report"
+PUSHER = "EdgePusher"
+
+BUILDER = "https://edgeline.dev/provenance/kubeflow-pipelines/v1"
+
+# Where a step's secrets are mounted.
+SIGNING_KEYS = Path("/etc/edgeline/signing-keys")
+REGISTRY_LOGIN = Path("/etc/edgeline/registry-login")
+PASSPHRASE_FILE = SIGNING_KEYS / "passphrase"
+CA_FILE = REGISTRY_LOGIN / "ca.crt"
+CLIENT_CERT = REGISTRY_LOGIN / "tls.crt"
+CLIENT_KEY = REGISTRY_LOGIN / "tls.key"
+
+# Parameters of `Plan` beside the run's, and a setting that steps have only for the cache's sake.
+CONFIG = "config"
+ROOT = "root"
+DATASET_DIGEST = "dataset_digest"
+
+# The run's parameters, by the setting that each of them replaces; thresholds of the gate are added.
+SETTINGS = {
+    "data_path": "data.path",
+    "registry": "registry.location",
+    "channel": "registry.channel",
+    "epochs": "trainer.epochs",
+}
+BASELINE = "baseline_digest"
+NO_BASELINE = "none"
+
+
+def planned_output(step: str, setting: str) -> str:
+    """The name of the output of `Plan` that is a step's setting."""
+    return f"{step}-{setting}"

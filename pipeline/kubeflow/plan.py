@@ -1,0 +1,136 @@
+"""The first step of a run in the cluster: `python -m pipeline.kubeflow.plan`.
+
+It checks, before an hour of training, what the laptop's `python -m pipeline run` checks: that data,
+settings, registry and keys fit together, with the secrets and volumes that the last step will have.
+Then it settles what is only known now (`pipeline.kubeflow.planned`): the run's parameters are put
+into the configuration, the channel is resolved to the release that it serves, and the same
+`create_pipeline` as everywhere turns that into the settings of the steps. So what a release states
+of its making is what was done, and the cache can't hide that data, code or channel changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfx.orchestration.kubeflow.v2 import compiler_utils
+from tfx.orchestration.pipeline import Pipeline
+
+from pipeline import preflight
+from pipeline.config import Config, parse_config
+from pipeline.dataset import Dataset
+from pipeline.deployed import baseline_digest
+from pipeline.errors import UserError
+from pipeline.kubeflow.invocation import ExecutorInput, main_of
+from pipeline.kubeflow.names import (
+    BASELINE,
+    BUILDER,
+    CONFIG,
+    DATASET_DIGEST,
+    NO_BASELINE,
+    ROOT,
+    SETTINGS,
+    planned_output,
+)
+from pipeline.kubeflow.planned import PLANNED
+from pipeline.pipeline import create_pipeline
+
+# Linux takes no longer argument, and Kubeflow hands a step its settings in a single one.
+MAX_SETTINGS_BYTES = 100_000
+
+_LOG = logging.getLogger(__name__)
+
+
+def run(arguments: list[str]) -> None:
+    """Checks what the run needs and writes the settings of its steps.
+
+    Args:
+        arguments: `--executor_input` and its value.
+
+    Raises:
+        UserError: the run could not succeed; what to do is in the message.
+        edgeline.errors.RegistryError: the registry is not to be trusted.
+    """
+    parser = argparse.ArgumentParser(prog="python -m pipeline.kubeflow.plan")
+    parser.add_argument("--executor_input", required=True)
+    executor_input = ExecutorInput(parser.parse_args(arguments).executor_input)
+    settled = plan(executor_input.parameters)
+    executor_input.write_output({"parameterValues": settled})
+
+
+def plan(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The planned settings of all steps, by output name.
+
+    Args:
+        parameters: the run's, and the specification's `config` and `root`.
+
+    Raises:
+        UserError: as `run`.
+        edgeline.errors.RegistryError: as `run`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "root.json"
+        root.write_text(parameters[ROOT])
+        config = configured(parameters, root)
+        dataset = Dataset.load(config.data.path)
+        for warning in preflight.check(config, dataset):
+            _LOG.warning("%s", warning)
+        baseline = _baseline(parameters[BASELINE], config, dataset)
+        _LOG.info("compared with: %s", baseline or "nothing, the channel serves no release")
+        pipeline = create_pipeline(
+            config, dataset, pipeline_root="", baseline_digest=baseline, builder=BUILDER
+        )
+    return _settings(pipeline, dataset)
+
+
+def configured(parameters: Mapping[str, Any], root: Path) -> Config:
+    """The specification's configuration with the run's parameters in it.
+
+    Raises:
+        UserError: a parameter's value is no legal setting.
+    """
+    document = json.loads(parameters[CONFIG])
+    document["registry"]["root"] = str(root)
+    for name, value in parameters.items():
+        if name in (CONFIG, ROOT, BASELINE):
+            continue
+        section, _, key = SETTINGS.get(name, f"gate.{name}").partition(".")
+        document[section][key] = value
+    return parse_config(document, "parameters")
+
+
+def _baseline(parameter: str, config: Config, dataset: Dataset) -> str:
+    if parameter == NO_BASELINE:
+        return ""
+    return parameter or baseline_digest(config, dataset)
+
+
+def _settings(pipeline: Pipeline, dataset: Dataset) -> dict[str, Any]:
+    steps = {component.id: component.exec_properties for component in pipeline.components}
+    settled: dict[str, Any] = {}
+    for step, names in PLANNED.items():
+        values = {name: _value(steps[step], name, dataset) for name in names}
+        size = len(json.dumps(values))
+        if size > MAX_SETTINGS_BYTES:
+            raise UserError(
+                f"the settings of {step} have {size:,} bytes, expected at most "
+                f"{MAX_SETTINGS_BYTES:,}: Kubeflow hands them to the step as one argument"
+            )
+        settled |= {planned_output(step, name): value for name, value in values.items()}
+    return settled
+
+
+def _value(properties: Mapping[str, Any], name: str, dataset: Dataset) -> Any:
+    if name == DATASET_DIGEST:
+        return dataset.digest
+    constant = compiler_utils.value_converter(properties[name]).constant
+    return getattr(constant, constant.WhichOneof("kind"))
+
+
+if __name__ == "__main__":
+    main_of(run)

@@ -1,0 +1,31 @@
+"""Which settings of which steps `Plan` settles when a run starts.
+
+They depend on the run's parameters, on the data, on what the channel serves, or on the code in the
+image. All others are in the specification from the start.
+"""
+
+from __future__ import annotations
+
+from pipeline.kubeflow.names import DATASET_DIGEST
+
+# The dataset's digest is no setting of TFX's: it makes a cached result stale when data changed in
+# place, which Kubeflow's cache would not notice.
+PLANNED: dict[str, tuple[str, ...]] = {
+    "ImportExampleGen": ("input_base", DATASET_DIGEST),
+    "ImportSchemaGen": ("schema_file", DATASET_DIGEST),
+    "Transform": ("custom_config",),
+    "Trainer": ("custom_config",),
+    "Evaluator": ("eval_config",),
+    "TFLiteRewriter": ("max_drop", "code_digest"),
+    "TFLiteEvaluator": (
+        "slice_keys",
+        "min_accuracy",
+        "max_drop",
+        "gate",
+        "registry",
+        "baseline_digest",
+        "inputs_digest",
+        "code_digest",
+    ),
+    "EdgePusher": ("registry", "channel", "origin"),
+}
