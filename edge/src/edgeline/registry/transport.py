@@ -240,7 +240,7 @@ class Client:
         self._server = server
         self._repository = repository
         self._connection = connection
-        self._home = _parse_url(f"{_scheme(server, connection)}://{server}/")
+        self._home = _parse_url(f"{choose_scheme(server, connection)}://{server}/")
         self._contexts = tls_contexts(connection) if self._home.scheme == "https" else None
         self._clock = Clock(self.budget())
         self._pools: dict[tuple[str, str, int], urllib3.HTTPConnectionPool] = {}
@@ -498,8 +498,12 @@ def shown(value: object, limit: int = 120) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def _scheme(server: str, connection: Connection) -> str:
-    """Choose between https and http."""
+def choose_scheme(server: str, connection: Connection) -> str:
+    """Return "https", or "http" where a connection may be plain.
+
+    Raises:
+        RegistryError: the connection's settings contradict each other.
+    """
     if connection.client_key is not None and connection.client_cert is None:
         raise RegistryError(f"{connection.client_key} is a key without a client certificate")
     tls = connection.ca_file is not None or connection.client_cert is not None
