@@ -1,12 +1,9 @@
 """The registry's commands as people use them: what they print, and how they end."""
 
-import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
@@ -19,33 +16,12 @@ from edgeline.cli.output import Progress, note_expired
 from edgeline.publish import provenance
 from edgeline.publish.release import Published
 from tests.edge.judged import judged
+from tests.edge.terminal import Done, Terminal
 
 if TYPE_CHECKING:
     from tests.edge.conftest import Store
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    error: str
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """The one line of JSON that was printed."""
-        (line,) = self.out.splitlines()
-        document = json.loads(line)
-        assert isinstance(document, dict)
-        return document
-
-    @property
-    def documents(self) -> list[dict[str, Any]]:
-        """A line of JSON each."""
-        return [json.loads(line) for line in self.out.splitlines()]
 
 
 Run = Callable[..., Done]
@@ -494,39 +470,6 @@ def test_looking_needs_no_cryptography_and_signing_says_that_it_does(
     assert done.returncode == code, done.stderr
     assert ("pip install 'edgeline[publish]'" in done.stderr) == (code == 3)
     assert "Traceback" not in done.stderr
-
-
-@dataclass(frozen=True)
-class Terminal:
-    """A command on a terminal, answered when it asks."""
-
-    folder: Path
-
-    def run(self, *arguments: str | Path, answers: list[tuple[str, str]]) -> Done:
-        """Give a command; `answers` are what it asks for, and what to say."""
-        ours, theirs = os.openpty()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "edgeline", *map(str, arguments)],
-            stdin=theirs,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # Passwords are asked for on the controlling terminal, if there is one.
-            start_new_session=True,
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-        os.close(theirs)
-        assert process.stderr is not None
-        told = b""
-        for question, answer in answers:
-            while not told.endswith(question.encode()):
-                letter = process.stderr.read(1)
-                assert letter, told
-                told += letter
-            os.write(ours, f"{answer}\n".encode())
-        out, error = process.communicate(timeout=60)
-        os.close(ours)
-        return Done(process.returncode, out.decode(), (told + error).decode())
 
 
 @pytest.fixture
