@@ -1,7 +1,6 @@
 """Keys by command: a registry's first ones, and then whose count."""
 
 import json
-import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -242,7 +241,7 @@ def test_a_key_is_made_and_shown(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("keys create anna.pem --no-passphrase", "anna.pem exists; keys are never overwritten"),
+        ("keys create anna.pem --no-passphrase", "keys are never overwritten"),
         ("keys public nobody.pub", "cannot be read"),
         ("keys public notes.txt", "no public key"),
     ],
@@ -267,12 +266,8 @@ def test_roles_are_listed(run: Run) -> None:
     ]
     documents = run("keys list registry --root keys/root.json --json").documents
     root, *others = documents
-    assert (root["role"], root["version"], root["threshold"], len(root["keys"])) == (
-        "root",
-        1,
-        2,
-        2,
-    )
+    assert (root["role"], root["version"], root["threshold"]) == ("root", 1, 2)
+    assert len(root["keys"]) == 2
     assert root["expires"].startswith("20")
     assert others[-1]["expires"] is None  # nobody signed anything with it yet
 
@@ -383,7 +378,7 @@ def test_older_metadata_may_be_built_upon(run: Run, tmp_path: Path) -> None:
 
 def test_the_environment_may_name_several_keys(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run(INIT)
-    monkeypatch.setenv("EDGELINE_ROOT", os.path.join("keys", "root.json"))
+    monkeypatch.setenv("EDGELINE_ROOT", "keys/root.json")
     monkeypatch.setenv("EDGELINE_KEYS", "keys/targets.pem\n keys/online.pem")
     run("keys create a.pem --no-passphrase")
     run("keys create b.pem --no-passphrase")
