@@ -194,7 +194,7 @@ def _connect(host: str, port: int, clock: Clock) -> _Socket:
                 reason = error.strerror or str(error)
         budget.share(CONNECT_SECONDS)
     except TimeoutError:
-        reason = f"no connection within {budget.seconds:.3g} seconds"
+        reason = f"no connection within {min(clock.budget.seconds, CONNECT_SECONDS):g} seconds"
     raise CannotConnectError(reason)
 
 
