@@ -160,7 +160,8 @@ def _promote(config: Config) -> str:
             *("--root", str(settings.root), "--key", str(settings.root.parent)),
         )
     )
-    return f"{config.name}/production serves {outcome['tag']}: {outcome['outcome']}"
+    since = "already" if outcome["outcome"] == "unchanged" else f"now, as {settings.channel} does"
+    return f"{config.name}/production serves {outcome['tag']} {since}"
 
 
 def _predict(images: Iterable[tuple[Path, str]], config: Config) -> str:

@@ -119,7 +119,9 @@ def create_pipeline(
         calibration_images=config.rewriter.calibration_images,
         max_drop=gate.max_drop,
         code_digest=code_digest(
-            "edgeline",
+            "edgeline.contract",
+            "edgeline.preprocessing",
+            "edgeline.runtime",
             "components.tflite_rewriter",
             "components.tflite_models",
             "components.trained_model",

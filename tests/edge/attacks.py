@@ -79,11 +79,14 @@ class World:
         """The public half of a key."""
         return self.keys[name].public_key
 
+    @property
+    def honest_names(self) -> tuple[str, ...]:
+        """The names of the keys that the registry starts with."""
+        return tuple(name for name in KEYS if not name.startswith("stranger"))
+
     def signers(self, *names: str) -> Signers:
         """What somebody with these keys can sign with, by default the honest ones."""
-        return Signers(
-            self.keys[name] for name in names or KEYS if names or not name.startswith("stranger")
-        )
+        return Signers(self.keys[name] for name in names or self.honest_names)
 
     def repository(self, *names: str, base: str = TUF_TAG) -> Repository:
         """The registry to somebody with these keys."""
@@ -225,14 +228,22 @@ class Device:
 
     def __init__(self, world: World, state: Path) -> None:
         self._world = world
-        self._state = state
+        self.state = state
+
+    def trusts(self) -> dict[str, int]:
+        """Return the version of what each channel serves, without reading it."""
+        channels = self.channels().channels()
+        return {f"{each.model}/{each.name}": each.release.version for each in channels}
+
+    def channels(self) -> TrustedChannels:
+        """What the device trusts, after a restart."""
+        store = LayoutStore(self._world.path)
+        return TrustedChannels(store, root=self._world.root, state=self.state)
 
     def visit(self, channel: str = "candidate") -> str:
         """Bring everything up to date, and return the digest of the release that was read."""
-        store = LayoutStore(self._world.path)
-        channels = TrustedChannels(store, root=self._world.root, state=self._state)
-        reader = RegistryReader(store)
-        release = reader.open_channel(channels, "cells", channel)
+        reader = RegistryReader(LayoutStore(self._world.path))
+        release = reader.open_channel(self.channels(), "cells", channel)
         reader.read_verdict(release)
         for variant in release.variants:
             reader.read_model(variant)

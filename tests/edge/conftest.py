@@ -1,11 +1,12 @@
 """Real models and real registries for the tests of the device package."""
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from edgeline.contract import PreprocessingContract
+from edgeline.publish import remote
 from edgeline.publish.keys import Signers, generate_key
 from edgeline.publish.layout import LayoutWriter
 from edgeline.publish.release import Published, VariantFiles, publish
@@ -21,6 +23,7 @@ from edgeline.publish.store import WriteStore, open_for_writing
 from edgeline.registry.reader import RegistryReader, Release
 from edgeline.registry.store import ReadStore, open_store
 from edgeline.registry.trust import TrustedChannels
+from tests.edge.servers import RegistryServer
 
 MODELS = ("pets", "cats", "dogs", "others")
 SIDE = 8
@@ -182,6 +185,18 @@ class Store:
             **others,
         )
 
+    def initialized(self) -> "Store":
+        """Make the location a registry with the same keys."""
+        authority = self.authority
+        root = initialize(open_for_writing(self.location), authority.keys, authority.signers)
+        return replace(self, authority=replace(authority, root=root))
+
+    def elsewhere(self) -> "Store":
+        """Make another registry with the same keys, in the same kind of place."""
+        files = self.files / secrets.token_hex(8)
+        files.mkdir()
+        return replace(self, location=f"{self.location}-{files.name}", files=files).initialized()
+
     def blob(self, digest: str) -> Path:
         """Return where a directory keeps a blob."""
         return self.path / "blobs" / "sha256" / digest.removeprefix("sha256:")
@@ -208,6 +223,28 @@ def store(tmp_path: Path, contract: PreprocessingContract, authority: Authority)
     files.mkdir()
     shutil.copytree(authority.empty, tmp_path / "registry")
     return Store(str(tmp_path / "registry"), files, contract, authority)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RegistryServer]:
+    """A registry server of our own, which has no repository yet."""
+    with RegistryServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server_store(store: Store, server: RegistryServer, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A registry on a server, with keys and without a release."""
+    # One writer at a time has nobody to wait for.
+    monkeypatch.setattr(remote, "SETTLE_SECONDS", 0.0)
+    return replace(store, location=f"oci://{server.host}/{secrets.token_hex(8)}").initialized()
+
+
+@pytest.fixture(params=["store", "server_store"], ids=["directory", "server"])
+def any_store(request: pytest.FixtureRequest) -> Store:
+    """A registry in a directory, and then one on a server."""
+    found: Store = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture

@@ -151,6 +151,10 @@ class RegistryServer:
         """Answer with `action` the next `times` requests whose path has a match of `path`."""
         self._faults.append(_Fault(method, re.compile(path), action, times))
 
+    def heal(self) -> None:
+        """Be without faults from now on."""
+        self._faults.clear()
+
     def asked(self, method: str, path: str = "") -> list[Seen]:
         """The requests so far with this method, and a path that has a match of `path`."""
         return [seen for seen in self.log if seen.method == method and re.search(path, seen.path)]
@@ -224,6 +228,17 @@ def reset() -> Action:
     return act
 
 
+@dataclass(frozen=True)
+class Unread:
+    """Do what another action does, without having read the request's body."""
+
+    action: Action
+
+    def __call__(self, handler: _Handler) -> None:
+        handler.close_connection = True
+        self.action(handler)
+
+
 def redirect(url: str, status: int = 307) -> Action:
     return answer(status, Location=url)
 
@@ -276,27 +291,32 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        action = self.owner.take_fault(self.command, parts.path)
+        self._body = b"" if isinstance(action, Unread) else self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
         query = parse_qs(parts.query)
         client = self.client_address[1]
-        seen = Seen(self.command, parts.path, query, headers, client, len(body))
+        self._seen = Seen(self.command, parts.path, query, headers, client, len(self._body))
         if self.owner.before is not None:
-            self.owner.before(seen)
-        self.owner.log.append(seen)
-        action = self.owner.take_fault(self.command, parts.path)
+            self.owner.before(self._seen)
+        self.owner.log.append(self._seen)
         try:
             if action is not None:
                 action(self)
             else:
-                with self.owner.lock:
-                    self._route(seen, body)
+                self.go_on()
         except _Error as error:
             self.reply(error.status, error.body, error.headers)
         if self.owner.after is not None:
-            self.owner.after(seen)
+            self.owner.after(self._seen)
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
+
+    def go_on(self) -> None:
+        """For a fault that lets this request pass."""
+        with self.owner.lock:
+            self._route(self._seen, self._body)
 
     def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """Answer properly."""

@@ -1,12 +1,11 @@
 """Promotion and rollback: what may be signed, what is refused, and that nothing is signed then."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from components.verdict import Check, Policy, VariantVerdict, Verdict
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError
 from edgeline.publish import provenance
 from edgeline.publish.channels import Change, Metric, Outcome, promote, rollback
@@ -14,32 +13,15 @@ from edgeline.publish.keys import Signers
 from edgeline.publish.repository import Repository
 from edgeline.publish.store import open_for_writing
 from edgeline.registry.bundle import Channel
+from tests.edge.judged import judged
 
 if TYPE_CHECKING:
     from tests.edge.conftest import Store
 
 
-def _verdict(
-    variants: Mapping[str, bytes], accuracy: float = 0.9, *, minimum: float = 0.8
-) -> bytes:
-    def checks(value: float) -> tuple[Check, ...]:
-        return (
-            Check("accuracy", "overall", value, minimum),
-            Check("accuracy", "camera=left", value),
-            Check("size in MB", "overall", 0.5, 1.0, "max"),
-        )
-
-    judged = tuple(
-        VariantVerdict(name, checks(accuracy), sha256=sha256(content).hexdigest())
-        for name, content in variants.items()
-    )
-    float_model = VariantVerdict("float", checks(0.95))
-    return Verdict("test", 394, float_model, judged, Policy()).to_json()
-
-
-def _publish(store: "Store", content: bytes, accuracy: float = 0.9, **others: bytes) -> None:
+def _publish(store: "Store", content: bytes, accuracy: float = 0.9, **layers: Any) -> None:
     variants = {"float32": content, "int8": content + b", smaller"}
-    store.publish(variants, verdict=_verdict(variants, accuracy), **others)
+    store.publish(variants, verdict=judged(variants, accuracy), **layers)
 
 
 def _promote(store: "Store", *, names: tuple[str, ...] = (), **options: object) -> Change:
@@ -78,18 +60,19 @@ def test_compares_with_what_the_channel_serves(store: "Store") -> None:
     assert change.replaced is not None
     assert (change.replaced.version, change.release.version) == (1, 2)
     of_int8 = [metric for metric in change.metrics if metric.variant == "int8"]
-    assert of_int8 == [
-        Metric("int8", "accuracy", "overall", 0.9, 0.95),
-        Metric("int8", "size in MB", "overall", 0.5, 0.5),
-        Metric("int8", "accuracy", "camera=left", 0.9, 0.95),
+    assert [(each.metric, each.slice) for each in of_int8] == [
+        ("accuracy", "overall"),
+        ("precision of bird", "overall"),
+        ("accuracy", "camera=\x1b[31mleft"),
     ]
+    assert of_int8[0] == Metric("int8", "accuracy", "overall", 0.9, 0.95)
     assert of_int8[0].difference == pytest.approx(0.05)
 
 
 def test_what_only_one_release_has_is_compared_with_nothing(store: "Store") -> None:
-    store.publish({"int8": b"old"}, verdict=_verdict({"int8": b"old"}))
+    store.publish({"int8": b"old"}, verdict=judged({"int8": b"old"}))
     _promote(store)
-    store.publish({"dynamic": b"new"}, verdict=_verdict({"dynamic": b"new"}))
+    store.publish({"dynamic": b"new"}, verdict=judged({"dynamic": b"new"}))
     metrics = _promote(store).metrics
     assert [(each.variant, each.old is None, each.new is None) for each in metrics[::3]] == [
         ("dynamic", True, False),
@@ -141,10 +124,10 @@ def _miss_the_threshold(store: "Store") -> None:
 
 
 def _publish_other_weights(store: "Store") -> None:
-    store.publish({"int8": b"other"}, verdict=_verdict({"int8": b"those that were judged"}))
+    store.publish({"int8": b"other"}, verdict=judged({"int8": b"those that were judged"}))
 
 
-def _publish_without_verdict(store: "Store") -> None:
+def _publish_unjudged(store: "Store") -> None:
     store.publish()
 
 
@@ -163,7 +146,7 @@ def _change_the_report(store: "Store") -> None:
 
 def _lose_the_golden_pair(store: "Store") -> None:
     variants = {"int8": b"first"}
-    store.publish(variants, verdict=_verdict(variants), golden=b"{}")
+    store.publish(variants, verdict=judged(variants), golden=b"{}")
     golden = store.serving().variant().golden
     assert golden is not None
     store.blob(golden.digest).unlink()
@@ -182,7 +165,7 @@ def _say_that_it_was_made_otherwise(store: "Store") -> None:
     [
         (_miss_the_threshold, RegistryError, "not a pass: float32: accuracy is 0.5000, 0.3000 bel"),
         (_publish_other_weights, RegistryError, "int8: its weights are sha256:"),
-        (_publish_without_verdict, IntegrityError, "Expected a verdict of version 1"),
+        (_publish_unjudged, IntegrityError, "Expected a verdict of version 1"),
         (_change_a_model, IntegrityError, "was changed or damaged"),
         (_change_the_report, IntegrityError, "was changed or damaged"),
         (_lose_the_golden_pair, NotFoundError, "does not exist"),
@@ -274,7 +257,7 @@ def test_rolling_back_to_what_is_served_signs_nothing(history: "Store") -> None:
     assert _rollback(history, 3).outcome is Outcome.UNCHANGED
 
 
-def test_a_rollback_needs_no_verdict(store: "Store") -> None:
+def test_a_rollback_needs_nojudged(store: "Store") -> None:
     store.publish(channel="production")
     _publish(store, b"second")
     _promote(store)

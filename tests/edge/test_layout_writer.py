@@ -74,6 +74,15 @@ def test_a_blob_that_is_there_is_not_written_again(path: Path, writer: LayoutWri
     assert file_of(path, put(writer, b"content")).stat() == first
 
 
+def test_a_blob_can_be_read_before_it_is_on_the_disk(writer: LayoutWriter) -> None:
+    with writer.exclusive():
+        blobs = [put(writer, f"blob {number}".encode()) for number in range(20)]
+        assert all(writer.has_blob(blob) for blob in blobs)
+        for number, blob in enumerate(blobs):
+            assert writer.read_blob(blob, limit=10) == f"blob {number}".encode()
+            assert b"".join(writer.stream_blob(blob, offset=5)) == str(number).encode()
+
+
 @pytest.mark.parametrize("damaged", [b"CONTENT", b"cont", b""])
 def test_a_damaged_blob_is_repaired(damaged: bytes, path: Path, writer: LayoutWriter) -> None:
     source = path.with_name("source")
@@ -200,7 +209,7 @@ def test_what_is_no_blob_is_not_collected(path: Path, writer: LayoutWriter) -> N
     (path / "blobs" / "sha256" / "folder").mkdir()
     (path / "blobs" / "sha256" / "notes.txt").write_bytes(b"somebody's")
     (path / "readme.txt").write_bytes(b"somebody's")
-    (path / ".edgeline" / "incoming").write_bytes(b"left by a crash")
+    (path / ".edgeline" / "incoming" / "7").write_bytes(b"left by a crash")
     assert writer.collect(grace=NOW).blobs == 1
     assert (path / "blobs" / "sha256" / "folder").is_dir()
     assert everything(path).keys() == {
@@ -313,7 +322,8 @@ def outside(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("planted", "target"),
     [
-        (".edgeline/incoming", "0" * 64),
+        (".edgeline/incoming", "."),
+        (".edgeline/incoming/1", "0" * 64),
         (".edgeline/lock", "0" * 64),
         (".edgeline", "."),
         ("blobs", "."),

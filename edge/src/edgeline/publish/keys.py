@@ -298,6 +298,9 @@ def _create(path: Path, data: bytes, mode: int) -> None:
     """Write a file that must not exist yet, and sync it and its folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RegistryError(f"{path.parent} cannot be made a folder: {error.strerror}") from None
+    try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

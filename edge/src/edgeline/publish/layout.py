@@ -13,14 +13,16 @@ import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from edgeline._json import dump_canonical, parse_object
 from edgeline.errors import ConflictError, IntegrityError, NotFoundError, RegistryError
+from edgeline.publish.spool import Incoming, Spool
 from edgeline.publish.store import Collected
 from edgeline.registry.format import (
     INDEX_FILE,
@@ -44,7 +46,7 @@ from edgeline.registry.layout import (
     tag_of,
 )
 
-_PRIVATE = ".edgeline"  # in the layout: the lock, and the file being written
+_PRIVATE = ".edgeline"  # in the layout: the lock, and the files being written
 _LOCK_TIMEOUT = 600.0  # seconds to wait for other writers
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BLOB_NAME = re.compile(r"[0-9a-f]{64}")
@@ -66,9 +68,8 @@ class LayoutWriter(LayoutFiles):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._private = path / _PRIVATE
-        self._incoming = self._private / "incoming"
         self._blobs = path / "blobs" / "sha256"
-        self._held = False
+        self._spool: Spool | None = None  # while the lock is held
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -78,20 +79,18 @@ class LayoutWriter(LayoutFiles):
             RegistryError: the directory is something else than a store, or cannot be written.
             ConflictError: another writer does not come to an end.
         """
-        if self._held:
+        with self._locked():
             yield
-            return
-        with self._translated():
-            lock = self._open_lock()
-        try:
-            with self._translated():
-                self._wait_for(lock)
-                self._held = True
-                self._initialize()
-            yield
-        finally:
-            self._held = False
-            os.close(lock)
+
+    def read_blob(self, descriptor: Descriptor, *, limit: int) -> bytes:
+        """Return a blob, verified; see `ReadStore`."""
+        self._settle(descriptor)
+        return super().read_blob(descriptor, limit=limit)
+
+    def stream_blob(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
+        """Yield a blob's bytes from `offset` on, unverified; see `ReadStore`."""
+        self._settle(descriptor)
+        return super().stream_blob(descriptor, offset=offset)
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Tell whether an intact blob is there, by reading it; see `WriteStore`."""
@@ -155,7 +154,6 @@ class LayoutWriter(LayoutFiles):
         manifests = blobs = size = 0
         oldest = time.time() - grace.total_seconds()
         with self.exclusive(), self._translated():
-            self._incoming.unlink(missing_ok=True)
             needed = self._needed()
             for file in list(os.scandir(self._blobs)):
                 if file.name in needed or not _BLOB_NAME.fullmatch(file.name):
@@ -175,52 +173,33 @@ class LayoutWriter(LayoutFiles):
         _check_size(source, len(content), limit)
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         blob = Descriptor(media_type, digest, len(content))
-        with self.exclusive():
-            if not self.has_blob(blob):
-                with self._translated(), self._written([content]) as file:
-                    self._name(file, blob)
+        with self._locked() as spool:
+            if not self._has(spool, blob):
+                with self._translated(), spool.open() as incoming:
+                    incoming.write(content)
+                    spool.move(incoming, self._path_of(blob))
         return blob
 
     def _put_file(self, source: Path, media_type: str, limit: int) -> Descriptor:
         """Hash a file while copying it, so that a new one is read only once."""
-        sha256, size = hashlib.sha256(), 0
-
-        def hashed() -> Iterator[bytes]:
-            nonlocal size
-            for chunk in _read_source(source):
-                size += len(chunk)
-                _check_size(str(source), size, limit)
-                sha256.update(chunk)
-                yield chunk
-
-        with self.exclusive(), self._translated(), self._written(hashed()) as file:
-            _check_size(str(source), size, limit)
-            blob = Descriptor(media_type, f"sha256:{sha256.hexdigest()}", size)
-            if not self.has_blob(blob):
-                self._name(file, blob)
+        with self._locked() as spool, self._translated(), spool.open() as incoming:
+            digest, size = _copy_hashed(source, incoming, limit)
+            blob = Descriptor(media_type, digest, size)
+            if not self._has(spool, blob):
+                spool.move(incoming, self._path_of(blob))
         return blob
 
-    @contextmanager
-    def _written(self, chunks: Iterable[bytes]) -> Iterator[BinaryIO]:
-        """Write the one file that the lock's holder writes to; it is gone again unless named."""
-        try:
-            # Whatever lies there, perhaps planted, is neither kept nor followed.
-            self._incoming.unlink(missing_ok=True)
-            with self._incoming.open("xb") as file:
-                for chunk in chunks:
-                    file.write(chunk)
-                yield file
-        finally:
-            self._incoming.unlink(missing_ok=True)
+    def _has(self, spool: Spool, blob: Descriptor) -> bool:
+        return spool.is_moving(self._path_of(blob)) or self.has_blob(blob)
 
-    def _name(self, file: BinaryIO, blob: Descriptor) -> None:
-        self._move(file, self._root.joinpath(*blob_path(blob)))
+    def _settle(self, blob: Descriptor) -> None:
+        """Wait for a blob that was put and is not in its place yet."""
+        if self._spool is not None and self._spool.is_moving(self._path_of(blob)):
+            with self._translated():
+                self._spool.settle()
 
-    def _move(self, file: BinaryIO, path: Path) -> None:
-        """Give the written file its name once it is on the disk."""
-        file.flush()
-        os.fsync(file.fileno())
-        self._incoming.replace(path)
+    def _path_of(self, blob: Descriptor) -> Path:
+        return self._root.joinpath(*blob_path(blob))
 
     def _replace_index(self, entries: Sequence[Mapping[str, Any]]) -> None:
         data = dump_canonical({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
@@ -230,15 +209,44 @@ class LayoutWriter(LayoutFiles):
                 f"bytes, at most {MAX_STORE_INDEX} are allowed. Remove old versions first, with "
                 "'edgeline registry gc'"
             )
-        # Blobs must be on the disk, under their names, before anything refers to them.
-        with self._translated():
+        with self._locked() as spool, self._translated():
+            # Blobs must be on the disk, under their names, before anything refers to them.
+            spool.settle()
             _sync_directory(self._blobs)
-        self._replace(INDEX_FILE, data)
+            self._replace(spool, INDEX_FILE, data)
 
-    def _replace(self, name: str, data: bytes) -> None:
-        with self._translated(), self._written([data]) as file:
-            self._move(file, self._root / name)
-            _sync_directory(self._root)
+    def _replace(self, spool: Spool, name: str, data: bytes) -> None:
+        with spool.open() as incoming:
+            incoming.write(data)
+            spool.move(incoming, self._root / name)
+        spool.settle()
+        _sync_directory(self._root)
+
+    @contextmanager
+    def _locked(self) -> Iterator[Spool]:
+        if self._spool is not None:
+            yield self._spool
+            return
+        with self._translated():
+            lock = self._open_lock()
+        try:
+            with self._translated():
+                self._wait_for(lock)
+                self._spool = spool = self._open_spool()
+                self._initialize(spool)
+            yield spool
+            with self._translated():
+                spool.settle()
+        finally:
+            if self._spool is not None:
+                self._spool.close()
+                self._spool = None
+            os.close(lock)
+
+    def _open_spool(self) -> Spool:
+        folder = self._private / "incoming"
+        self._make_directory(folder)
+        return Spool(folder)
 
     def _open_lock(self) -> int:
         self._check_ours()
@@ -268,10 +276,12 @@ class LayoutWriter(LayoutFiles):
         if not unclaimed:
             check_layout(self._root)
 
-    def _initialize(self) -> None:
+    def _initialize(self, spool: Spool) -> None:
         """Complete the layout, in an order that no crash can turn into something refused later."""
         if not (self._root / LAYOUT_FILE).exists():
-            self._replace(LAYOUT_FILE, dump_canonical({"imageLayoutVersion": LAYOUT_VERSION}))
+            self._replace(
+                spool, LAYOUT_FILE, dump_canonical({"imageLayoutVersion": LAYOUT_VERSION})
+            )
         begun = self._blobs.exists()
         if not (self._root / INDEX_FILE).exists():
             if begun:
@@ -281,7 +291,7 @@ class LayoutWriter(LayoutFiles):
                 )
             empty: list[object] = []
             index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": empty}
-            self._replace(INDEX_FILE, dump_canonical(index))
+            self._replace(spool, INDEX_FILE, dump_canonical(index))
         self._make_directory(self._blobs.parent)
         self._make_directory(self._blobs)
         if not begun:
@@ -358,6 +368,21 @@ def _entry(tag: str, descriptor: Descriptor) -> dict[str, Any]:
     return Descriptor(
         descriptor.media_type, descriptor.digest, descriptor.size, annotations
     ).to_json()
+
+
+def _copy_hashed(source: Path, incoming: Incoming, limit: int) -> tuple[str, int]:
+    """Copy a file; return its digest and its size."""
+    sha256, size = hashlib.sha256(), 0
+    with ThreadPoolExecutor(1) as hasher:
+        for chunk in _read_source(source):
+            size += len(chunk)
+            _check_size(str(source), size, limit)
+            # Takes about as long as writing does, so both are done at once.
+            hashed = hasher.submit(sha256.update, chunk)
+            incoming.write(chunk)
+            hashed.result()
+    _check_size(str(source), size, limit)
+    return f"sha256:{sha256.hexdigest()}", size
 
 
 def _read_source(path: Path) -> Iterator[bytes]:

@@ -175,9 +175,12 @@ def _check_variants(variants: Sequence[VariantFiles]) -> None:
 def _open_served(store: WriteStore, release: ReleaseRef) -> Release | None:
     """Return the release that the channel serves; None when it is damaged, to be mended."""
     try:
-        return RegistryReader(store).open(release)
+        served = RegistryReader(store).open(release)
     except (NotFoundError, IntegrityError, ContractError):
         return None
+    golden = (variant.golden for variant in served.variants)
+    others = (served.verdict, served.report, served.provenance, *golden)
+    return served if all(blob is None or store.has_blob(blob) for blob in others) else None
 
 
 def _is_release_of(

@@ -277,6 +277,11 @@ class Repository:
             ConflictError: others kept changing the metadata meanwhile.
         """
 
+        if role in (SNAPSHOT, TIMESTAMP):
+            raise RegistryError(
+                f"Snapshot and timestamp share their keys: change their keys as {ONLINE!r}"
+            )
+
         def change(metadata: MetadataSet) -> RootDraft | None:
             if role not in (ROOT, TARGETS, ONLINE):
                 metadata.status_of(role)  # there is such a role

@@ -88,6 +88,14 @@ class _Socket(socket.socket):
 class _TLSSocket(_Socket, ssl.SSLSocket):
     """The same over TLS; a handshake is bounded by the timeout that is set when it starts."""
 
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        try:
+            super().sendall(data, flags)
+        except ssl.SSLEOFError:
+            # As without TLS: urllib3 then reads what the server had to say before it closed, such
+            # as that it wants a client certificate.
+            raise BrokenPipeError from None
+
 
 class _Connection(urllib3.connection.HTTPConnection):
     def __init__(self, *arguments: Any, clock: Clock, **options: Any) -> None:
@@ -186,7 +194,7 @@ def _connect(host: str, port: int, clock: Clock) -> _Socket:
                 reason = error.strerror or str(error)
         budget.share(CONNECT_SECONDS)
     except TimeoutError:
-        reason = f"no connection within {budget.seconds:.3g} seconds"
+        reason = f"no connection within {min(clock.budget.seconds, CONNECT_SECONDS):g} seconds"
     raise CannotConnectError(reason)
 
 

@@ -197,13 +197,14 @@ class _Exchange:
             ) from None
         except SSLError as error:
             raise self._tls_error(error, there) from None
-        except (UrllibTimeoutError, TimeoutError):
-            reason = f"nothing came{there} for {self.budget.silence:g} seconds"
-            if self.budget.left <= 0:
-                reason = f"no answer{there} within {self.budget.seconds:g} seconds"
-            raise BrokenOffError(self.request.line(reason)) from None
         except (HTTPError, HTTPException, OSError) as error:
-            reason = f"the connection broke{there} ({_cause(error)})"
+            cause = _cause(error)
+            if not isinstance(cause, (UrllibTimeoutError, TimeoutError)):
+                reason = f"the connection broke{there} ({_words(cause)})"
+            elif self.budget.left <= 0:
+                reason = f"no answer{there} within {self.budget.seconds:g} seconds"
+            else:
+                reason = f"nothing moved{there} for {self.budget.silence:g} seconds"
             raise BrokenOffError(self.request.line(reason)) from None
 
     def _tls_error(self, error: SSLError, there: str) -> RegistryError:
@@ -240,7 +241,7 @@ class Client:
         self._server = server
         self._repository = repository
         self._connection = connection
-        self._home = _parse_url(f"{_scheme(server, connection)}://{server}/")
+        self._home = _parse_url(f"{choose_scheme(server, connection)}://{server}/")
         self._contexts = tls_contexts(connection) if self._home.scheme == "https" else None
         self._clock = Clock(self.budget())
         self._pools: dict[tuple[str, str, int], urllib3.HTTPConnectionPool] = {}
@@ -498,8 +499,12 @@ def shown(value: object, limit: int = 120) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def _scheme(server: str, connection: Connection) -> str:
-    """Choose between https and http."""
+def choose_scheme(server: str, connection: Connection) -> str:
+    """Return "https", or "http" where a connection may be plain.
+
+    Raises:
+        RegistryError: the connection's settings contradict each other.
+    """
     if connection.client_key is not None and connection.client_cert is None:
         raise RegistryError(f"{connection.client_key} is a key without a client certificate")
     tls = connection.ca_file is not None or connection.client_cert is not None
@@ -572,10 +577,13 @@ def _said(response: Response) -> str:
     return f". It said {shown(': '.join(map(str, parts)))}"
 
 
-def _cause(error: BaseException) -> str:
-    """Return the innermost words on what went wrong, as one line."""
+def _cause(error: BaseException) -> BaseException:
+    """Return the innermost of the errors that urllib3 wraps in one another."""
     inner = error.args[-1] if error.args else None
-    if isinstance(inner, BaseException):
-        return _cause(inner)
+    return _cause(inner) if isinstance(inner, BaseException) else error
+
+
+def _words(error: BaseException) -> str:
+    """Return what an error says, as part of one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return shown(" ".join(text.split()))[1:-1]
