@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgeline.errors import EdgelineError
 from pipeline.config import load_config
+from pipeline.console import console
 from pipeline.errors import UserError
 
 EXAMPLE = """\
@@ -26,10 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = load_config(options.config, options.set)
-        # Here, not above: it takes 20 seconds that no mistake in a file should wait for.
-        from pipeline.kubeflow.compiler import compile_pipeline
+        with tempfile.TemporaryDirectory() as scratch, console(Path(scratch) / "chatter"):
+            # Here, not above: it takes 20 seconds that no mistake in a file should wait for.
+            from pipeline.kubeflow.compiler import compile_pipeline
 
-        compiled = compile_pipeline(config, options.image)
+            compiled = compile_pipeline(config, options.image)
         options.output.write_text(compiled.to_yaml(), encoding="utf-8")
     except (UserError, EdgelineError) as error:
         print(error, file=sys.stderr)

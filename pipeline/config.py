@@ -319,6 +319,10 @@ class KubeflowConfig(_Section):
     steps: dict[KubeflowStep, KubeflowStepConfig] = {}
     """What single steps get."""
 
+    def step(self, name: str) -> KubeflowStepConfig:
+        """What a step gets."""
+        return next((got for key, got in self.steps.items() if key == name), KubeflowStepConfig())
+
 
 class Config(_Section):
     """A whole configuration."""

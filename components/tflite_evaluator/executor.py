@@ -62,6 +62,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             settings,
             Path(verdict.uri),
         )
-        # Orchestrators without runs of their own still number each step's execution.
-        run = self._context.pipeline_run_id or self._context.unique_id
+        # Where TFX is not told of runs, the id of this execution is known by its scratch folder.
+        run = self._context.pipeline_run_id or Path(self._context.get_tmp_path()).name
         verdict.set_string_custom_property(RUN_PROPERTY, str(run))

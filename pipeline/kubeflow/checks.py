@@ -53,6 +53,8 @@ def check(spec: Document, platform: Document) -> None:
 def type_problem(value: Any, declared: str) -> str | None:
     """Says that a parameter's value is not of the declared type, or returns None."""
     fits = isinstance(value, _TYPES[declared])
+    if declared == "NUMBER_INTEGER" and isinstance(value, float):
+        fits = value.is_integer()  # the messages have one type for all numbers
     if fits and not (isinstance(value, bool) and declared != "BOOLEAN"):
         return None
     return f"expected a value of type {declared}; received {json.dumps(value)}"
@@ -115,9 +117,7 @@ def _artifact_input(spec: Document, key: str, artifact: Document) -> Iterator[st
         yield f"input {key}: nobody makes {source['producerTask']}.{source['outputArtifactKey']}"
 
 
-def _parameter_input(
-    spec: Document, key: str, parameter: Document, declared: str
-) -> Iterator[str]:
+def _parameter_input(spec: Document, key: str, parameter: Document, declared: str) -> Iterator[str]:
     if "runtimeValue" in parameter:
         problem = type_problem(parameter["runtimeValue"]["constant"], declared)
         if problem:
@@ -150,8 +150,8 @@ def _task_size(component: Document, inputs: Document) -> Iterator[str]:
     size = len(json.dumps(inputs)) + len(json.dumps(component))
     if size > MAX_TASK_BYTES:
         yield (
-            f"its settings have {size:,} bytes, expected at most {MAX_TASK_BYTES:,}: Kubeflow hands "
-            "them to the step as one argument"
+            f"its settings have {size:,} bytes, expected at most {MAX_TASK_BYTES:,}: Kubeflow "
+            "hands them to the step as one argument"
         )
 
 

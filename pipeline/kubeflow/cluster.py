@@ -48,8 +48,8 @@ def _problems(config: Config) -> Iterator[str]:
     files = sorted({PurePosixPath(key).name for key in config.key_uris if _is_file(key)})
     if files and not kubeflow.signing_keys:
         yield (
-            f"kubeflow.signing_keys: missing; the last step signs with {', '.join(files)}: expected "
-            "the name of a Secret that has these files"
+            f"kubeflow.signing_keys: missing; the last step signs with {', '.join(files)}: "
+            "expected the name of a Secret that has these files"
         )
     for key in config.key_uris:
         if key.startswith("envvar:"):
@@ -65,7 +65,9 @@ def _problems(config: Config) -> Iterator[str]:
         )
     if not registry_location(config).startswith(REMOTE):
         yield from _not_on(
-            "kubeflow.registry", registry_location(config), "registry_volume",
+            "kubeflow.registry",
+            registry_location(config),
+            "registry_volume",
             kubeflow.registry_volume,
         )
     yield from _not_on("kubeflow.dataset", kubeflow.dataset, "data_volume", kubeflow.data_volume)

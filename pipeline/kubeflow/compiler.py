@@ -1,4 +1,4 @@
-"""Turns the pipeline into what Kubeflow Pipelines v2 runs: specification and platform specification.
+"""Turns the pipeline into the two documents that Kubeflow Pipelines v2 runs.
 
 TFX compiles `create_pipeline`'s result; what it leaves out is added to the outcome: a first step
 that settles what depends on the run's parameters (`pipeline.kubeflow.plan`), a step that reports,
@@ -8,9 +8,8 @@ every Kubeflow Pipelines from 2.3 on knows.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import (
 )
 
 from components.artifacts import TFLiteVerdict
-from pipeline.config import Config, GateConfig, KubeflowStepConfig
+from pipeline.config import Config, GateConfig, KubeflowConfig, KubeflowStepConfig
 from pipeline.dataset import SPLITS, Dataset
 from pipeline.errors import UserError
 from pipeline.kubeflow.checks import check
@@ -102,7 +101,7 @@ def compile_pipeline(config: Config, image: str) -> Compiled:
         spec["defaultPipelineRoot"] = config.kubeflow.pipeline_root
     pinned = "@sha256:" in image
     for name in _tasks(spec):
-        _configure(spec, name, config.kubeflow.steps.get(name, KubeflowStepConfig()), pinned)
+        _configure(spec, name, config.kubeflow, pinned)
     platform = _platform(config)
     check(spec, platform)
     return Compiled(spec, platform, tuple(_warnings(config_there, image, pinned)))
@@ -120,7 +119,8 @@ def _tfx_spec(config: Config, image: str) -> Document:
         config,
         _any_dataset(config),
         pipeline_root="",
-        beam_pipeline_args=[*BEAM_ARGS, *config.beam.args],
+        # Named, lest every step packs TFX up for workers of a distributed runner.
+        beam_pipeline_args=[*BEAM_ARGS, f"--sdk_container_image={image}", *config.beam.args],
         builder=BUILDER,
     )
     spec: Document = runner.run(definition, write_out=False)["pipelineSpec"]
@@ -138,27 +138,23 @@ def _add_plan(spec: Document, config: Config, image: str) -> None:
     """Adds the first step, and has the others take from it what it settles."""
     parameters = run_parameters(config)
     constants = {
-        CONFIG: config.model_dump_json(exclude={"kubeflow"}),
+        CONFIG: config.model_dump_json(exclude={"kubeflow": True, "registry": {"root"}}),
         ROOT: destination(config).root.decode(),
     }
     inputs = {name: {"componentInputParameter": name} for name in parameters} | {
         name: {"runtimeValue": {"constant": text}} for name, text in constants.items()
     }
+    types = {name: _TYPES[type(value)] for name, value in {**parameters, **constants}.items()}
     component = {
         "inputDefinitions": {
-            "parameters": {name: {"parameterType": _TYPES[type(v)]} for name, v in parameters.items()}
-            | {name: {"parameterType": "STRING"} for name in constants}
+            "parameters": {name: {"parameterType": kind} for name, kind in types.items()}
         },
         "outputDefinitions": {"parameters": dict(_take_planned(spec))},
     }
     _add_task(spec, PLAN, image, component, {"parameters": inputs})
     spec["root"]["inputDefinitions"] = {
         "parameters": {
-            name: {
-                "parameterType": _TYPES[type(value)],
-                "defaultValue": value,
-                "isOptional": True,
-            }
+            name: {"parameterType": types[name], "defaultValue": value, "isOptional": True}
             for name, value in parameters.items()
         }
     }
@@ -187,7 +183,8 @@ def _take_planned(spec: Document) -> Iterator[tuple[str, Document]]:
     for step, names in PLANNED.items():
         task, component = _tasks(spec)[step], spec["components"][step]
         declared = component["inputDefinitions"]["parameters"]
-        declared.update({name: {"parameterType": "STRING"} for name in names if name == DATASET_DIGEST})
+        if DATASET_DIGEST in names:
+            declared[DATASET_DIGEST] = {"parameterType": "STRING"}
         for name in names:
             output = planned_output(step, name)
             task["inputs"]["parameters"][name] = {
@@ -221,18 +218,14 @@ def _add_report(spec: Document, image: str) -> None:
             }
         },
     }
-    verdict = {
-        "taskOutputArtifact": {"producerTask": evaluator, "outputArtifactKey": "verdict"}
-    }
+    verdict = {"taskOutputArtifact": {"producerTask": evaluator, "outputArtifactKey": "verdict"}}
     _add_task(spec, REPORT, image, component, {"artifacts": {"verdict": verdict}})
     _tasks(spec)[REPORT]["dependentTasks"] = [evaluator]
     pusher = _tasks(spec)[PUSHER]
     pusher["dependentTasks"] = sorted({*pusher["dependentTasks"], REPORT})
 
 
-def _add_task(
-    spec: Document, name: str, image: str, component: Document, inputs: Document
-) -> None:
+def _add_task(spec: Document, name: str, image: str, component: Document, inputs: Document) -> None:
     """Adds a step of our own, whose module is named as the step."""
     label = f"{name}_executor"
     spec["components"][name] = {"executorLabel": label, **component}
@@ -251,9 +244,9 @@ def _add_task(
     }
 
 
-def _configure(spec: Document, name: str, settings: KubeflowStepConfig, pinned: bool) -> None:
+def _configure(spec: Document, name: str, kubeflow: KubeflowConfig, pinned: bool) -> None:
     """Sets a step's caching, retries, resources and environment."""
-    task = _tasks(spec)[name]
+    task, settings = _tasks(spec)[name], kubeflow.step(name)
     if name in NEVER_CACHED or not pinned:
         task.pop("cachingOptions", None)
     if settings.retries:
@@ -268,7 +261,7 @@ def _configure(spec: Document, name: str, settings: KubeflowStepConfig, pinned: 
     container.pop("lifecycle", None)
     if resources := _resources(settings):
         container["resources"] = resources
-    if name in READS_REGISTRY:
+    if kubeflow.registry_login and name in READS_REGISTRY:
         container["env"] = [{"name": "DOCKER_CONFIG", "value": str(REGISTRY_LOGIN)}]
 
 
@@ -316,7 +309,7 @@ def _kubernetes(config: Config, name: str) -> Iterator[tuple[str, Any]]:
         )
     if kubeflow.image_pull_secret:
         yield "imagePullSecret", [{"secretName": kubeflow.image_pull_secret}]
-    settings = kubeflow.steps.get(name, KubeflowStepConfig())  # type: ignore[call-overload]
+    settings = kubeflow.step(name)
     if settings.node_selector:
         yield "nodeSelector", {"labels": dict(settings.node_selector)}
     if settings.tolerations:

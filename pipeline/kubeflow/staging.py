@@ -52,7 +52,5 @@ def _map_value(value: Any, mapping: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_map_value(each, mapping) for each in value]
     if isinstance(value, dict):
-        return {
-            key: _map_value(each, mapping) for key, each in value.items() if each is not None
-        }
+        return {key: _map_value(each, mapping) for key, each in value.items() if each is not None}
     return value

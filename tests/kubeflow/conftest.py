@@ -1,0 +1,87 @@
+"""A cluster with the workspace's data, and one run in it that many tests look at."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Workspace, make_registry
+from tests.kubeflow.sandbox import PROJECT
+from tests.kubeflow.simulator import Cluster, Run
+
+IMAGE = "registry.example/edgeline@sha256:" + "a" * 64
+CLUSTER = """
+[kubeflow]
+dataset = "/data/dataset"
+registry = "/registry/registry"
+registry_volume = { claim = "edgeline-registry", mount = "/registry" }
+signing_keys = "edgeline-signing-keys"
+
+[kubeflow.steps.Trainer]
+cpu = 4
+memory_gb = 8
+gpu_count = 1
+node_selector = { pool = "gpu" }
+tolerations = [{ key = "nvidia.com/gpu", operator = "Exists", effect = "NoSchedule" }]
+"""
+ROOT = "minio://mlpipeline/v2/artifacts"
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A cluster, the pipeline compiled for it, and the first run."""
+
+    cluster: Cluster
+    folder: Path
+    pipeline: Path
+    first: Run
+
+    @property
+    def registry(self) -> Path:
+        return self.folder / "volume" / "registry"
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "keys" / "root.json"
+
+
+def compiled(
+    config: Path, output: Path, *arguments: str, image: str = IMAGE
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python kubeflow/compile.py` as a user does."""
+    command: Sequence[str] = [sys.executable, str(PROJECT / "kubeflow" / "compile.py")]
+    options = ["--config", str(config), "--image", image, "--output", str(output), *arguments]
+    return subprocess.run(
+        [*command, *options], capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def simulated(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    folder = tmp_path_factory.mktemp("cluster")
+    make_registry(folder, "cells")
+    for name in ("volume", "data", "secret"):
+        (folder / name).mkdir()
+    (folder / "registry").rename(folder / "volume" / "registry")
+    shutil.copytree(workspace.folder / "dataset", folder / "data" / "dataset")
+    for name in ("online.pem", "cells-ci.pem"):
+        (folder / "secret" / name).write_bytes((folder / "keys" / name).read_bytes())
+    config = folder / "cells.toml"
+    config.write_text((workspace.folder / "cells.toml").read_text() + CLUSTER)
+    pipeline = folder / "pipeline.yaml"
+    done = compiled(config, pipeline, "--set", f"registry.root={folder / 'keys' / 'root.json'}")
+    assert done.returncode == 0, done.stderr
+    cluster = Cluster(
+        folder,
+        claims={"edgeline-data": folder / "data", "edgeline-registry": folder / "volume"},
+        secrets={"edgeline-signing-keys": folder / "secret"},
+    )
+    first = cluster.run(pipeline, ROOT)
+    assert not first.failed, first.tasks[first.failed[0]].log[-5000:]
+    return Simulated(cluster, folder, pipeline, first)

@@ -1,0 +1,95 @@
+"""Runs a command as a pod would: `python sandbox.py SPEC.json` inside `unshare --mount`.
+
+A file system of its own with nothing but what is named: the machine's programs, this project, and
+the volumes. What another step left in a folder is not there, and neither is the test's own folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+# What programs and libraries need; the rest of the machine is not there.
+SYSTEM = ("bin", "lib", "lib32", "lib64", "libx32", "sbin", "usr", "opt", "dev", "proc", "sys")
+SETTINGS = ("group", "hosts", "ld.so.cache", "localtime", "nsswitch.conf", "passwd", "ssl")
+TIMEOUT = 900.0  # seconds
+
+
+@dataclass(frozen=True)
+class Pod:
+    """What a step's container gets.
+
+    Attributes:
+        command: with its arguments.
+        environment: all of it.
+        mounts: folders of this machine, by where the pod sees them.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    mounts: Mapping[str, str]
+
+
+def run(pod: Pod, log: Path) -> int:
+    """Runs a pod; its output goes to a file. Returns its exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = Path(folder) / "pod.json"
+        spec.write_text(json.dumps(asdict(pod)))
+        isolate = ["unshare", "--user", "--map-root-user", "--mount"]
+        with log.open("wb") as output:
+            return subprocess.run(
+                [*isolate, sys.executable, __file__, str(spec)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=TIMEOUT,
+                check=False,
+            ).returncode
+
+
+def _enter(spec: Path) -> None:
+    pod = Pod(**json.loads(spec.read_text()))
+    root = Path(tempfile.mkdtemp())
+    _mount("-t", "tmpfs", "pod", str(root))
+    for name in SYSTEM:
+        _bind(Path("/", name), root)
+    for name in SETTINGS:
+        _bind(Path("/etc", name), root)
+    for there, here in pod.mounts.items():
+        _bind(Path(here), root, Path(there))
+    for path in {PROJECT, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}:
+        _bind(path, root)
+    _mount("-o", "remount,ro", str(root))
+    os.chroot(root)
+    os.chdir("/tmp")
+    os.execvpe(pod.command[0], list(pod.command), dict(pod.environment))
+
+
+def _bind(source: Path, root: Path, target: Path | None = None) -> None:
+    if not source.exists():
+        return
+    there = root / (target or source).relative_to("/")
+    if source.is_symlink():
+        there.symlink_to(source.readlink())
+        return
+    there.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        there.mkdir(exist_ok=True)
+    else:
+        there.touch()
+    _mount("--rbind", str(source), str(there))
+
+
+def _mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True)
+
+
+if __name__ == "__main__":
+    _enter(Path(sys.argv[1]))
