@@ -25,7 +25,7 @@ demo: $(LOCKED)
 test: check
 	$(PYTHON) -m pytest -m "not peers" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-peers: $(LOCKED)
+test-peers: $(LOCKED) .tools/kfp/.locked
 	tests/peers/install.sh
 	$(PYTHON) -m pytest -m peers tests/peers $(ARGS)
 
@@ -52,6 +52,12 @@ $(LOCKED): $(LOCK) pyproject.toml edge/pyproject.toml | $(UV)
 	.tools/uv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
 	@touch $@
 
+# Kubeflow's client, whose protobuf is not TFX's.
+.tools/kfp/.locked: locks/kfp.txt | $(UV)
+	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" .tools/kfp
+	$(UV) pip sync --quiet --python .tools/kfp/bin/python --require-hashes locks/kfp.txt
+	@touch $@
+
 # The paths are relative so that no lock names a machine.
 lock: | $(UV)
 	$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 \
@@ -59,6 +65,8 @@ lock: | $(UV)
 	    pyproject.toml --output-file $(LOCK)
 	$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 --no-annotate \
 	    --constraint $(LOCK) edge/pyproject.toml --output-file locks/edge.txt
+	printf 'kfp>=2.17,<3\nkfp-kubernetes\n' | $(UV) pip compile --quiet --upgrade \
+	    --generate-hashes --python-version 3.10 --no-annotate - --output-file locks/kfp.txt
 	echo uv | $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 \
 	    --no-annotate - --output-file locks/uv.txt
 
