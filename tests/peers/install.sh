@@ -5,6 +5,8 @@ set -euo pipefail
 packages=()
 command -v skopeo >/dev/null || packages+=(skopeo)
 command -v chromium >/dev/null || packages+=(chromium)
+command -v docker-registry >/dev/null || packages+=(docker-registry)
+command -v htpasswd >/dev/null || packages+=(apache2-utils)
 # MediaPipe's wheel links to them.
 for library in libegl1 libgles2; do
     dpkg --status "$library" >/dev/null 2>&1 || packages+=("$library")
