@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgelineError as error:
         print(f"edgeline: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):
+        # Control-C, or Control-D where a passphrase was asked for.
         return 130
     except BrokenPipeError:
         # The reader, such as `head`, has enough. Python would fail once more flushing at its exit.
