@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from edgeline.cli.options import EXIT_CODES
+from edgeline.cli.output import note
 from edgeline.cli.predict import add_predict
 from edgeline.cli.registry import add_registry
 from edgeline.errors import EdgelineError
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except EdgelineError as error:
-        print(f"edgeline: {error}", file=sys.stderr)
+        note(str(error))
         return error.exit_code
     except (KeyboardInterrupt, EOFError):
         # Control-C, or Control-D where a passphrase was asked for.

@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.options import add_command, add_connection, add_root, add_state, at_least
+from edgeline.cli.output import note
 from edgeline.errors import ImageError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
             try:
                 prediction = classifier.predict(path)
             except ImageError as error:
-                print(f"edgeline: {error}", file=sys.stderr)
+                note(str(error))
                 code = error.exit_code
                 continue
             if options.json:
