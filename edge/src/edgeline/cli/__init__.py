@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from edgeline.cli.device import add_device_commands
 from edgeline.cli.options import EXIT_CODES
 from edgeline.cli.output import note
 from edgeline.cli.predict import add_predict
@@ -48,5 +49,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="command", required=True)
     add_predict(commands)
+    add_device_commands(commands)
     add_registry(commands)
     return parser
