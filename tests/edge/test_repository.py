@@ -545,6 +545,27 @@ def test_a_key_is_replaced(role: str, old: str, roles: Sequence[str], world: Wor
 
 
 @pytest.mark.parametrize(
+    ("role", "signed"),
+    [
+        ("root", {"root"}),
+        ("targets", {"targets", "snapshot", "timestamp"}),
+        ("online", {"snapshot", "timestamp"}),
+        ("cells-ci", {"cells-ci", "snapshot", "timestamp"}),
+    ],
+)
+def test_without_a_change_what_a_role_signs_is_signed_anew(
+    role: str, signed: set[str], world: World
+) -> None:
+    before = {each.name: each.version for each in world.repository().roles()}
+    with world.clock(days=10):
+        world.repository().rotate(role)
+    after = world.repository().roles()
+    assert {each.name for each in after if each.version > before[each.name]} == signed
+    assert {each.name for each in after if each.version == before[each.name] + 1} == signed
+    assert world.device(world.folder / "state").visit() == world.releases[3].index.digest
+
+
+@pytest.mark.parametrize(
     ("role", "arguments", "message"),
     [
         ("pilot", {}, "There is no role 'pilot'; there are root, targets, snapshot, timestamp"),
@@ -714,6 +735,15 @@ def test_a_draft_that_was_changed_after_signing_is_not_complete(world: World, dr
     assert len(sign_draft(draft, root=world.root, signers=world.signers("root-2")).missing) == 1
     with pytest.raises(RegistryError, match="is not complete"):
         world.repository("stranger-1").apply_draft(draft)
+
+
+def test_a_draft_cannot_steer_a_terminal(world: World, draft: Path) -> None:
+    document = json.loads(draft.read_bytes())
+    document["proposed"]["signed"]["roles"]["root"]["keyids"].append("\x1b[2J")
+    draft.write_text(json.dumps(document))
+    with pytest.raises(RegistryError, match="is no draft of a root") as raised:
+        sign_draft(draft, root=world.root, signers=world.signers("root-2"))
+    assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ from edgeline._json import dump_canonical
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError, TrustError
 from edgeline.publish.keys import Signers, short
 from edgeline.publish.signatures import (
-    EXPIRY_FIELD,
     ROOT,
     SNAPSHOT,
     TARGETS,
@@ -49,6 +48,7 @@ from edgeline.publish.signatures import (
 )
 from edgeline.publish.store import WriteStore
 from edgeline.registry.bundle import (
+    EXPIRY_FIELD,
     MAX_VERSION,
     Bundle,
     Channel,
@@ -56,6 +56,7 @@ from edgeline.registry.bundle import (
     channel_of,
     custom_of,
     file_name,
+    is_channel_path,
     read_bundle,
 )
 from edgeline.registry.format import (
@@ -171,12 +172,12 @@ class MetadataSet:
 
     def models(self) -> list[str]:
         """Return the models that roles are there for, sorted."""
-        paths = (path for role in self.delegated_roles() for path in role.paths or ())
-        return sorted({path.partition("/")[0] for path in paths})
+        return sorted({path.partition("/")[0] for path in self.paths()})
 
     def paths(self) -> list[str]:
         """Return the paths of all channels that roles are there for, sorted."""
-        return sorted(path for role in self.delegated_roles() for path in role.paths or ())
+        paths = (path for role in self.delegated_roles() for path in role.paths or ())
+        return sorted(set(filter(is_channel_path, paths)))
 
     def role_of(self, model: str, channel: str) -> str:
         """Return the role that signs a channel.
