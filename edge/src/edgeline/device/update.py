@@ -342,7 +342,7 @@ class _Check:
             try:
                 passed[variant.name] = self._try(tried[variant.name], measure=measure)
             except ChildError as error:
-                _log.warning("%s %s %s: %s", release.model, release.tag, variant.name, error)
+                _log.warning("%s %s %s: %s", release.model, release.tag, variant.name, str(error))
                 failures[variant.name] = str(error)
                 continue
             if not measure:

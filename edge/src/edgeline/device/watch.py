@@ -91,7 +91,7 @@ class Watcher:
             outcome = self.device.update(self._preference)
         except EdgelineError as error:
             self.metrics.checked("failed")
-            _log.warning("%s", error)
+            _log.warning("%s", str(error))
             # A release that does not run here is no reason to ask more rarely for the next one.
             self._failures = 0 if isinstance(error, RejectedError) else self._failures + 1
         except Exception:
@@ -185,7 +185,7 @@ class Watcher:
                 return
             installed = self._load() if self._predicts else self.device.folder.describe(active)
         except EdgelineError as error:
-            _log.warning("%s", error)
+            _log.warning("%s", str(error))
             return
         # When the previous one had to step in, the next check brings the active one anew.
         self._repaired = self._repaired and installed.id == active
@@ -210,4 +210,4 @@ class Watcher:
             self._on_update(installed)
         except Exception as error:
             self.metrics.hook_failed()
-            _log.warning("on_update failed: %s", error)
+            _log.warning("on_update failed: %s", str(error))
