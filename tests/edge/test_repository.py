@@ -597,6 +597,90 @@ def test_a_change_of_keys_that_makes_no_sense_is_refused(
     assert world.files() == before
 
 
+# Going back to older metadata, after somebody spoiled the newest.
+
+
+def _spoil(world: World, *, roots: int = 0) -> str:
+    """Have somebody with the online key spoil the newest metadata; return the last good tag.
+
+    So many roots were made since the last good metadata with a tag of its own.
+    """
+    base = world.newest_honest
+    for _ in range(roots):
+        world.repository().rotate("root")
+        world.point("candidate", 1)
+        world.point("candidate", 3)
+    versions = {"snapshot": 900_000_000, "timestamp": 900_000_000}
+    world.serve(world.forge(world.files(), versions=versions))
+    return base
+
+
+def _recover(world: World, base: str, root: bytes | None = None) -> None:
+    signers = world.signers(*world.honest_names, "stranger-1")
+    repository = Repository(world.store, root=root or world.root, signers=signers, base=base)
+    repository.rotate("online", add=[world.key("stranger-1")], remove=[world.key("online").keyid])
+
+
+@pytest.mark.parametrize("roots", [0, 2])
+def test_recovering_from_older_metadata_makes_no_second_root_of_a_version(
+    roots: int, world: World
+) -> None:
+    device = world.device(world.folder / "state")
+    base = _spoil(world, roots=roots)
+    device.visit()
+    _recover(world, base)
+    assert json.loads(world.repository().root())["signed"]["version"] == roots + 2
+    assert device.visit() == world.releases[3].index.digest
+    timestamp = read(world.files(), "timestamp")["signed"]["version"]
+    assert timestamp == int(base.removeprefix("tuf-")) + 1
+    # The metadata that was recovered from is signed by a key that does not count any more.
+    with pytest.raises(TrustError, match=r"timestamp\.json cannot be trusted"):
+        _recover(world, base)
+
+
+def _hide_roots(world: World) -> None:
+    files = world.files()
+    world.serve(
+        {name: data for name, data in files.items() if "root" not in name or name[0] == "1"}
+    )
+
+
+def _plant_root(world: World) -> None:
+    world.serve({**world.files(), "4.root.json": world.files()["3.root.json"]})
+
+
+def _damage_the_manifest(world: World) -> None:
+    descriptor, _ = world.store.read_tag(TUF_TAG, limit=1 << 20)
+    digest = descriptor.digest.removeprefix("sha256:")
+    (world.path / "blobs" / "sha256" / digest).write_bytes(b"{}")
+
+
+def _remove_the_tag(world: World) -> None:
+    world.store.remove([TUF_TAG])
+
+
+def _plant_a_manifest(world: World) -> None:
+    world.serve_manifest({"schemaVersion": 2})
+
+
+@pytest.mark.parametrize(
+    "spoil", [_hide_roots, _plant_root, _damage_the_manifest, _remove_the_tag, _plant_a_manifest]
+)
+def test_recovering_whatever_was_done_to_the_newest_metadata(
+    spoil: Callable[[World], None], world: World
+) -> None:
+    device = world.device(world.folder / "state")
+    base = _spoil(world, roots=2)
+    device.visit()
+    newest_root = world.repository().root()
+    spoil(world)
+    with pytest.raises(RegistryError):
+        _recover(world, TUF_TAG, newest_root)
+    _recover(world, base, newest_root)
+    assert json.loads(world.repository().root())["signed"]["version"] == 4
+    assert device.visit() == world.releases[3].index.digest
+
+
 def test_a_channel_may_need_two_signatures(world: World) -> None:
     both = ("online", "targets", "cells-release", "stranger-1")
     world.repository(*both).rotate("cells-release", add=[world.key("stranger-1")], threshold=2)

@@ -379,6 +379,34 @@ def test_a_registry_that_stands_still_is_refused_in_time(world: World, state: Pa
     device.visit()
 
 
+def test_a_time_that_has_passed_counts_when_the_clock_is_behind_it(
+    world: World, state: Path
+) -> None:
+    store, now = LayoutStore(world.path), datetime.now(timezone.utc)
+    for days, role in ((29, None), (31, "timestamp"), (400, "root")):
+        channels = TrustedChannels(
+            store, root=world.root, state=state, not_before=now + timedelta(days=days)
+        )
+        if role is None:
+            channels.refresh()
+            continue
+        with pytest.raises(ExpiredError, match=f"{role} expired on .* Set the clock"):
+            channels.refresh()
+
+
+def test_the_roles_that_a_channel_rests_on_are_told(world: World, state: Path) -> None:
+    channels = TrustedChannels(world.store, root=world.root, state=state)
+    assert [role.name for role in channels.roles()] == ["root", "timestamp", "snapshot", "targets"]
+    channels.channel("cells", "candidate")
+    roles = {role.name: role for role in channels.roles()}
+    assert list(roles) == ["root", "timestamp", "snapshot", "targets", "cells-ci"]
+    published = {role.name: role.expires for role in world.repository().roles()}
+    assert all(role.expires == published[name] for name, role in roles.items())
+    signed = roles["timestamp"].signed
+    assert signed is not None
+    assert roles["timestamp"].expires - signed == timedelta(days=30)
+
+
 # What the holder of the right key must not do either.
 
 
