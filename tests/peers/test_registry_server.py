@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -199,6 +200,29 @@ def test_two_publishers_at_once_lose_no_update(registry: DockerRegistry) -> None
         list(pool.map(update, "ab"))
     entries = read_entries(RemoteWriter(location, Connection()))[1]
     assert sorted(entries) == [f"{name}{n}" for name in "ab" for n in range(updates)]
+
+
+def test_a_tag_can_be_read_whenever_it_is_moved(registry: DockerRegistry) -> None:
+    # The server truncates the tag's file before it writes it, and says 500 to who looks then.
+    writer = RemoteWriter(registry.location("moved"), Connection())
+    states = [put(writer, b"one"), put(writer, b"two")]
+    writer.commit([("tuf", states[0])], expected={})
+    over = threading.Event()
+
+    def read() -> None:
+        store = RemoteStore(registry.location("moved"), Connection())
+        while not over.is_set():
+            assert store.read_tag("tuf", limit=MAX_MANIFEST)[0] in states
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        try:
+            for turn in range(200):
+                writer.commit([("tuf", states[turn % 2])], expected={})
+        finally:
+            over.set()
+        for reader in readers:
+            reader.result()
 
 
 def add(writer: RemoteWriter, entry: str) -> bool:
