@@ -97,6 +97,9 @@ def test_a_registry_is_initialized_once(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="is a registry already"):
         initialize(store, keys, signers)
     assert store.read_tag(TUF_TAG, limit=1 << 20) == before
+    store.remove([TUF_TAG])
+    with pytest.raises(RegistryError, match="if its newest metadata was lost, recover it"):
+        initialize(store, keys, signers)
 
 
 _A_KEY = CryptoSigner.generate_ed25519().public_key

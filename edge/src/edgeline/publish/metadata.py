@@ -10,7 +10,6 @@ of which all that was not touched stays byte for byte. Nothing is written when a
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from typing import Any
 
 from securesystemslib.signer import Key
@@ -31,6 +30,7 @@ from tuf.api.metadata import (
 from edgeline._json import dump_canonical
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError, TrustError
 from edgeline.publish.keys import Signers, short
+from edgeline.publish.recovery import files_to_start_from
 from edgeline.publish.signatures import (
     ROOT,
     SNAPSHOT,
@@ -124,9 +124,7 @@ class MetadataSet:
         if tag == TUF_TAG:
             metadata = cls(store, bundle.files, {TUF_TAG: bundle.digest})
         else:
-            newest, expected = _spoiled(store)
-            metadata = cls(store, bundle.files, expected)
-            metadata._extend_roots(root, newest)
+            metadata = cls(store, *files_to_start_from(store, bundle, root))
         metadata._load_root(root)
         metadata._load_top_level()
         metadata._check_complete(bundle)
@@ -141,9 +139,10 @@ class MetadataSet:
         Raises:
             RegistryError: the store is a registry already.
         """
-        if _spoiled(store)[1] != {TUF_TAG: None}:
+        if any(tag == TUF_TAG or tag.startswith(f"{TUF_TAG}-") for tag in store.tags()):
             raise RegistryError(
-                f"{store.location} is a registry already. To change its keys, rotate them"
+                f"{store.location} is a registry already. To change its keys, rotate them; if its "
+                "newest metadata was lost, recover it as docs/registry-trust.md tells"
             )
         metadata = cls(store, {}, {TUF_TAG: None})
         parts: tuple[Signed, ...] = (root, targets, Snapshot(), Timestamp())
@@ -346,31 +345,6 @@ class MetadataSet:
             root = following
         self._roles[ROOT] = root
 
-    def _extend_roots(self, pinned: bytes, newest: Mapping[str, Descriptor]) -> None:
-        """Add the roots that came after this bundle: no other root must ever get their number.
-
-        The newest bundle may be the attacker's: roots that do not follow are not taken from it.
-        """
-        root = parse_root(pinned)
-        given = file_name(ROOT, root.signed.version)
-        for version in range(1, root.signed.version):
-            name = file_name(ROOT, version)
-            if name not in self._files and name in newest:
-                self._files[name] = newest[name]
-        if given not in self._files:
-            self._files[given] = self._store.put_blob(pinned, TUF_METADATA, limit=MAX_TUF_METADATA)
-        names = [file_name(ROOT, version) for version in range(1, root.signed.version + 1)]
-        for before, after in pairwise(parse(self._read(name), ROOT) for name in names):
-            check_root(after, before.signed)
-        while (name := file_name(ROOT, root.signed.version + 1)) in {**newest, **self._files}:
-            layer = self._files.get(name) or newest[name]
-            try:
-                following = parse(self._store.read_blob(layer, limit=MAX_TUF_METADATA), ROOT)
-                check_root(following, root.signed)
-            except (IntegrityError, NotFoundError, TrustError):
-                break
-            self._files[name], root = layer, following
-
     def _load_top_level(self) -> None:
         timestamp = self._load(TIMESTAMP, file_name(TIMESTAMP, 0), self.root)
         meta = timestamp.signed.snapshot_meta
@@ -504,20 +478,6 @@ class MetadataSet:
         version = self._signed(TIMESTAMP, Timestamp).version
         tags = [(f"{TUF_TAG}-{version}", bundle), (TUF_TAG, bundle)]
         self._store.commit(tags, expected=self._expected)
-
-
-def _spoiled(store: WriteStore) -> tuple[Mapping[str, Descriptor], Mapping[str, str | None]]:
-    """Return the files of the newest bundle, whatever they are, and what to expect it to be."""
-    try:
-        descriptor, _ = store.read_tag(TUF_TAG, limit=MAX_MANIFEST)
-    except NotFoundError:
-        return {}, {TUF_TAG: None}
-    except IntegrityError:
-        return {}, {}  # damaged: whatever it is, it may be replaced
-    try:
-        return read_bundle(store).files, {TUF_TAG: descriptor.digest}
-    except IntegrityError:
-        return {}, {TUF_TAG: descriptor.digest}
 
 
 def _signer(keys: Mapping[str, Key], key_id: str, signers: Signers) -> object | None:
