@@ -68,7 +68,7 @@ def _read(store: WriteStore, files: Files, name: str) -> bytes:
 
 
 def _newest(store: WriteStore) -> tuple[Mapping[str, Descriptor], Expected]:
-    """Return the files of the newest metadata, none if it is damaged, and what is to be replaced."""
+    """Return the newest metadata's files, none if it is damaged, and what is to be replaced."""
     try:
         descriptor, _ = store.read_tag(TUF_TAG, limit=MAX_MANIFEST)
     except NotFoundError:
