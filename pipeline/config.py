@@ -187,6 +187,13 @@ class GateConfig(_Section):
     """Which of the variants that passed are published: all, or only the required ones."""
 
 
+def _no_key_itself(uri: str) -> str:
+    # Not quoted in the error either: this file may be public, and so may be a log.
+    if "PRIVATE KEY" in uri:
+        raise ValueError("expected where the key is, such as a path; received a private key itself")
+    return uri
+
+
 class RegistryConfig(_Section):
     """`[registry]`: where models that earned it go, and what the pipeline signs them with.
 
@@ -200,7 +207,7 @@ class RegistryConfig(_Section):
     """The channel that then serves the release; "production" takes `edgeline registry promote`."""
     root: Path = Path("keys/root.json")
     """The trusted root, public, that `edgeline registry init` made: all signatures lead to it."""
-    keys: tuple[str, ...] = ()
+    keys: tuple[Annotated[str, AfterValidator(_no_key_itself)], ...] = ()
     """Where the signing keys are, never the keys: paths of PEM files or of folders with some,
     "envvar:NAME", or "<key id>=<URI>" of a KMS; by default online.pem and <name>-ci.pem beside
     `root`."""

@@ -6,7 +6,7 @@ A run that can't publish in the end must not train for an hour first.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from components.registry import Destination, Registry
@@ -14,6 +14,9 @@ from edgeline.errors import NotFoundError, RegistryError
 from edgeline.registry.format import MAX_TUF_METADATA
 from pipeline.config import Config
 from pipeline.errors import UserError
+
+_COMMAND = ("edgeline", "registry")
+_KEYS = (*_COMMAND, "keys")
 
 
 def destination(config: Config) -> Destination:
@@ -65,7 +68,8 @@ def init_command(config: Config, keys: str = "") -> str:
     """The command that makes the configuration's registry, with its keys in a folder."""
     settings = config.registry
     options = ["--model", config.name, "--keys", keys or str(settings.root.parent)]
-    return _command("init", settings.location, [*options, *_connection_options(config)])
+    command = ["init", settings.location, *options, *_connection_options(config)]
+    return shlex.join([*_COMMAND, *command])
 
 
 def _check_metadata(config: Config, registry: Registry) -> None:
@@ -84,32 +88,42 @@ def _check_metadata(config: Config, registry: Registry) -> None:
         raise UserError(f"registry.location: {error}") from error
     if f"{config.name}-ci" not in roles:
         models = sorted(role.removesuffix("-ci") for role in roles if role.endswith("-ci"))
-        options = ["--root", str(config.registry.root), *_connection_options(config)]
         raise UserError(
             f"name: {location} has no model {config.name!r}; it has {', '.join(models)}. Whoever "
-            "holds the targets key can add it:\n"
-            f"  {_command('keys add-model', location, [config.name, *options])}"
+            f"holds its targets key can add it:\n{_add_model_commands(config)}"
         )
+
+
+def _add_model_commands(config: Config) -> str:
+    settings = config.registry
+    folder = settings.root.parent
+    ci, release = (folder / f"{config.name}-{role}.pem" for role in ("ci", "release"))
+    options = ["--ci-key", str(ci.with_suffix(".pub"))]
+    options += ["--release-key", str(release.with_suffix(".pub"))]
+    options += ["--root", str(settings.root), "--key", str(folder), *_connection_options(config)]
+    commands = [
+        shlex.join([*_KEYS, "create", str(ci)]),
+        shlex.join([*_KEYS, "create", str(release)]),
+        shlex.join([*_KEYS, "add-model", settings.location, config.name, *options]),
+    ]
+    return "\n".join(f"  {command}" for command in commands)
 
 
 def _expiring(config: Config, registry: Registry) -> Iterator[str]:
     """A warning when signatures are about to expire, or have."""
+    settings = config.registry
     ending = {
         role.name: role.expires
         for role in registry.repository.roles()
         if role.needs_signing and role.expires
     }
     if ending:
-        options = ["--root", str(config.registry.root), *_connection_options(config)]
+        options = ["--root", str(settings.root), "--key", str(settings.root.parent)]
+        command = ["refresh", settings.location, *options, *_connection_options(config)]
         yield (
-            f"{config.registry.location}: devices stop trusting it on "
-            f"{min(ending.values()):%Y-%m-%d}, when signatures of {', '.join(ending)} expire; sign "
-            f"anew: {_command('refresh', config.registry.location, options)} --key ..."
+            f"{settings.location}: devices refuse it from {min(ending.values()):%Y-%m-%d} on, when "
+            f"signatures of {', '.join(ending)} expire: {shlex.join([*_COMMAND, *command])}"
         )
-
-
-def _command(name: str, location: str, arguments: Sequence[str]) -> str:
-    return shlex.join(["edgeline", "registry", *name.split(), location, *arguments])
 
 
 def _connection_options(config: Config) -> list[str]:

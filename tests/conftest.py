@@ -95,7 +95,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=turn)
 
 
-def make_registry(folder: Path, *models: str) -> None:
+def make_registry(folder: Path, *models: str, location: str | None = None) -> None:
     """Makes `folder/registry` and `folder/keys`, as `edgeline registry init` does."""
     from edgeline.publish.keys import Signers, generate_key
     from edgeline.publish.repository import Keys, ModelKeys, initialize
@@ -114,7 +114,7 @@ def make_registry(folder: Path, *models: str) -> None:
             name: ModelKeys(ci=key(f"{name}-ci"), release=key(f"{name}-release")) for name in models
         },
     )
-    store = open_for_writing(str(folder / "registry"))
+    store = open_for_writing(location or str(folder / "registry"))
     (keys / "root.json").write_bytes(initialize(store, public, Signers.load([str(keys)])))
 
 
@@ -126,6 +126,7 @@ def publish_release(
     *,
     channel: str = "candidate",
     verdict: bytes = b"{}",
+    location: str | None = None,
 ) -> Published:
     """Publishes to what `make_registry` made, by other means than the pipeline."""
     from edgeline.publish.keys import Signers
@@ -133,7 +134,7 @@ def publish_release(
     from edgeline.publish.repository import Repository
     from edgeline.publish.store import open_for_writing
 
-    store = open_for_writing(str(folder / "registry"))
+    store = open_for_writing(location or str(folder / "registry"))
     root = (folder / "keys" / "root.json").read_bytes()
     files = {name: folder / f"{name}.tflite" for name in contents}
     for name, content in contents.items():

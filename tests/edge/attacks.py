@@ -45,6 +45,8 @@ class World:
     def __init__(self, folder: Path, *, expiry: Expiry | None = None, days: int = 0) -> None:
         self.folder = folder
         self.path = folder / "registry"
+        self.honest = folder / "honest"  # a copy of it as honest people left it
+        self._made = False
         self.store = LayoutWriter(self.path)
         self.keys = {name: CryptoSigner.generate_ed25519() for name in KEYS}
         self.recorded: list[Files] = []  # the metadata after each honest change
@@ -65,12 +67,14 @@ class World:
             self.point("production", 1)
             self.point("production", 2, model="dogs")
             self.publish(3)
+        self._made = True
+        self._keep()
 
     def copied_to(self, folder: Path) -> World:
         """Return the same world in another folder."""
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         world = copy.copy(self)
-        world.folder, world.path = folder, folder / "registry"
+        world.folder, world.path, world.honest = folder, folder / "registry", self.honest
+        shutil.copytree(self.path, world.path)
         world.store = LayoutWriter(world.path)
         world.recorded, world.releases = [*self.recorded], {**self.releases}
         return world
@@ -164,13 +168,18 @@ class World:
     def record(self) -> None:
         """Keep a copy of the store, which is as honest people left it."""
         self.recorded.append(self.files())
-        shutil.rmtree(self.folder / "honest", ignore_errors=True)
-        shutil.copytree(self.path, self.folder / "honest")
+        if self._made:
+            self._keep()
+
+    def _keep(self) -> None:
+        self.honest = self.folder / "honest"
+        shutil.rmtree(self.honest, ignore_errors=True)
+        shutil.copytree(self.path, self.honest)
 
     def restore(self) -> None:
         """Undo all that the attacker did to the store."""
         shutil.rmtree(self.path)
-        shutil.copytree(self.folder / "honest", self.path)
+        shutil.copytree(self.honest, self.path)
 
     def sign(self, document: Document, *names: str) -> bytes:
         """Sign a role's metadata with these keys, and drop all other signatures."""

@@ -24,6 +24,7 @@ from edgeline.registry.reader import RegistryReader, Release
 from edgeline.registry.store import ReadStore, open_store
 from edgeline.registry.trust import TrustedChannels
 from tests.edge.servers import RegistryServer
+from tests.peers.docker_registry import DockerRegistry
 
 MODELS = ("pets", "cats", "dogs", "others")
 SIDE = 8
@@ -240,9 +241,32 @@ def server_store(store: Store, server: RegistryServer, monkeypatch: pytest.Monke
     return replace(store, location=f"oci://{server.host}/{secrets.token_hex(8)}").initialized()
 
 
-@pytest.fixture(params=["store", "server_store"], ids=["directory", "server"])
+@pytest.fixture(scope="session")
+def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    """A registry server of others, which has no repository yet."""
+    with DockerRegistry(tmp_path_factory.mktemp("docker-registry")) as registry:
+        yield registry
+
+
+@pytest.fixture
+def docker_store(
+    store: Store, docker_registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch
+) -> Store:
+    """A registry on a server of others, with keys and without a release."""
+    monkeypatch.setattr(remote, "SETTLE_SECONDS", 0.0)
+    location = docker_registry.location(secrets.token_hex(8))
+    return replace(store, location=location).initialized()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("store", id="directory"),
+        pytest.param("server_store", id="server"),
+        pytest.param("docker_store", id="docker-registry", marks=pytest.mark.peers),
+    ]
+)
 def any_store(request: pytest.FixtureRequest) -> Store:
-    """A registry in a directory, and then one on a server."""
+    """A registry in a directory, and then one on each kind of server."""
     found: Store = request.getfixturevalue(request.param)
     return found
 

@@ -226,7 +226,7 @@ def test_a_passphrase_is_asked_for_twice(
 
 def test_a_key_is_made_and_shown(run: Run, tmp_path: Path) -> None:
     document = run("keys create anna.pem --no-passphrase --json").document
-    assert (document["file"], document["public"]) == ("anna.pem", "anna.pub")
+    assert (document["file"], document["public_file"]) == ("anna.pem", "anna.pub")
     done = run("keys create ben.pem --no-passphrase")
     assert done.out.startswith("ben.pem signs as key ")
     shown = run("keys public anna.pem ben.pub --json")

@@ -127,9 +127,10 @@ def test_no_pair_is_made_of_a_model_that_gives_no_numbers(
 
 
 def png_of(width: int, height: int) -> str:
-    """A PNG's header and nothing else."""
+    """A PNG that breaks off where its pixels would begin."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    chunk += struct.pack(">I", 1000) + b"IDAT"
     return base64.b64encode(b"\x89PNG\r\n\x1a\n" + chunk).decode()
 
 
@@ -162,11 +163,15 @@ MALFORMED: dict[str, tuple[object, str]] = {
     ),
     "an image that is no PNG": (
         {"version": 1, "tolerance": 0.1, "cases": [{**ONE, "image": "AAAA"}]},
-        "not a PNG",
+        "no PNG",
+    ),
+    "an image that unpacks to megabytes": (
+        {"version": 1, "tolerance": 0.1, "cases": [{**ONE, "image": png_of(8, 9000)}]},
+        "got 41 bytes and 8 x 9000",
     ),
     "an image that unpacks to gigabytes": (
         {"version": 1, "tolerance": 0.1, "cases": [{**ONE, "image": png_of(99_999, 99_999)}]},
-        "got 33 bytes and 99999 x 99999",
+        "or a huge one",
     ),
 }
 

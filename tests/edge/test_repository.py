@@ -97,6 +97,9 @@ def test_a_registry_is_initialized_once(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="is a registry already"):
         initialize(store, keys, signers)
     assert store.read_tag(TUF_TAG, limit=1 << 20) == before
+    store.remove([TUF_TAG])
+    with pytest.raises(RegistryError, match="if its newest metadata was lost, recover it"):
+        initialize(store, keys, signers)
 
 
 _A_KEY = CryptoSigner.generate_ed25519().public_key
@@ -545,6 +548,27 @@ def test_a_key_is_replaced(role: str, old: str, roles: Sequence[str], world: Wor
 
 
 @pytest.mark.parametrize(
+    ("role", "signed"),
+    [
+        ("root", {"root"}),
+        ("targets", {"targets", "snapshot", "timestamp"}),
+        ("online", {"snapshot", "timestamp"}),
+        ("cells-ci", {"cells-ci", "snapshot", "timestamp"}),
+    ],
+)
+def test_without_a_change_what_a_role_signs_is_signed_anew(
+    role: str, signed: set[str], world: World
+) -> None:
+    before = {each.name: each.version for each in world.repository().roles()}
+    with world.clock(days=10):
+        world.repository().rotate(role)
+    after = world.repository().roles()
+    assert {each.name for each in after if each.version > before[each.name]} == signed
+    assert {each.name for each in after if each.version == before[each.name] + 1} == signed
+    assert world.device(world.folder / "state").visit() == world.releases[3].index.digest
+
+
+@pytest.mark.parametrize(
     ("role", "arguments", "message"),
     [
         ("pilot", {}, "There is no role 'pilot'; there are root, targets, snapshot, timestamp"),
@@ -574,6 +598,90 @@ def test_a_change_of_keys_that_makes_no_sense_is_refused(
     with pytest.raises(RegistryError, match=message):
         world.repository().rotate(role, **given)
     assert world.files() == before
+
+
+# Going back to older metadata, after somebody spoiled the newest.
+
+
+def _spoil(world: World, *, roots: int = 0) -> str:
+    """Have somebody with the online key spoil the newest metadata; return the last good tag.
+
+    So many roots were made since the last good metadata with a tag of its own.
+    """
+    base = world.newest_honest
+    for _ in range(roots):
+        world.repository().rotate("root")
+        world.point("candidate", 1)
+        world.point("candidate", 3)
+    versions = {"snapshot": 900_000_000, "timestamp": 900_000_000}
+    world.serve(world.forge(world.files(), versions=versions))
+    return base
+
+
+def _recover(world: World, base: str, root: bytes | None = None) -> None:
+    signers = world.signers(*world.honest_names, "stranger-1")
+    repository = Repository(world.store, root=root or world.root, signers=signers, base=base)
+    repository.rotate("online", add=[world.key("stranger-1")], remove=[world.key("online").keyid])
+
+
+@pytest.mark.parametrize("roots", [0, 2])
+def test_recovering_from_older_metadata_makes_no_second_root_of_a_version(
+    roots: int, world: World
+) -> None:
+    device = world.device(world.folder / "state")
+    base = _spoil(world, roots=roots)
+    device.visit()
+    _recover(world, base)
+    assert json.loads(world.repository().root())["signed"]["version"] == roots + 2
+    assert device.visit() == world.releases[3].index.digest
+    timestamp = read(world.files(), "timestamp")["signed"]["version"]
+    assert timestamp == int(base.removeprefix("tuf-")) + 1
+    # The metadata that was recovered from is signed by a key that does not count any more.
+    with pytest.raises(TrustError, match=r"timestamp\.json cannot be trusted"):
+        _recover(world, base)
+
+
+def _hide_roots(world: World) -> None:
+    files = world.files()
+    world.serve(
+        {name: data for name, data in files.items() if "root" not in name or name[0] == "1"}
+    )
+
+
+def _plant_root(world: World) -> None:
+    world.serve({**world.files(), "4.root.json": world.files()["3.root.json"]})
+
+
+def _damage_the_manifest(world: World) -> None:
+    descriptor, _ = world.store.read_tag(TUF_TAG, limit=1 << 20)
+    digest = descriptor.digest.removeprefix("sha256:")
+    (world.path / "blobs" / "sha256" / digest).write_bytes(b"{}")
+
+
+def _remove_the_tag(world: World) -> None:
+    world.store.remove([TUF_TAG])
+
+
+def _plant_a_manifest(world: World) -> None:
+    world.serve_manifest({"schemaVersion": 2})
+
+
+@pytest.mark.parametrize(
+    "spoil", [_hide_roots, _plant_root, _damage_the_manifest, _remove_the_tag, _plant_a_manifest]
+)
+def test_recovering_whatever_was_done_to_the_newest_metadata(
+    spoil: Callable[[World], None], world: World
+) -> None:
+    device = world.device(world.folder / "state")
+    base = _spoil(world, roots=2)
+    device.visit()
+    newest_root = world.repository().root()
+    spoil(world)
+    with pytest.raises(RegistryError):
+        _recover(world, TUF_TAG, newest_root)
+    _recover(world, base, newest_root)
+    assert json.loads(world.repository().root())["signed"]["version"] == 4
+    assert device.visit() == world.releases[3].index.digest
 
 
 def test_a_channel_may_need_two_signatures(world: World) -> None:
@@ -714,6 +822,15 @@ def test_a_draft_that_was_changed_after_signing_is_not_complete(world: World, dr
     assert len(sign_draft(draft, root=world.root, signers=world.signers("root-2")).missing) == 1
     with pytest.raises(RegistryError, match="is not complete"):
         world.repository("stranger-1").apply_draft(draft)
+
+
+def test_a_draft_cannot_steer_a_terminal(world: World, draft: Path) -> None:
+    document = json.loads(draft.read_bytes())
+    document["proposed"]["signed"]["roles"]["root"]["keyids"].append("\x1b[2J")
+    draft.write_text(json.dumps(document))
+    with pytest.raises(RegistryError, match="is no draft of a root") as raised:
+        sign_draft(draft, root=world.root, signers=world.signers("root-2"))
+    assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,8 @@ FAULTS = {
     "it asks for a wait that is none": Fault(
         answer(503, Retry_After="soon"), UnreachableError, "cannot answer now", 5
     ),
-    "it answers 500": Fault(answer(500), UnreachableError, "an error of its own .HTTP 500"),
+    "it always answers 500": Fault(answer(500), UnreachableError, "error of its own.*5 times", 5),
+    "it answers 501": Fault(answer(501), UnreachableError, "an error of its own .HTTP 501"),
     "it always answers 502": Fault(answer(502), UnreachableError, "HTTP 502.*5 times", 5),
     "it always answers 503": Fault(answer(503), UnreachableError, "HTTP 503.*5 times", 5),
     "it always answers 504": Fault(answer(504), UnreachableError, "HTTP 504.*5 times", 5),
@@ -273,7 +274,7 @@ def test_silence_ends_a_request_before_its_time_is_over(
     assert store.read_tag("v1", limit=LIMIT)[1] == MANIFEST
 
 
-@pytest.mark.parametrize("fault", ["reset", "truncated", "429", "502", "503", "504"])
+@pytest.mark.parametrize("fault", ["reset", "truncated", "429", "500", "502", "503", "504"])
 def test_a_passing_fault_is_not_noticed(server: RegistryServer, fault: str) -> None:
     truncated = raw(HEAD + LENGTH + BLOB[:-1])
     action = {"reset": reset(), "truncated": truncated}.get(fault) or answer(int(fault))

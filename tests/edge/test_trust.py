@@ -24,8 +24,9 @@ from edgeline.errors import (
 from edgeline.publish.repository import Expiry, ModelKeys
 from edgeline.registry.format import OCI_INDEX, Descriptor, ReleaseRef
 from edgeline.registry.layout import LayoutStore
+from edgeline.registry.state import pack
 from edgeline.registry.store import ReadStore
-from edgeline.registry.trust import Channel, TrustedChannels, _pack, default_state
+from edgeline.registry.trust import Channel, TrustedChannels, default_state
 from tests.edge.attacks import World, read
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def test_a_state_does_not_name_files_elsewhere(world: World, state: Path) -> Non
     """A checksum keeps nobody from writing a state, who can write there anyway."""
     state.mkdir(parents=True)
     for name in ("../evil.json", "/evil.json", "root_history/../../evil.json", "a/b.json", "x"):
-        (state / "trusted.json").write_bytes(_pack({name: b"{}"}))
+        (state / "trusted.json").write_bytes(pack({name: b"{}"}))
         with pytest.raises(TrustError, match="holds something else than metadata"):
             world.device(state).visit()
 
@@ -378,6 +379,34 @@ def test_a_registry_that_stands_still_is_refused_in_time(world: World, state: Pa
     device.visit()
 
 
+def test_a_time_that_has_passed_counts_when_the_clock_is_behind_it(
+    world: World, state: Path
+) -> None:
+    store, now = LayoutStore(world.path), datetime.now(timezone.utc)
+    for days, role in ((29, None), (31, "timestamp"), (400, "root")):
+        channels = TrustedChannels(
+            store, root=world.root, state=state, not_before=now + timedelta(days=days)
+        )
+        if role is None:
+            channels.refresh()
+            continue
+        with pytest.raises(ExpiredError, match=f"{role} expired on .* Set the clock"):
+            channels.refresh()
+
+
+def test_the_roles_that_a_channel_rests_on_are_told(world: World, state: Path) -> None:
+    channels = TrustedChannels(world.store, root=world.root, state=state)
+    assert [role.name for role in channels.roles()] == ["root", "timestamp", "snapshot", "targets"]
+    channels.channel("cells", "candidate")
+    roles = {role.name: role for role in channels.roles()}
+    assert list(roles) == ["root", "timestamp", "snapshot", "targets", "cells-ci"]
+    published = {role.name: role.expires for role in world.repository().roles()}
+    assert all(role.expires == published[name] for name, role in roles.items())
+    signed = roles["timestamp"].signed
+    assert signed is not None
+    assert roles["timestamp"].expires - signed == timedelta(days=30)
+
+
 # What the holder of the right key must not do either.
 
 
@@ -446,6 +475,12 @@ def test_targets_that_are_no_channels_are_passed_over(world: World, state: Path)
     document["signed"]["delegations"]["roles"][0]["paths"].append("others/*")
     world.serve(world.forge(files, {"targets": world.sign(document, "targets")}))
     assert len(world.device(state).trusts()) == 4
+    assert len(world.repository().channels()) == 4
+    assert served_models(world) == ["cells", "dogs"]
+
+
+def served_models(world: World) -> list[str]:
+    return sorted({channel.model for channel in world.repository().channels()})
 
 
 # Where it runs.
@@ -485,6 +520,7 @@ import sys
 sys.modules["cryptography"] = None
 from pathlib import Path
 from edgeline.registry.layout import LayoutStore
+from edgeline.registry.state import pack
 from edgeline.registry.trust import TrustedChannels
 folder = Path(sys.argv[1])
 root = Path(sys.argv[2]).read_bytes()

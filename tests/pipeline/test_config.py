@@ -75,6 +75,10 @@ MISTAKES = {
         '[registry]\nchannel = "production"',
         "registry.channel: expected 'candidate' or 'canary'; received \"production\"",
     ),
+    "a key itself": (
+        '[registry]\nkeys = ["-----BEGIN PRIVATE KEY-----MC4CAQAw"]',
+        "registry.keys.0: expected where the key is, such as a path; received a private key itself",
+    ),
     "a registry's location by its old name": (
         '[registry]\npath = "registry"',
         "registry.path: unknown key; expected one of: location, channel, root",

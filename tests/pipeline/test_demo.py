@@ -33,29 +33,30 @@ def test_it_is_made_once_with_keys_that_can_publish(config: Config) -> None:
 def test_a_registry_without_its_root_is_somebody_elses(config: Config) -> None:
     make_registry(config)
     config.registry.root.unlink()
-    with pytest.raises(UserError, match="its trusted root, is gone; move registry away"):
+    with pytest.raises(UserError, match="its trusted root, is gone; move demo/registry away"):
         make_registry(config)
 
 
 def test_keys_without_their_registry_are_not_used_again(config: Config) -> None:
     make_registry(config)
-    shutil.rmtree("registry")
+    shutil.rmtree(config.registry.location)
     with pytest.raises(UserError, match="gone, and its keys are not; move demo/keys away"):
         make_registry(config)
 
 
 def test_a_registry_of_before_signing_is_told_from_a_new_one(config: Config) -> None:
-    store = open_for_writing("registry")
+    store = open_for_writing(config.registry.location)
     with store.exclusive():
         manifest = store.put_manifest(b'{"schemaVersion": 2}', OCI_MANIFEST)
         store.commit([("v1", manifest), ("cells.candidate", manifest)], expected={})
-    with pytest.raises(UserError, match="made before releases were signed; move registry away"):
+    with pytest.raises(UserError, match="before releases were signed; move demo/registry away"):
         make_registry(config)
 
 
 def test_a_folder_of_something_else_is_left_alone(config: Config) -> None:
-    Path("registry").mkdir()
-    Path("registry/thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"registry init registry .*\nfailed: "):
+    folder = Path(config.registry.location)
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"registry init demo/registry .*\nfailed: "):
         make_registry(config)
-    assert [path.name for path in Path("registry").iterdir()] == ["thesis.txt"]
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]

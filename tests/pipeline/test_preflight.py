@@ -136,7 +136,17 @@ def test_a_server_that_does_not_answer_is_one_clear_line() -> None:
 def test_a_model_that_the_registry_does_not_know_is_refused() -> None:
     said = refused(name="birds", keys=["keys/pets-ci.pem"])
     assert said.startswith("name: registry has no model 'birds'; it has pets.")
-    assert "edgeline registry keys add-model registry birds --root keys/root.json" in said
+
+
+def test_the_commands_that_add_the_model_do_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_registry(tmp_path, "pets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGELINE_PASSPHRASE", "correct horse")
+    for command in refused(name="birds", keys=["keys"]).splitlines()[1:]:
+        assert main(shlex.split(command)[1:]) == 0
+    assert checked(name="birds") == []
 
 
 KEYS = {
@@ -182,10 +192,13 @@ def test_signatures_that_expire_soon_are_warned_about(
         "root": str(tmp_path / "keys" / "root.json"),
     }
     in_25_days = datetime.now(timezone.utc) + timedelta(days=25)
-    monkeypatch.setattr("edgeline.publish.metadata.now", lambda: in_25_days)
+    monkeypatch.setattr("edgeline.publish.signatures.now", lambda: in_25_days)
     (warning,) = checked(registry=settings)
-    assert "when signatures of snapshot, timestamp expire" in warning
-    assert f"edgeline registry refresh {settings['location']} --root" in warning
+    said, command = warning.split(" expire: ")
+    assert "devices refuse it from" in said
+    assert "when signatures of snapshot, timestamp" in said
+    assert main(shlex.split(command)[1:]) == 0
+    assert checked(registry=settings) == []
 
 
 def test_a_gate_that_always_passes_is_warned_about() -> None:

@@ -235,7 +235,7 @@ def _check_image(image: bytes) -> None:
         size = Image.open(io.BytesIO(image), formats=["PNG"]).size
     except Exception as error:
         # On hostile bytes Pillow raises nearly anything; each means that this is no image.
-        raise _malformed("an image is not a PNG") from error
+        raise _malformed("an image is no PNG, or a huge one") from error
     if len(image) > MAX_IMAGE_BYTES or max(size) > MAX_IMAGE_SIDE:
         raise _malformed(
             f"expected images of at most {MAX_IMAGE_BYTES} bytes and {MAX_IMAGE_SIDE} pixels a "

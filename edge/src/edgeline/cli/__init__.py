@@ -9,7 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from edgeline.cli.device import add_device_commands
 from edgeline.cli.options import EXIT_CODES
+from edgeline.cli.output import note
 from edgeline.cli.predict import add_predict
 from edgeline.cli.registry import add_registry
 from edgeline.errors import EdgelineError
@@ -26,9 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except EdgelineError as error:
-        print(f"edgeline: {error}", file=sys.stderr)
+        note(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):
+        # Control-C, or Control-D where a passphrase was asked for.
         return 130
     except BrokenPipeError:
         # The reader, such as `head`, has enough. Python would fail once more flushing at its exit.
@@ -46,5 +49,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="command", required=True)
     add_predict(commands)
+    add_device_commands(commands)
     add_registry(commands)
     return parser

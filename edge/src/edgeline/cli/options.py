@@ -26,6 +26,20 @@ def add_command(
     examples: str,
 ) -> argparse.ArgumentParser:
     """Add a command that `run` carries out and gives the exit code of."""
+    parser = _parser(commands, name, summary, description, examples)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_group(commands: Any, name: str, *, summary: str, description: str, examples: str) -> Any:
+    """Add a command that consists of others; return where to add them."""
+    parser = _parser(commands, name, summary, description, examples)
+    return parser.add_subparsers(metavar="command", required=True)
+
+
+def _parser(
+    commands: Any, name: str, summary: str, description: str, examples: str
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -33,20 +47,7 @@ def add_command(
         epilog=f"examples:\n{examples.rstrip()}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
     return parser
-
-
-def add_group(commands: Any, name: str, *, summary: str, description: str, examples: str) -> Any:
-    """Add a command that consists of others; return where to add them."""
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=description,
-        epilog=f"examples:\n{examples.rstrip()}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    return parser.add_subparsers(metavar="command", required=True)
 
 
 def add_store(parser: argparse.ArgumentParser, name: str = "store") -> None:

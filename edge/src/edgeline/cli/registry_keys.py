@@ -247,7 +247,7 @@ def _create(options: argparse.Namespace) -> int:
     key = generate_key(options.file, new_passphrase(options))
     public = options.file.with_suffix(".pub")
     if options.json:
-        print_json({"file": str(options.file), "public": str(public), "key_id": key.keyid})
+        print_json({"file": str(options.file), "public_file": str(public), "key_id": key.keyid})
     else:
         print(f"{options.file} signs as key {key.keyid}; hand on {public}.")
     return 0

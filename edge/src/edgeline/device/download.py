@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from edgeline.registry.store import ReadStore
 
 SPARE = 16 << 20  # bytes to leave free for everything else on the disk
-FRUITLESS_TRIES = 3  # in a row, before a download is given up until the next check
 
 _CHUNK = 1 << 20  # bytes
-_PAUSE = 0.5  # seconds after the first fruitless try; doubled after each further one
 
 Progress = Callable[[str], None]
 
@@ -117,16 +115,13 @@ class Downloads:
 
     def _fill(self, blob: "Descriptor", part: Path) -> None:
         """Append to the part until it has the blob's size, trying again while that helps."""
-        fruitless = 0
         while (before := _size(part)) < blob.size:
             try:
                 self._append(blob, part, before)
             except UnreachableError:
-                fruitless = 0 if _size(part) > before else fruitless + 1
-                pause = _PAUSE * 2**fruitless
-                if fruitless == FRUITLESS_TRIES or time.monotonic() + pause >= self._end:
+                # The store itself has tried several times to get an answer.
+                if _size(part) == before or time.monotonic() > self._end:
                     raise
-                time.sleep(pause)
         # Of a blob without a byte, too.
         with part.open("ab") as file:
             os.fsync(file.fileno())

@@ -257,7 +257,7 @@ class StateFolder:
                     continue  # another process has replaced it in between
                 if state.previous is None or not fall_back:
                     raise
-                _log.warning("%s. The model before it is used", error)
+                _log.warning("%s. The model before it is used", str(error))
                 return self.load(state.previous)
         raise AssertionError("unreachable")
 
@@ -354,7 +354,7 @@ class StateFolder:
             try:
                 self.load(model_id)
             except IntegrityError as error:
-                _log.warning("%s", error)
+                _log.warning("%s", str(error))
                 with self.translated():
                     remove(self._models / model_id)
         return self.sweep(state)

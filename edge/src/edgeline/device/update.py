@@ -10,13 +10,14 @@ verified and has passed its trial here, and any failure on the way leaves it whe
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgeline.device import clock
+from edgeline.device.child import ChildError
 from edgeline.device.download import Downloads, Progress
 from edgeline.device.selection import (
     Speeds,
@@ -35,7 +36,7 @@ from edgeline.device.state import (
     StoredFile,
     write_whole,
 )
-from edgeline.device.trial import TRIAL_SECONDS, TrialError, try_model
+from edgeline.device.trial import TRIAL_SECONDS, try_model
 from edgeline.errors import (
     DeviceError,
     EdgelineError,
@@ -146,6 +147,27 @@ class Device:
                     self.folder.write(replace(check.state, failed=time.time(), error=str(error)))
                 raise
 
+    def lend(
+        self, variants: Sequence[str] = ()
+    ) -> Iterator[tuple["Release", "Variant", Mapping[str, Path]]]:
+        """Yield variants of the release that the channel serves, with the paths of their files.
+
+        The files are verified, but not tried, and go when the iteration ends. What is installed
+        stays as it is; nobody else can update meanwhile.
+
+        Args:
+            variants: Which; none for every one.
+
+        Raises:
+            EdgelineError: as `update`.
+        """
+        with self.folder.locked(self.limits.lock_seconds):
+            state = self.folder.sweep(self.folder.read())
+            try:
+                yield from _Check(self, state, None).lend(variants)
+            finally:
+                self.folder.clear_downloads()
+
     def repair(self) -> None:
         """Read every byte of the installed models, and forget those that are damaged.
 
@@ -199,6 +221,17 @@ class _Check:
             return Outcome("current" if active.digest == digest else "held", active)
         self._refuse_rejected(digest)
         return Outcome("updated", self._install(store, channel))
+
+    def lend(
+        self, variants: Sequence[str]
+    ) -> Iterator[tuple["Release", "Variant", Mapping[str, Path]]]:
+        """Download and yield variants; see `Device.lend`."""
+        store = open_store(self._device.registry, self._device.connection)
+        release = self._open(store, self._trusted_channel(store))
+        downloads = self._downloads(store)
+        for variant in candidates(release, variants, None):
+            downloads.check_space(_blobs(variant))
+            yield release, variant, self._bring(release, variant, downloads)
 
     def _trusted_channel(self, store: "ReadStore") -> "Channel":
         from edgeline.registry.trust import TrustedChannels
@@ -262,6 +295,11 @@ class _Check:
         )
 
     def _install(self, store: "ReadStore", channel: "Channel") -> InstalledModel:
+        installed, files = self._choose(self._open(store, channel), self._downloads(store))
+        self._switch(installed, files)
+        return installed
+
+    def _open(self, store: "ReadStore", channel: "Channel") -> "Release":
         from edgeline.registry.reader import RegistryReader
 
         release = RegistryReader(store).open(channel.release)
@@ -270,16 +308,16 @@ class _Check:
                 f"Channel {channel.name!r} of {channel.model!r} points at {release.tag}, "
                 f"which is a release of {release.model!r}"
             )
-        downloads = Downloads(
+        return release
+
+    def _downloads(self, store: "ReadStore") -> Downloads:
+        return Downloads(
             self._folder,
             self.state,
             store,
             end=time.monotonic() + self._device.limits.download_seconds,
             progress=self._device.progress,
         )
-        installed, files = self._choose(release, downloads)
-        self._switch(installed, files)
-        return installed
 
     def _choose(
         self, release: "Release", downloads: Downloads
@@ -303,8 +341,8 @@ class _Check:
             self._device.progress(f"trying {release.model} {release.tag} {variant.name}")
             try:
                 passed[variant.name] = self._try(tried[variant.name], measure=measure)
-            except TrialError as error:
-                _log.warning("%s %s %s: %s", release.model, release.tag, variant.name, error)
+            except ChildError as error:
+                _log.warning("%s %s %s: %s", release.model, release.tag, variant.name, str(error))
                 failures[variant.name] = str(error)
                 continue
             if not measure:

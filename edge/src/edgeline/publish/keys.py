@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from securesystemslib.signer import ED25519, Key, Signature, Signer, SSlibKey
 
+from edgeline._text import one_line
 from edgeline.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ class Signers:
         except Exception as error:
             # Each of securesystemslib's signers raises what the library under it does.
             raise RegistryError(
-                f"Key {short(key.keyid)} cannot be used through {uri!r}: {_line(error)}"
+                f"Key {short(key.keyid)} cannot be used through {uri!r}: {one_line(error)}"
             ) from error
 
     def _secret(self, name: str) -> str:
@@ -264,7 +265,7 @@ def _parse_private(pem: bytes, name: str, passphrase: Passphrase) -> "CryptoSign
                 f"The passphrase of {name} is wrong, or the key in it is damaged"
             ) from error
         raise RegistryError(
-            f"{name} is no private key that can be used; expected PKCS#8 in PEM: {_line(error)}"
+            f"{name} is no private key that can be used; expected PKCS#8 in PEM: {one_line(error)}"
         ) from error
     check_usable(signer.public_key)
     return signer
@@ -330,7 +331,3 @@ def _no_passphrase(name: str) -> RegistryError:
         f"The key {name} is protected by a passphrase: set {PASSPHRASE_VARIABLE}, or run this on a "
         "terminal to be asked for it"
     )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

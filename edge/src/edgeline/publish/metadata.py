@@ -30,8 +30,8 @@ from tuf.api.metadata import (
 from edgeline._json import dump_canonical
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError, TrustError
 from edgeline.publish.keys import Signers, short
+from edgeline.publish.recovery import files_to_start_from
 from edgeline.publish.signatures import (
-    EXPIRY_FIELD,
     ROOT,
     SNAPSHOT,
     TARGETS,
@@ -49,6 +49,7 @@ from edgeline.publish.signatures import (
 )
 from edgeline.publish.store import WriteStore
 from edgeline.registry.bundle import (
+    EXPIRY_FIELD,
     MAX_VERSION,
     Bundle,
     Channel,
@@ -56,6 +57,7 @@ from edgeline.registry.bundle import (
     channel_of,
     custom_of,
     file_name,
+    is_channel_path,
     read_bundle,
 )
 from edgeline.registry.format import (
@@ -94,7 +96,10 @@ class MetadataSet:
     """All metadata of a registry. Made by `load`, or by `create` for a registry to be."""
 
     def __init__(
-        self, store: WriteStore, files: Mapping[str, Descriptor], expected: str | None
+        self,
+        store: WriteStore,
+        files: Mapping[str, Descriptor],
+        expected: Mapping[str, str | None],
     ) -> None:
         self._store = store
         self._files = dict(files)
@@ -108,14 +113,18 @@ class MetadataSet:
     def load(cls, store: WriteStore, root: bytes, tag: str = TUF_TAG) -> "MetadataSet":
         """Read the bundle that `tag` names, and verify it from the pinned `root` on.
 
+        When it is not the newest, roots that are newer than it are taken over from the newest.
+
         Raises:
             NotFoundError: there is no such bundle.
             IntegrityError: it is damaged or incomplete.
             TrustError: it is not what the keys of `root`, and of the roots that follow it, signed.
         """
         bundle = read_bundle(store, tag)
-        expected = bundle.digest if tag == TUF_TAG else _current(store)
-        metadata = cls(store, bundle.files, expected)
+        if tag == TUF_TAG:
+            metadata = cls(store, bundle.files, {TUF_TAG: bundle.digest})
+        else:
+            metadata = cls(store, *files_to_start_from(store, bundle, root))
         metadata._load_root(root)
         metadata._load_top_level()
         metadata._check_complete(bundle)
@@ -130,11 +139,12 @@ class MetadataSet:
         Raises:
             RegistryError: the store is a registry already.
         """
-        if _current(store) is not None:
+        if any(tag == TUF_TAG or tag.startswith(f"{TUF_TAG}-") for tag in store.tags()):
             raise RegistryError(
-                f"{store.location} is a registry already. To change its keys, rotate them"
+                f"{store.location} is a registry already. To change its keys, rotate them; if its "
+                "newest metadata was lost, recover it as docs/registry-trust.md tells"
             )
-        metadata = cls(store, {}, None)
+        metadata = cls(store, {}, {TUF_TAG: None})
         parts: tuple[Signed, ...] = (root, targets, Snapshot(), Timestamp())
         for signed in parts:
             signed.unrecognized_fields[EXPIRY_FIELD] = days[signed.type]
@@ -171,12 +181,12 @@ class MetadataSet:
 
     def models(self) -> list[str]:
         """Return the models that roles are there for, sorted."""
-        paths = (path for role in self.delegated_roles() for path in role.paths or ())
-        return sorted({path.partition("/")[0] for path in paths})
+        return sorted({path.partition("/")[0] for path in self.paths()})
 
     def paths(self) -> list[str]:
         """Return the paths of all channels that roles are there for, sorted."""
-        return sorted(path for role in self.delegated_roles() for path in role.paths or ())
+        paths = (path for role in self.delegated_roles() for path in role.paths or ())
+        return sorted(set(filter(is_channel_path, paths)))
 
     def role_of(self, model: str, channel: str) -> str:
         """Return the role that signs a channel.
@@ -467,16 +477,7 @@ class MetadataSet:
         bundle = self._store.put_manifest(manifest, OCI_MANIFEST)
         version = self._signed(TIMESTAMP, Timestamp).version
         tags = [(f"{TUF_TAG}-{version}", bundle), (TUF_TAG, bundle)]
-        self._store.commit(tags, expected={TUF_TAG: self._expected})
-
-
-def _current(store: WriteStore) -> str | None:
-    """Return the digest of the store's newest bundle, whatever is in it."""
-    try:
-        descriptor, _ = store.read_tag(TUF_TAG, limit=MAX_MANIFEST)
-    except NotFoundError:
-        return None
-    return descriptor.digest
+        self._store.commit(tags, expected=self._expected)
 
 
 def _signer(keys: Mapping[str, Key], key_id: str, signers: Signers) -> object | None:

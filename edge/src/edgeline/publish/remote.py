@@ -116,13 +116,15 @@ class RemoteWriter(RemoteStore):
 
         This holds as long as no writer takes longer than SETTLE_SECONDS from its look at a tag
         until the server has its change, and as the server answers with its newest state. A writer
-        looks again before it sets a tag when its last look is older than half of that, so one
-        request alone may be too slow: sent in time, and heeded by the server much later. Then that
-        writer can undo what another was told is done, unnoticed; no content is lost, all of it is
-        still there under its digest and its `v<n>` or `tuf-<n>` tag. When requests are slow for
-        this writer, it waits longer before it reads back, since they are likely slow for others.
+        looks again before each further tag, before a second try, and when its last look is older
+        than half of that, so one request alone may be too slow: sent in time, and heeded by the
+        server much later. Then that writer can undo what another was told is done, unnoticed; no
+        content is lost, all of it is still there under its digest. When requests are slow for this
+        writer, it waits longer before it reads back, since they are likely slow for others.
 
-        A crash, or an UnreachableError, can leave the first of `tags` set.
+        A crash, an UnreachableError and a ConflictError can leave the first of `tags` set. Two
+        writers that set several tags at the very same time can each win some: both get a
+        ConflictError then, and have to look at what is there before they try again.
         """
         for tag, _ in tags:
             if not is_tag(tag):
@@ -139,8 +141,8 @@ class RemoteWriter(RemoteStore):
         lost = [tag for tag, digest in look.wanted.items() if self._current(tag, budget) != digest]
         if lost:
             raise ConflictError(
-                f"{self._location}: another writer set {', '.join(lost)} at the same time. "
-                "Its change stands, this one does not"
+                f"{self._location}: another writer set {', '.join(lost)} at the same time, and "
+                "that change stands. Look at what is there now before another try"
             )
 
     def remove(self, tags: Collection[str]) -> None:
@@ -224,7 +226,7 @@ class RemoteWriter(RemoteStore):
 
         def target() -> str:
             if look is not None:
-                if look.age > SETTLE_SECONDS / 2:
+                if look.tried or look.age > SETTLE_SECONDS / 2:
                     self._look(look, budget)
                 look.tried.add(reference)
             return f"{self._path}/manifests/{reference}"

@@ -262,8 +262,8 @@ class Repository:
 
         The first three are changed by a new root, which enough of the present and of the new root
         keys have to sign. When the keys at hand are too few, `draft` is written for their holders,
-        and returned; `apply_draft` then completes the change. Rotating "root" without any change
-        makes a new root all the same, with its full time ahead.
+        and returned; `apply_draft` then completes the change. Without any change, what the role
+        signs is signed anew, with its full time ahead.
 
         Args:
             role: Whose keys to change.
@@ -283,6 +283,10 @@ class Repository:
             )
 
         def change(metadata: MetadataSet) -> RootDraft | None:
+            if role != ROOT and not add and not remove and threshold is None:
+                for name in (SNAPSHOT, TIMESTAMP) if role == ONLINE else (role,):
+                    metadata.touch(name)
+                return None
             if role not in (ROOT, TARGETS, ONLINE):
                 metadata.status_of(role)  # there is such a role
                 metadata.set_delegations(

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, VerificationResult
 
 from edgeline._json import parse_object
+from edgeline._text import one_line
 from edgeline.errors import RegistryError
 from edgeline.publish.keys import Signers, short
-from edgeline.publish.signatures import add_signatures, verify_root_chain
+from edgeline.publish.signatures import ROOT, add_signatures, parse, verify_root_chain
 
 _FORMAT = "edgeline-root-draft"
 _MAX_DRAFT = 16 << 20  # bytes
@@ -86,7 +86,7 @@ class RootDraft:
             raise RegistryError(f"{path} cannot be read: {error.strerror}") from None
         except Exception as error:
             # Files that people hand around hold anything; TUF's classes raise accordingly.
-            raise RegistryError(f"{path} is no draft of a root: {error}") from error
+            raise RegistryError(f"{path} is no draft of a root: {one_line(error)}") from error
         return draft
 
     def write(self, path: Path) -> None:
@@ -119,7 +119,8 @@ class RootDraft:
         keys = {
             key_id: root.keys[key_id]
             for root in (self.previous, self.proposed.signed)
-            for key_id in root.roles["root"].keyids
+            for key_id in root.roles[ROOT].keyids
+            if key_id in root.keys
         }
         before = set(self.proposed.signatures)
         add_signatures(self.proposed, keys.values(), signers)
@@ -151,10 +152,7 @@ def sign_draft(path: Path, *, root: bytes, signers: Signers) -> RootDraft:
 
 
 def _root(value: dict[str, Any]) -> Metadata[Root]:
-    metadata: Metadata[Any] = Metadata.from_dict(value)
-    if not isinstance(metadata.signed, Root):
-        raise RepositoryError(f"expected root metadata, got {metadata.signed.type}")
-    return metadata
+    return parse(json.dumps(value).encode(), ROOT)
 
 
 def _missing_line(kind: str, result: VerificationResult) -> str | None:

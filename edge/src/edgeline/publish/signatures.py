@@ -4,6 +4,7 @@ Expiry is nowhere looked at here: what has expired is what publishers have to si
 """
 
 import copy
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -14,8 +15,10 @@ from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestamp
 
 from edgeline._json import parse_object
+from edgeline._text import one_line
 from edgeline.errors import IntegrityError, RegistryError, TrustError
 from edgeline.publish.keys import Signers, short
+from edgeline.registry.bundle import expiry_days
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 TOP_LEVEL: dict[str, type[Signed]] = {
@@ -24,8 +27,8 @@ TOP_LEVEL: dict[str, type[Signed]] = {
     SNAPSHOT: Snapshot,
     TIMESTAMP: Timestamp,
 }
-EXPIRY_FIELD = "x-edgeline-expiry-days"  # in the signed part: how long each signature lasts
-
+_KEY_ID = re.compile(r"[0-9A-Za-z_.:+=/-]{1,200}")
+_ROLE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _FALLBACK_DAYS = 30  # for a role that somebody else's tool made
 
 
@@ -36,8 +39,7 @@ def now() -> datetime:
 
 def days_of(signed: Signed) -> int:
     """Return for how many days the signatures of a role last."""
-    days = signed.unrecognized_fields.get(EXPIRY_FIELD)
-    return days if type(days) is int and 0 < days <= 36_500 else _FALLBACK_DAYS
+    return expiry_days(signed.unrecognized_fields) or _FALLBACK_DAYS
 
 
 def renew(signed: Signed) -> None:
@@ -66,6 +68,7 @@ def parse(data: bytes, role: str) -> Metadata[Any]:
         metadata: Metadata[Any] = Metadata.from_bytes(data)
     if not isinstance(metadata.signed, TOP_LEVEL[name]):
         raise TrustError(f"The metadata of {role[:80]} is that of {metadata.signed.type}")
+    _check_names(metadata.signed, role)
     return metadata
 
 
@@ -118,6 +121,22 @@ def verify_root_chain(roots: Sequence[Metadata[Root]], pinned: bytes) -> None:
         )
 
 
+def _check_names(signed: Signed, role: str) -> None:
+    """Check that key ids and role names can be shown, and role names be file names."""
+    keys: Iterable[str] = ()
+    names: Iterable[str] = ()
+    if isinstance(signed, Root):
+        keys = [*signed.keys, *(key for role in signed.roles.values() for key in role.keyids)]
+    elif isinstance(signed, Targets) and signed.delegations:
+        roles = signed.delegations.roles or {}
+        keys, names = signed.delegations.keys, roles
+    if not all(map(_KEY_ID.fullmatch, keys)) or not all(map(_ROLE.fullmatch, names)):
+        raise TrustError(
+            f"The metadata of {role[:80]} has names for keys or roles that edgeline would not give "
+            "them. Some other tool has signed it"
+        )
+
+
 def is_signed(metadata: Metadata[Any], role: str, delegator: Root | Targets) -> bool:
     """Tell whether a role's metadata is signed as its delegator demands."""
     try:
@@ -152,7 +171,7 @@ def add_signatures(metadata: Metadata[Any], keys: Iterable[Key], signers: Signer
             if isinstance(cause, RegistryError):
                 raise cause from None
             raise RegistryError(
-                f"Key {short(key.keyid)} did not sign: {_line(error)}. Nothing was changed"
+                f"Key {short(key.keyid)} did not sign: {one_line(error)}. Nothing was changed"
             ) from error
 
 
@@ -162,8 +181,4 @@ def verifying(name: str) -> Iterator[None]:
     try:
         yield
     except RepositoryError as error:
-        raise TrustError(f"{name} cannot be trusted: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+        raise TrustError(f"{name} cannot be trusted: {one_line(error)}") from error

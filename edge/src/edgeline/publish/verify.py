@@ -225,17 +225,20 @@ def _check_releases(
     versions = reader.versions()
     releases: dict[int, Release | None] = {}
     for number, version in enumerate(versions, start=1):
-        if notify:
-            notify(f"release {number} of {len(versions)}")
+        tell = _prefixed(notify, f"release {number} of {len(versions)}, ")
         releases[version] = None
         try:
             releases[version] = release = reader.open_version(version)
-            check_release(store, release, known=known, notify=notify)
+            check_release(store, release, known=known, notify=tell)
         except UnreachableError:
             raise
         except (RegistryError, ContractError) as error:
             findings.append(Finding("error", version_tag(version), str(error)))
     return releases
+
+
+def _prefixed(notify: Notify | None, prefix: str) -> Notify | None:
+    return (lambda text: notify(f"{prefix}{text}")) if notify else None
 
 
 def _check_channel(

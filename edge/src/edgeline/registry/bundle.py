@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from edgeline.registry.store import ReadStore
 
 MAX_HISTORY = 10  # releases that a channel served before
+EXPIRY_FIELD = "x-edgeline-expiry-days"  # in a role's signed part: how long each signature lasts
 
 # Beyond this is malice; file names and tags stay short, and numbers exact in every language.
 MAX_VERSION = 999_999_999
@@ -65,6 +66,12 @@ class Channel:
 def file_name(role: str, version: int) -> str:
     """Return the name of a role's file in a bundle: ("snapshot", 9) -> "9.snapshot.json"."""
     return "timestamp.json" if role == "timestamp" else f"{version}.{role}.json"
+
+
+def expiry_days(fields: Mapping[str, Any]) -> int | None:
+    """Return for how many days a role says that its signatures last, None if it does not."""
+    days = fields.get(EXPIRY_FIELD)
+    return days if type(days) is int and 0 < days <= 36_500 else None
 
 
 def read_bundle(store: "ReadStore", tag: str = TUF_TAG) -> Bundle:

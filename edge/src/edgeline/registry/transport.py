@@ -333,7 +333,9 @@ class Client:
             return BrokenOffError(line, _retry_after(response.header("Retry-After")))
         if status >= 500:
             line = request.line(f"the server has an error of its own (HTTP {status}){said}")
-            return UnreachableError(line)
+            # docker-registry says so, too, to who reads a tag just when it is set.
+            passing = status == 500 and request.method in ("GET", "HEAD")
+            return BrokenOffError(line) if passing else UnreachableError(line)
         return RegistryError(request.line(f"the server refuses with HTTP {status}{said}"))
 
     def _login_hint(self) -> str:

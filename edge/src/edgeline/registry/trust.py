@@ -14,15 +14,12 @@ older copy of the registry is recognized by, and it saves downloads: when nothin
 reads the bundle's manifest and no more.
 """
 
-import fcntl
 import hashlib
-import os
-import re
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -37,7 +34,8 @@ from tuf.api.exceptions import (
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from edgeline._json import dump_canonical, parse_object
+from edgeline._json import parse_object
+from edgeline._text import one_line
 from edgeline.errors import (
     EdgelineError,
     ExpiredError,
@@ -45,21 +43,21 @@ from edgeline.errors import (
     RegistryError,
     TrustError,
 )
-from edgeline.registry.bundle import Bundle, Channel, channel_of, is_channel_path, read_bundle
+from edgeline.registry.bundle import (
+    Bundle,
+    Channel,
+    channel_of,
+    expiry_days,
+    is_channel_path,
+    read_bundle,
+)
 from edgeline.registry.format import MAX_TUF_METADATA, check_channel, check_model
 from edgeline.registry.home import default_state
+from edgeline.registry.state import NAME, ROOTS, State
 from edgeline.registry.store import ReadStore
 
 __all__ = ["Channel", "TrustedChannels", "TrustedRole", "default_state"]
 
-EXPIRY_DAYS_FIELD = "x-edgeline-expiry-days"  # of a role: for how long it is signed each time
-_MAX_EXPIRY_DAYS = 36_500
-_STATE_FILE = "trusted.json"
-_STATE_FORMAT = 1
-_MAX_STATE = 64 << 20  # bytes
-_ROOTS = "root_history"  # where the TUF client keeps roots, below its folder
-_NAME = re.compile(rf"({_ROOTS}/[1-9][0-9]*\.)?[a-z0-9]+(-[a-z0-9]+)*\.json")  # of its files
-_PROTECTS = re.compile(rf"{_ROOTS}/.*|(timestamp|snapshot)\.json")  # what going back is seen by
 _CONFIG = UpdaterConfig(
     root_max_length=MAX_TUF_METADATA,
     timestamp_max_length=MAX_TUF_METADATA,
@@ -97,7 +95,7 @@ class TrustedChannels:
     ) -> None:
         self._store = store
         self._root = root
-        self._state = _State(state)
+        self._state = State(state)
         self._not_before = not_before
         self._client: _Client | None = None
 
@@ -238,7 +236,7 @@ class _Client:
         # root.json is a link to the newest one in the history.
         paths = [path for path in self._folder.rglob("*.json") if not path.is_symlink()]
         files = {path.relative_to(self._folder).as_posix(): path for path in paths}
-        return {name: path.read_bytes() for name, path in files.items() if _NAME.fullmatch(name)}
+        return {name: path.read_bytes() for name, path in files.items() if NAME.fullmatch(name)}
 
     def is_behind(self, known: Mapping[str, bytes]) -> bool:
         """Tell whether the root now trusted is older than one that was trusted before."""
@@ -267,13 +265,12 @@ class _Client:
         data = self._file(f"{name}.json")
         assert data is not None
         signed = _parse(data).signed
-        days = signed.unrecognized_fields.get(EXPIRY_DAYS_FIELD)
-        known = type(days) is int and 0 < days <= _MAX_EXPIRY_DAYS
+        days = expiry_days(signed.unrecognized_fields)
         return TrustedRole(
             name=name,
             version=signed.version,
             expires=signed.expires,
-            signed=signed.expires - timedelta(days=days) if known else None,
+            signed=signed.expires - timedelta(days=days) if days else None,
         )
 
     def _file(self, name: str) -> bytes | None:
@@ -292,13 +289,13 @@ class _Client:
         except (RepositoryError, ValueError) as error:
             raise TrustError(
                 "The root to trust the registry by is not the root metadata of a registry, signed "
-                f"by its own keys: {_line(error)}. Expected the file that `edgeline registry init` "
-                "wrote"
+                f"by its own keys: {one_line(error)}. Expected the file that `edgeline registry "
+                "init` wrote"
             ) from error
 
     def _check_same_registry(self, root: bytes, known: Mapping[str, bytes]) -> None:
         version = self._signed("root", Root).version
-        before = known.get(f"{_ROOTS}/{version}.root.json")
+        before = known.get(f"{ROOTS}/{version}.root.json")
         if before is not None and _parse(before).signed != _parse(root).signed:
             raise TrustError(
                 f"The state folder belongs to another registry than the given root: their version "
@@ -325,11 +322,12 @@ class _Client:
             if isinstance(error.__cause__, EdgelineError):
                 raise error.__cause__ from None
             raise TrustError(
-                f"The metadata of {self._location} is not what its keys have signed: {_line(error)}"
+                f"The metadata of {self._location} is not what its keys have signed: "
+                f"{one_line(error)}"
             ) from error
         except RepositoryError as error:
             raise TrustError(
-                f"The metadata of {self._location} cannot be trusted: {_line(error)}. It was "
+                f"The metadata of {self._location} cannot be trusted: {one_line(error)}. It was "
                 "tampered with or damaged, or belongs to another root. Nothing of it is used"
             ) from error
         except OSError as error:
@@ -390,76 +388,6 @@ class _BundleFetcher(FetcherInterface):
         return iter([data])
 
 
-class _State:
-    """What was trusted last: the TUF client's files in one file with a checksum."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file = folder / _STATE_FILE
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep out other processes that use the folder."""
-        with self._translated():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            with self._translated():
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
-
-    def load(self) -> dict[str, bytes]:
-        """Return the files; none when this is the first time."""
-        with self._translated():
-            try:
-                with self._file.open("rb") as file:
-                    data = file.read(_MAX_STATE)
-            except FileNotFoundError:
-                return {}
-        try:
-            return _unpack(data)
-        except ValueError as error:
-            raise TrustError(
-                f"{self._file} is damaged ({_line(error)}), so that an older copy of the registry "
-                "could not be told from the newest. Restore the file; or delete it, if the "
-                "registry is known to be the genuine one now"
-            ) from None
-
-    def save(self, files: Mapping[str, bytes]) -> None:
-        """Replace the files, unless they are the same."""
-        data = _pack(files)
-        if len(data) > _MAX_STATE:
-            # The rest can be downloaded again, and tells nothing about what is old.
-            data = _pack({name: files[name] for name in files if _PROTECTS.fullmatch(name)})
-        with self._translated():
-            with suppress(FileNotFoundError):
-                if self._file.read_bytes() == data:
-                    return
-            part = self._file.with_suffix(".part")
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self._file)
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise RegistryError(
-                f"The state folder {self._folder} cannot be used: {error.strerror}. It has to be a "
-                "folder that this user can write"
-            ) from error
-
-
 def _parse(data: bytes) -> Metadata[Any]:
     return Metadata.from_bytes(data)
 
@@ -475,34 +403,4 @@ def _telling(clock: datetime, now: datetime) -> str:
 def _root_version(name: str) -> int:
     """Return the version of a root in the client's folder, 0 for another file."""
     folder, _, file = name.rpartition("/")
-    return int(file.partition(".")[0]) if folder == _ROOTS else 0
-
-
-def _pack(files: Mapping[str, bytes]) -> bytes:
-    texts = {name: data.decode() for name, data in files.items()}
-    return dump_canonical({"format": _STATE_FORMAT, "sha256": _checksum(texts), "files": texts})
-
-
-def _unpack(data: bytes) -> dict[str, bytes]:
-    """Return the files of a state.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    document = parse_object(data)
-    files = document.get("files")
-    if not isinstance(files, dict) or document.get("format") != _STATE_FORMAT:
-        raise ValueError("it is of another format")
-    if document.get("sha256") != _checksum(files):
-        raise ValueError("its checksum does not fit")
-    if not all(_NAME.fullmatch(name) and isinstance(text, str) for name, text in files.items()):
-        raise ValueError("it holds something else than metadata")
-    return {name: text.encode() for name, text in files.items()}
-
-
-def _checksum(files: Mapping[str, Any]) -> str:
-    return hashlib.sha256(dump_canonical(files)).hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return int(file.partition(".")[0]) if folder == ROOTS else 0

@@ -356,12 +356,12 @@ def _load_or_repair(device: "Device") -> LoadedModel:
     try:
         return device.folder.load_active(fall_back=False)
     except IntegrityError as error:
-        _log.warning("%s", error)
+        _log.warning("%s", str(error))
     try:
         device.repair()
         device.update()
     except EdgelineError as error:
-        _log.warning("%s", error)
+        _log.warning("%s", str(error))
     return device.folder.load_active()
 
 
