@@ -7,12 +7,15 @@ LOCK := locks/py310.txt
 LOCKED := $(VENV)/.locked
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 
-.PHONY: demo test test-peers check format bench lock clean help
+.PHONY: demo test test-peers test-kubeflow test-image image check format bench lock clean help
 
 help:
 	@echo "make demo         the whole path on real images: ingest, train, judge, sign, predict"
 	@echo "make test         checks and tests; needs nothing but the locked environment"
 	@echo "make test-peers   tests against outside programs, which it installs (as root)"
+	@echo "make test-kubeflow the pipeline in a simulated Kubeflow, step by step"
+	@echo "make test-image   build the steps' image and run a step in it (as root)"
+	@echo "make image        build the steps' image with Docker, Podman or Buildah"
 	@echo "make check        lint, format and types"
 	@echo "make format       apply the formatter and the linter's fixes"
 	@echo "make bench        print the benchmarks' ratios"
@@ -23,7 +26,17 @@ demo: $(LOCKED)
 	@$(PYTHON) -m pipeline.demo $(ARGS)
 
 test: check
-	$(PYTHON) -m pytest -m "not peers" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTHON) -m pytest -m "not peers and not cluster and not image" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-kubeflow: $(LOCKED)
+	$(PYTHON) -m pytest -m cluster tests/kubeflow $(ARGS)
+
+image:
+	python3 kubeflow/build_image.py $(ARGS)
+
+test-image: $(LOCKED)
+	tests/image/install.sh
+	$(PYTHON) -m pytest -m image tests/image $(ARGS)
 
 test-peers: $(LOCKED) .tools/kfp/.locked
 	tests/peers/install.sh
@@ -65,6 +78,9 @@ lock: | $(UV)
 	    pyproject.toml --output-file $(LOCK)
 	$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 --no-annotate \
 	    --constraint $(LOCK) edge/pyproject.toml --output-file locks/edge.txt
+	$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 --no-annotate \
+	    --no-emit-package edgeline --constraint $(LOCK) pyproject.toml \
+	    --output-file locks/image.txt
 	printf 'kfp>=2.17,<3\nkfp-kubernetes\n' | $(UV) pip compile --quiet --upgrade \
 	    --generate-hashes --python-version 3.10 --no-annotate - --output-file locks/kfp.txt
 	echo uv | $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 \

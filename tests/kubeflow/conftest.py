@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Workspace, make_registry
-from tests.kubeflow.sandbox import PROJECT
+from tests.kubeflow.sandbox import PROJECT, Pod, run
 from tests.kubeflow.simulator import Cluster, Run
 
 IMAGE = "registry.example/edgeline@sha256:" + "a" * 64
@@ -34,13 +34,20 @@ ROOT = "minio://mlpipeline/v2/artifacts"
 
 
 @dataclass(frozen=True)
-class Simulated:
-    """A cluster, the pipeline compiled for it, and the first run."""
+class Prepared:
+    """Volumes and secrets of a cluster, and the pipeline compiled for it."""
 
-    cluster: Cluster
     folder: Path
     pipeline: Path
-    first: Run
+
+    def elsewhere(self, folder: Path, runner: Callable[[Pod, Path], int] = run) -> Cluster:
+        """Another cluster with the same volumes and secrets, which remembers nothing."""
+        claims = {
+            "edgeline-data": self.folder / "data",
+            "edgeline-registry": self.folder / "volume",
+        }
+        secrets = {"edgeline-signing-keys": self.folder / "secret"}
+        return Cluster(folder, claims, secrets, runner)
 
     @property
     def registry(self) -> Path:
@@ -62,8 +69,16 @@ def compiled(
     )
 
 
+@dataclass(frozen=True)
+class Simulated(Prepared):
+    """A cluster and the first run in it."""
+
+    cluster: Cluster
+    first: Run
+
+
 @pytest.fixture(scope="session")
-def simulated(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+def prepared(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("cluster")
     make_registry(folder, "cells")
     for name in ("volume", "data", "secret"):
@@ -77,11 +92,12 @@ def simulated(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) ->
     pipeline = folder / "pipeline.yaml"
     done = compiled(config, pipeline, "--set", f"registry.root={folder / 'keys' / 'root.json'}")
     assert done.returncode == 0, done.stderr
-    cluster = Cluster(
-        folder,
-        claims={"edgeline-data": folder / "data", "edgeline-registry": folder / "volume"},
-        secrets={"edgeline-signing-keys": folder / "secret"},
-    )
-    first = cluster.run(pipeline, ROOT)
+    return Prepared(folder, pipeline)
+
+
+@pytest.fixture(scope="session")
+def simulated(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    cluster = prepared.elsewhere(tmp_path_factory.mktemp("objects"))
+    first = cluster.run(prepared.pipeline, ROOT)
     assert not first.failed, first.tasks[first.failed[0]].log[-5000:]
-    return Simulated(cluster, folder, pipeline, first)
+    return Simulated(prepared.folder, prepared.pipeline, cluster, first)

@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -73,21 +73,33 @@ class Cluster:
 
     Args:
         folder: of everything it keeps.
+        runner: runs a pod and returns its exit code; its output goes to the given file.
         claims: folders by the name of a PersistentVolumeClaim.
         secrets: folders by the name of a Secret.
     """
 
     def __init__(
-        self, folder: Path, claims: Mapping[str, Path], secrets: Mapping[str, Path]
+        self,
+        folder: Path,
+        claims: Mapping[str, Path],
+        secrets: Mapping[str, Path],
+        runner: Callable[[Pod, Path], int] = run,
     ) -> None:
+        self._runner = runner
         self.objects = ObjectStore(folder / "objects")
         self._folder = folder
         self._volumes = {"pvc": claims, "secret": secrets}
         self._artifacts: dict[int, Document] = {}
         self._cache: dict[str, Task] = {}
 
-    def run(self, file: Path, root: str, parameters: Mapping[str, Any] | None = None) -> Run:
-        """Runs a compiled pipeline.
+    def run(
+        self,
+        file: Path,
+        root: str,
+        parameters: Mapping[str, Any] | None = None,
+        until: str | None = None,
+    ) -> Run:
+        """Runs a compiled pipeline, or only a task and what it needs.
 
         Raises:
             Refused: Kubeflow would not accept it.
@@ -96,7 +108,10 @@ class Cluster:
         validate(spec, parameters or {})
         pipeline = _Pipeline(spec, platform, root, parameters or {})
         tasks = {name: Task(name, "not run") for name in pipeline.tasks}
+        wanted = pipeline.needed_for(until) if until else set(tasks)
         for name in pipeline.order():
+            if name not in wanted:
+                continue
             if all(
                 tasks[needed].state in ("complete", "cached") for needed in pipeline.needs(name)
             ):
@@ -157,7 +172,7 @@ class Cluster:
         container = pipeline.container(task.name)
         log = pod_folder / "log"
         pod = self._pod(pipeline, task.name, container, executor_input, pod_folder)
-        code = run(pod, log)
+        code = self._runner(pod, log)
         task.log = log.read_text(errors="replace")
         if code != 0:
             raise Refused(f"exit code {code}")
@@ -250,6 +265,10 @@ class _Pipeline:
             if (source := each.get(key))
         ]
         return {*task.get("dependentTasks", ()), *implied}
+
+    def needed_for(self, name: str) -> set[str]:
+        """A task and all that must run before it."""
+        return {name}.union(*(self.needed_for(needed) for needed in self.needs(name)))
 
     def component(self, name: str) -> Document:
         component: Document = self._spec["components"][self.tasks[name]["componentRef"]["name"]]
