@@ -30,11 +30,15 @@ class Pod:
         command: with its arguments.
         environment: all of it.
         mounts: folders of this machine, by where the pod sees them.
+        root: the file system of its image; by default, this machine's programs and this project.
+        user: "uid:gid" to run as, without capabilities; by default, whoever runs the test.
     """
 
     command: Sequence[str]
     environment: Mapping[str, str]
     mounts: Mapping[str, str]
+    root: str | None = None
+    user: str | None = None
 
 
 def run(pod: Pod, log: Path) -> int:
@@ -42,7 +46,9 @@ def run(pod: Pod, log: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "pod.json"
         spec.write_text(json.dumps(asdict(pod)))
-        isolate = ["unshare", "--user", "--map-root-user", "--mount"]
+        isolate = ["unshare", "--mount"]
+        if pod.user is None:  # another user's rights can be taken on by root alone
+            isolate += ["--user", "--map-root-user"]
         with log.open("wb") as output:
             return subprocess.run(
                 [*isolate, sys.executable, __file__, str(spec)],
@@ -57,6 +63,18 @@ def run(pod: Pod, log: Path) -> int:
 def _enter(spec: Path) -> None:
     pod = Pod(**json.loads(spec.read_text()))
     root = Path(tempfile.mkdtemp())
+    if pod.root:
+        _image(Path(pod.root), root, pod)
+    else:
+        _this_machine(root, pod)
+    os.chroot(root)
+    os.chdir("/tmp")
+    os.environ["PATH"] = pod.environment["PATH"]
+    command = [*(_without_rights(pod.user) if pod.user else ()), *pod.command]
+    os.execvpe(command[0], command, dict(pod.environment))
+
+
+def _this_machine(root: Path, pod: Pod) -> None:
     _mount("-t", "tmpfs", "pod", str(root))
     for name in SYSTEM:
         _bind(Path("/", name), root)
@@ -67,9 +85,26 @@ def _enter(spec: Path) -> None:
     for path in {PROJECT, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}:
         _bind(path, root)
     _mount("-o", "remount,ro", str(root))
-    os.chroot(root)
-    os.chdir("/tmp")
-    os.execvpe(pod.command[0], list(pod.command), dict(pod.environment))
+
+
+def _image(image: Path, root: Path, pod: Pod) -> None:
+    for there in pod.mounts:  # as a container runtime makes mount points
+        (image / there.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    _mount("--bind", str(image), str(root))
+    _mount("-o", "remount,bind,ro", str(root))
+    for name in ("dev", "proc"):
+        _mount("--rbind", f"/{name}", str(root / name))
+    for there, here in pod.mounts.items():
+        if pod.user:
+            for path in (Path(here), *Path(here).rglob("*")):
+                os.chown(path, *map(int, pod.user.split(":")))
+        _mount("--rbind", here, str(root / there.lstrip("/")))
+
+
+def _without_rights(user: str) -> Sequence[str]:
+    number, group = user.split(":")
+    drop = ["--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
+    return ("setpriv", f"--reuid={number}", f"--regid={group}", *drop, "--")
 
 
 def _bind(source: Path, root: Path, target: Path | None = None) -> None:
