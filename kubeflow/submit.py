@@ -45,6 +45,7 @@ RUN_FAILED = 1
 MISTAKE = 2
 SINGLE_USER = "kubeflow"  # the client's default
 TOKEN_VARIABLE = "KF_PIPELINES_TOKEN"
+POD_TOKEN_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"  # the client reads it
 
 
 class SubmitError(Exception):
@@ -127,6 +128,7 @@ def _submit(options: argparse.Namespace, name: str, parameters: Mapping[str, Any
             host=options.host,
             namespace=options.namespace or SINGLE_USER,
             existing_token=os.environ.get(TOKEN_VARIABLE),
+            credentials=_pod_credentials(),
             ssl_ca_cert=str(options.ca_file) if options.ca_file else None,
         )
         pipeline_id, version_id = upload(client, name, options.pipeline, options.namespace)
@@ -151,6 +153,13 @@ def _submit(options: argparse.Namespace, name: str, parameters: Mapping[str, Any
     except urllib3.exceptions.HTTPError as error:
         reason = getattr(error, "reason", None) or error
         raise SubmitError(f"{options.host}: no answer: {reason}") from error
+
+
+def _pod_credentials() -> Any:
+    """In a pod of the cluster: the service account's token, which is renewed while it waits."""
+    from kfp.client import ServiceAccountTokenVolumeCredentials
+
+    return ServiceAccountTokenVolumeCredentials() if POD_TOKEN_VARIABLE in os.environ else None
 
 
 def upload(client: Client, name: str, file: Path, namespace: str | None) -> tuple[str, str]:
@@ -222,7 +231,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="submit.py",
         description="Run a compiled pipeline on Kubeflow and wait for its outcome.",
-        epilog=f"{EXAMPLES}\nA token is read from the variable {TOKEN_VARIABLE}.",
+        epilog=f"{EXAMPLES}\nA token is read from the variable {TOKEN_VARIABLE},\n"
+        f"or, in a pod, from the file that {POD_TOKEN_VARIABLE} names.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("pipeline", type=Path, metavar="PIPELINE", help="what compile.py wrote")

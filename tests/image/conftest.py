@@ -86,7 +86,7 @@ def _base_folder() -> Path:
     options = ["--variant=minbase", f"--include={PACKAGES}"]
     subprocess.run(["debootstrap", *options, "bookworm", str(partial)], check=True)
     python = Path(sys.base_prefix)
-    for name in ("bin", "lib"):
+    for name in ("bin", "include", "lib"):
         shutil.copytree(
             python / name,
             partial / "usr" / "local" / name,

@@ -1,0 +1,181 @@
+"""The entry point's translation between Kubeflow and TFX."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
+
+from pipeline.errors import UserError
+from pipeline.kubeflow import invocation, step
+from pipeline.kubeflow.invocation import ExecutorInput, main_of
+from pipeline.kubeflow.plan import configured
+from pipeline.kubeflow.staging import map_artifacts, staged, unstaged
+
+RUN = "8c7a0104-cd0d-4bb9-9748-be89be4bb6db"
+SALT = "0f0f0f0f-0000-4000-8000-000000000000"
+
+URIS = {
+    "minio://mlpipeline/v2/x": "/minio/mlpipeline/v2/x",
+    "s3://bucket/x": "/s3/bucket/x",
+    "gs://bucket/x": "/gcs/bucket/x",
+}
+
+
+@pytest.mark.parametrize(("uri", "folder"), URIS.items())
+def test_a_uri_becomes_the_launcher_s_folder_and_back(uri: str, folder: str) -> None:
+    assert staged(uri) == folder
+    assert unstaged(folder) == uri
+
+
+@pytest.mark.parametrize("text", ["", "oci://host/x", "/data/x", "minio", "a minio://b"])
+def test_any_other_string_is_left_alone(text: str) -> None:
+    assert staged(text) == text
+    assert unstaged(text) == text
+
+
+def test_metadata_is_mapped_too_and_loses_its_nulls() -> None:
+    artifacts = {
+        "blessing": {
+            "artifacts": [
+                {
+                    "uri": "/s3/b/blessing",
+                    "metadata": {
+                        "current_model": "/s3/b/model",
+                        "baseline_model": None,
+                        "blessed": 1,
+                        "nested": {"uris": ["/s3/b/x"], "nothing": None},
+                    },
+                }
+            ]
+        }
+    }
+    map_artifacts(artifacts, unstaged)
+    (artifact,) = artifacts["blessing"]["artifacts"]
+    assert artifact == {
+        "uri": "s3://b/blessing",
+        "metadata": {
+            "current_model": "s3://b/model",
+            "blessed": 1,
+            "nested": {"uris": ["s3://b/x"]},
+        },
+    }
+
+
+def executor_input(output: str) -> ExecutorInput:
+    return ExecutorInput(
+        json.dumps(
+            {"outputs": {"artifacts": {"model": {"artifacts": [{"name": "model", "uri": output}]}}}}
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"minio://mlpipeline/v2/artifacts/cells/{RUN}/Trainer/{SALT}/model",
+        f"minio://mlpipeline/v2/artifacts/cells/{RUN}/Trainer/model",  # before 2.4
+    ],
+)
+def test_the_run_s_id_is_in_the_uris_of_its_artifacts(uri: str) -> None:
+    assert executor_input(uri).run_id == RUN
+
+
+def test_without_one_there_is_none() -> None:
+    assert executor_input("s3://bucket/model").run_id is None
+
+
+@pytest.mark.parametrize("blank", [{}, {"type": {}}, {"type": {"instanceSchema": ""}}])
+def test_a_blank_type_is_filled_from_the_component(blank: dict[str, Any]) -> None:
+    declared = {"instanceSchema": "title: tfx.Model"}
+    artifacts = {"model": {"artifacts": [copy.deepcopy(blank)]}}
+    step._fill_types(artifacts, {"artifacts": {"model": {"artifactType": declared}}})
+    assert artifacts["model"]["artifacts"][0]["type"] == declared
+
+
+def test_a_type_that_is_there_stays() -> None:
+    artifacts = {"model": {"artifacts": [{"type": {"schemaTitle": "tfx.Model"}}]}}
+    step._fill_types(artifacts, {})
+    assert artifacts["model"]["artifacts"][0]["type"] == {"schemaTitle": "tfx.Model"}
+
+
+def test_on_vertex_tfx_s_own_entry_point_gets_what_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.dumps({"outputs": {"outputFile": "gs://bucket/job/executor_output.json"}})
+    arguments = ["--executor_class_path", "a.B", "--json_serialized_invocation_args", text]
+    arguments += ["--json_serialized_inputs_spec_args", "{}", "--runner=DataflowRunner"]
+    handed: list[Any] = []
+    monkeypatch.setattr(kubeflow_v2_run_executor, "main", handed.append)
+    step.run(arguments)
+    ((options, beam_args),) = handed
+    assert options.json_serialized_invocation_args == text
+    assert beam_args == ["--runner=DataflowRunner"]
+
+
+def test_the_output_message_s_folder_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "kfp_outputs" / "output_metadata.json"
+    ExecutorInput(json.dumps({"outputs": {"outputFile": str(file)}})).write_output({"a": 1})
+    assert json.loads(file.read_text()) == {"a": 1}
+
+
+def test_our_own_errors_are_a_message_and_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(arguments: list[str]) -> None:
+        raise UserError("the gate is closed")
+
+    with pytest.raises(SystemExit) as caught:
+        main_of(work)
+    assert caught.value.code == UserError.exit_code
+    assert capsys.readouterr().err == "the gate is closed\n"
+
+
+def test_other_errors_have_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(arguments: list[str]) -> None:
+        raise RuntimeError("bug")
+
+    with pytest.raises(SystemExit) as caught:
+        main_of(work)
+    assert caught.value.code == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_passphrase_is_read_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "passphrase").write_text("correct horse\n")
+    monkeypatch.setattr(invocation, "PASSPHRASE_FILE", tmp_path / "passphrase")
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(sys, "argv", ["step"])
+    main_of(lambda arguments: None)
+    assert os.environ == {"EDGELINE_PASSPHRASE": "correct horse"}
+
+
+def test_parameters_replace_settings_and_are_checked_as_such(tmp_path: Path) -> None:
+    document = {
+        "name": "cells",
+        "data": {"path": "/data/dataset"},
+        "gate": {"min_accuracy": 0.9},
+        "registry": {},
+        "trainer": {},
+    }
+    given = {
+        "config": json.dumps(document),
+        "root": "{}",
+        "baseline_digest": "",
+        "data_path": "/data/new",
+        "registry": "oci://host/models",
+        "channel": "canary",
+        "epochs": 3,
+        "min_accuracy": 0.5,
+        "max_drop": 0.02,
+    }
+    config = configured(given, tmp_path / "root.json")
+    assert (config.data.path, config.trainer.epochs) == (Path("/data/new"), 3)
+    assert (config.registry.location, config.registry.channel) == ("oci://host/models", "canary")
+    assert (config.gate.min_accuracy, config.gate.max_drop) == (0.5, 0.02)
+    with pytest.raises(UserError, match=r"parameters: gate\.min_accuracy: expected .*received 2"):
+        configured({**given, "min_accuracy": 2}, tmp_path / "root.json")
