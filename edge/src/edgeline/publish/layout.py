@@ -317,8 +317,9 @@ class LayoutWriter(LayoutFiles):
                 needed.add(name)
         except (NotFoundError, IntegrityError) as error:
             raise IntegrityError(
-                f"Nothing was removed, since {self._root} is damaged and what belongs to the "
-                f"damaged part is unknown. Publish it again or remove its tag: {error}"
+                f"No blobs were removed from {self._root}, since a part of it is damaged and what "
+                f"else belongs to that is unknown. Publish it again, or copy it from elsewhere: "
+                f"{error}"
             ) from None
         return needed
 
