@@ -128,7 +128,7 @@ def test_a_certificate_of_a_ca_of_ones_own(tmp_path: Path) -> None:
         other = Connection(ca_file=Authority(tmp_path, "other").file)
         with pytest.raises(RegistryError, match="is not trusted"):
             RemoteStore(registry.location(), other).tags()
-        with pytest.raises(RegistryError, match="refuses with HTTP 400"):
+        with pytest.raises(RegistryError, match=r"HTTP 400\. If it speaks TLS, give its CA"):
             RemoteStore(registry.location(), Connection()).tags()
 
 
