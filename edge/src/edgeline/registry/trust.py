@@ -344,7 +344,7 @@ class _Client:
         for name in [*top, *(name for name in self._fetcher.fetched if name not in top)]:
             data = self._fetcher.fetched.get(name) or self._file(name)
             expires = _parse(data).signed.expires if data else now
-            if expires < now:
+            if expires <= now:
                 break
         role = name.removesuffix(".json")
         remedy = (
