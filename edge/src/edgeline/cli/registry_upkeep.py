@@ -17,8 +17,8 @@ from edgeline.cli.options import (
     add_command,
     add_connection,
     add_json,
-    add_keys,
     add_root,
+    add_signing,
     add_store,
     at_least,
     version,
@@ -45,10 +45,7 @@ def add_refresh(group: Any) -> None:
 """,
     )
     add_store(parser)
-    add_root(parser)
-    add_keys(parser)
-    add_json(parser)
-    add_connection(parser)
+    add_signing(parser)
 
 
 def add_gc(group: Any) -> None:
