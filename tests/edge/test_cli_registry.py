@@ -1,6 +1,7 @@
 """The registry's commands as people use them: what they print, and how they end."""
 
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edgeline.cli import main
+from edgeline.cli import _parser, main
 from edgeline.cli.output import Progress, note_expired
 from edgeline.publish import provenance
 from edgeline.publish.release import Published
@@ -492,8 +493,26 @@ def test_help_shows_examples_and_exit_codes(
         main([*command.split(), "--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert f"edgeline {command}" in shown.partition("examples:")[2]
     assert "exit codes:" in shown
+    examples = _commands(shown.partition("examples:")[2])
+    assert any(example.startswith(command) for example in examples)
+    for example in examples:
+        _parser().parse_args(shlex.split(example))
+
+
+def _commands(text: str) -> list[str]:
+    """The edgeline commands in a page or a help, without what follows them on their line."""
+    joined = text.replace("\\\n", " ")
+    found = re.findall(r"^[ $]*(?:[A-Z_]+=\S+ )*edgeline (.*)$", joined, re.MULTILINE)
+    return [re.split(r" [#|] ?", command)[0] for command in found]
+
+
+@pytest.mark.parametrize("page", ["docs/registry.md", "docs/registry-trust.md", "README.md"])
+def test_every_command_of_a_page_can_be_given(page: str) -> None:
+    commands = _commands((Path(__file__).parents[2] / page).read_text())
+    assert commands
+    for command in commands:
+        _parser().parse_args(shlex.split(command))
 
 
 @pytest.mark.parametrize(("group", "names"), [("registry", REGISTRY), ("registry keys", KEYS)])
