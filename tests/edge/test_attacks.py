@@ -146,7 +146,8 @@ _DAMAGES: tuple[tuple[str, Callable[[Path], None], tuple[str, ...], type[Edgelin
     ("is cut short", _cut, _BLOBS, IntegrityError),
     ("is longer than its descriptor", _append, _BLOBS, IntegrityError),
     ("grows to a terabyte", _grow, _FILES, IntegrityError),
-    ("is gone", Path.unlink, _FILES, NotFoundError),
+    ("is gone", Path.unlink, ("the bundle", "timestamp"), IntegrityError),
+    ("is gone", Path.unlink, _FILES[2:], NotFoundError),
     ("is a link to itself elsewhere", _link, _FILES_AND_FOLDERS, IntegrityError),
     ("is a link to a file of the system", _link_away, _FILES, IntegrityError),
     ("is a link to an endless device", _link_to_device, _FILES, IntegrityError),
@@ -268,6 +269,13 @@ def _a_manifest_for_a_release(world: World) -> None:
     world.repository().point("cells", "candidate", release)
 
 
+def _timestamp_with_a_key_twice(world: World) -> None:
+    """Readers could disagree on which of the two is signed. (Others than ours take the last.)"""
+    files = world.files()
+    timestamp = files["timestamp.json"].replace(b'{"', b'{"signed": {"version": 9}, "', 1)
+    world.serve({**files, "timestamp.json": timestamp})
+
+
 _DIGESTS = {
     "a path up": "sha256:../../../../etc/passwd",
     "an absolute path": "/etc/passwd",
@@ -335,6 +343,7 @@ _DOCUMENTS: dict[str, Attack] = {
     "the bundle is another artifact": _set("artifactType", MODEL_MANIFEST),
     "the bundle is of another schema": _set("schemaVersion", 1),
     "the bundle is another document": _set("mediaType", OCI_INDEX),
+    "timestamp has a key twice": _timestamp_with_a_key_twice,
     **{f"the bundle is {name}": _plant(data) for name, data in _bombs(MAX_MANIFEST)},
     **{f"index.json is {name}": _index(data) for name, data in _bombs(MAX_STORE_INDEX)},
     **{f"the tag's digest is {name}": _tag(digest=value) for name, value in _DIGESTS.items()},

@@ -1,6 +1,7 @@
 """The registry's commands as people use them: what they print, and how they end."""
 
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edgeline.cli import main
+from edgeline.cli import _parser, main
 from edgeline.cli.output import Progress, note_expired
 from edgeline.publish import provenance
 from edgeline.publish.release import Published
@@ -319,6 +320,9 @@ def test_a_promotion_is_refused(
         ("rollback", ["pets", "--channel", "candidate", "--yes"], 3, "it served only v1"),
         ("rollback", ["pets", "--channel", "candidate", "--to", "x"], 2, "such as v7, got 'x'"),
         ("list", ["--limit", "0"], 2, "expected at least 1"),
+        ("gc", ["--keep", "0"], 2, "expected at least 1"),
+        ("gc", ["--grace", "soon"], 2, "a period such as 7d, 12h or 30m, got 'soon'"),
+        ("copy", ["elsewhere", "--version", "v9"], 3, "lacks v9, which was asked for"),
         ("list", ["--limit", "3", "--all"], 2, "not allowed with"),
     ],
 )
@@ -335,6 +339,8 @@ def test_a_mistake_is_told_in_one_line(
     ("variable", "command", "message"),
     [
         ("EDGELINE_ROOT", ["promote", *PROMOTE, "--yes"], "No trusted root: expected --root FILE"),
+        ("EDGELINE_ROOT", ["gc"], "No trusted root: expected --root FILE"),
+        ("EDGELINE_ROOT", ["copy", "elsewhere"], "No trusted root: expected --root FILE"),
         ("EDGELINE_ROOT", ["refresh"], "No trusted root: expected --root FILE"),
         ("EDGELINE_KEYS", ["promote", *PROMOTE, "--yes"], "No key to sign with: expected --key"),
         ("EDGELINE_KEYS", ["refresh"], "No key to sign with: expected --key"),
@@ -391,6 +397,60 @@ def test_signatures_are_renewed(run: Run, registry: "Store") -> None:
     assert all(each["expires"].startswith("20") for each in signed)
 
 
+@pytest.fixture
+def grown(run: Run, registry: "Store") -> "Store":
+    """A registry with v1 to v5, of which v4 is in production and v5 in candidate."""
+    for content in (b"second", b"third", b"fourth"):
+        publish(registry, content)
+    run("promote", *PROMOTE, "--yes")
+    publish(registry, b"fifth")
+    return registry
+
+
+def test_what_would_be_removed_is_told_first(run: Run, grown: "Store") -> None:
+    before = (grown.path / "index.json").read_bytes()
+    done = run("gc", "--keep", "1", "--grace", "0d", "--dry-run")
+    assert done.code == 0, done.error
+    assert re.search(r"^Would remove \d old sets of metadata \(tuf-1, ", done.out, re.MULTILINE)
+    assert (grown.path / "index.json").read_bytes() == before
+
+
+def test_what_nothing_needs_is_removed(run: Run, grown: "Store") -> None:
+    run("rollback", "pets", "--channel", "candidate", "--yes")  # nothing leads back to v5
+    publish(grown, b"of another model", model="dogs")
+    document = run("gc", "--keep", "1", "--grace", "0d", "--json").document
+    assert (document["dry_run"], document["releases"]) == (False, ["v5"])
+    assert {"v5", "v5-float32", "v5-int8", "tuf-1"} <= {*document["tags"]}
+    assert document["metadata"][0] == "tuf-1"
+    assert document["manifests"] > 0
+    assert document["bytes"] > 0
+    assert run("verify").code == 0
+    assert [each["tag"] for each in run("list", "--json").documents] == [
+        *("v6", "v4", "v3", "v2", "v1")
+    ]
+    assert run("gc").out.splitlines() == [
+        "Removed no releases.",
+        "Removed no old sets of metadata.",
+        "Removed 0 manifests and 0 blobs (0.0 MB).",
+    ]
+
+
+def test_a_registry_is_copied(run: Run, grown: "Store", tmp_path: Path) -> None:
+    target = tmp_path / "usb"
+    done = run("copy", target, "--version", "v1")
+    assert done.code == 0, done.error
+    assert done.out.startswith("Copied 3 releases (v1, v4, v5); 0 were there already. ")
+    assert "the same root is to be trusted" in done.out
+    document = run("copy", target, "--json").document
+    assert document["copied"] == ["v2", "v3"]
+    assert document["present"] == ["v1", "v4", "v5"]
+    assert document["metadata"] is None
+    done = run("copy", target)
+    assert "Copied no releases; 5 were there already. 0 blobs were sent (0.0 MB)." in done.out
+    assert "The signed metadata was there already." in done.out
+    assert main(["registry", "verify", str(target)]) == 0
+
+
 def test_expired_signatures_are_told(registry: "Store", capsys: pytest.CaptureFixture[str]) -> None:
     roles = registry.repository().roles()
     note_expired(roles)
@@ -411,7 +471,9 @@ def test_progress_is_told_only_to_those_who_wait(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "edgeline: second\nedgeline: fourth\n"
 
 
-REGISTRY = ("init", "list", "show", "promote", "rollback", "verify", "refresh", "keys")
+REGISTRY = (
+    *("init", "list", "show", "promote", "rollback", "verify", "refresh", "gc", "copy", "keys"),
+)
 KEYS = ("create", "public", "list", "add-model", "rotate", "sign", "apply")
 
 
@@ -431,8 +493,26 @@ def test_help_shows_examples_and_exit_codes(
         main([*command.split(), "--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert f"edgeline {command}" in shown.partition("examples:")[2]
     assert "exit codes:" in shown
+    examples = _commands(shown.partition("examples:")[2])
+    assert any(example.startswith(command) for example in examples)
+    for example in examples:
+        _parser().parse_args(shlex.split(example))
+
+
+def _commands(text: str) -> list[str]:
+    """The edgeline commands in a page or a help, without what follows them on their line."""
+    joined = text.replace("\\\n", " ")
+    found = re.findall(r"^[ $]*(?:[A-Z_]+=\S+ )*edgeline (.*)$", joined, re.MULTILINE)
+    return [re.split(r" [#|] ?", command)[0] for command in found]
+
+
+@pytest.mark.parametrize("page", ["docs/registry.md", "docs/registry-trust.md", "README.md"])
+def test_every_command_of_a_page_can_be_given(page: str) -> None:
+    commands = _commands((Path(__file__).parents[2] / page).read_text())
+    assert commands
+    for command in commands:
+        _parser().parse_args(shlex.split(command))
 
 
 @pytest.mark.parametrize(("group", "names"), [("registry", REGISTRY), ("registry keys", KEYS)])

@@ -93,6 +93,7 @@ def test_what_is_there_is_never_sent_again(server: RegistryServer, tmp_path: Pat
     server.log.clear()
     assert publish() == first
     assert server.asked("POST") == []
+    assert len({seen.client for seen in server.log}) == 1
     # A tag can be set by sending its manifest only.
     assert [seen.path.rpartition("/")[2] for seen in server.asked("PUT")] == ["v1", "v1-int8"]
 

@@ -104,8 +104,8 @@ def _tag_like_other_tools(store: "Store") -> None:
         (
             _leave_tags,
             [
-                ("warning", "tag tuf-99", "It belongs to no release"),
-                ("warning", "tag v7-int8", "It belongs to no release"),
+                ("warning", "tag tuf-99", "A change was cut short"),
+                ("warning", "tag v7-int8", "No release has such a variant"),
             ],
         ),
         (_tag_like_other_tools, []),

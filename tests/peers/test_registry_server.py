@@ -10,19 +10,24 @@ from pathlib import Path
 
 import pytest
 
+from edgeline.contract import PreprocessingContract
 from edgeline.errors import ConflictError, NotFoundError, RegistryError, UnreachableError
 from edgeline.publish import remote
+from edgeline.publish.keys import Signers, generate_key
+from edgeline.publish.release import VariantFiles, publish
 from edgeline.publish.remote import RemoteWriter
+from edgeline.publish.repository import Keys, ModelKeys, Repository, initialize
 from edgeline.registry.format import (
     EMPTY_CONFIG,
     MAX_MANIFEST,
-    OCI_INDEX,
     OCI_MANIFEST,
     WEIGHTS,
     Descriptor,
 )
+from edgeline.registry.reader import RegistryReader, Release
 from edgeline.registry.remote import RemoteStore
 from edgeline.registry.store import Connection
+from edgeline.registry.trust import TrustedChannels
 from tests.edge.certificates import Authority
 from tests.edge.protocol import CASES, LIMIT, Case, manifest, put, put_release
 from tests.peers.docker_registry import BASIC, PASSWORD, DockerRegistry, htpasswd, token_service
@@ -123,7 +128,7 @@ def test_a_certificate_of_a_ca_of_ones_own(tmp_path: Path) -> None:
         other = Connection(ca_file=Authority(tmp_path, "other").file)
         with pytest.raises(RegistryError, match="is not trusted"):
             RemoteStore(registry.location(), other).tags()
-        with pytest.raises(RegistryError, match="refuses with HTTP 400"):
+        with pytest.raises(RegistryError, match=r"HTTP 400\. If it speaks TLS, give its CA"):
             RemoteStore(registry.location(), Connection()).tags()
 
 
@@ -152,35 +157,65 @@ def test_a_registry_that_does_not_delete_says_so(tmp_path: Path) -> None:
 
 
 def test_garbage_collection_leaves_every_tagged_release_whole(tmp_path: Path) -> None:
-    with DockerRegistry(tmp_path) as registry:
+    with DockerRegistry(tmp_path / "registry") as registry:
         writer = RemoteWriter(registry.location(), Connection())
-        for version in (1, 2):
-            variants = [b"shared", f"float32 {version}".encode()]
-            release, children = put_release(writer, *variants)
-            tags = [(f"v{version}-{n}", child) for n, child in enumerate(children)]
-            writer.commit([(f"v{version}", release), *tags], expected={})
-        orphan = put(writer, b"orphan")
-        writer.remove(["v1"])
+        signers, root = make_registry(writer, tmp_path)
+        repository = Repository(writer, root=root, signers=signers)
+        for version in (1, 2, 3):
+            variants = []
+            for name in ("float32", "int8"):
+                file = tmp_path / name
+                file.write_bytes(f"{name} {version}".encode() * 1000)
+                variants.append(VariantFiles(name, file, golden=b"[]"))
+            publish(
+                writer,
+                repository,
+                model="cells",
+                channel="candidate",
+                variants=variants,
+                preprocessing=PreprocessingContract(8, 8, 512, ("intact", "defective")),
+                verdict=b"{}",
+                report=b"<html>",
+            )
+        orphan, _ = put_release(writer, b"left by a publisher that was stopped")
+        blobs = len(list((tmp_path / "registry").rglob("blobs/**/data")))
+
         registry.collect_garbage()
+
         store = RemoteStore(registry.location(), Connection())
-        for tag in store.tags():
-            check_whole(store, tag)
+        reader = RegistryReader(store)
+        assert reader.versions() == [1, 2, 3]
+        for version in reader.versions():
+            check_whole(reader, reader.open_version(version))
+        channels = TrustedChannels(store, root=root, state=tmp_path / "state")
+        assert reader.open_channel(channels, "cells", "candidate").version == 3
         with pytest.raises(NotFoundError):
             store.read_manifest(orphan, limit=MAX_MANIFEST)
-        assert store.tags() == ["v1-0", "v1-1", "v2", "v2-0", "v2-1"]
+        # The orphan's index, its manifest, and its weights; the empty config is in use elsewhere.
+        assert len(list((tmp_path / "registry").rglob("blobs/**/data"))) == blobs - 3
 
 
-def check_whole(store: RemoteStore, tag: str) -> None:
-    """Everything that a tag leads to is there."""
-    descriptor, content = store.read_tag(tag, limit=MAX_MANIFEST)
-    document = json.loads(content)
-    children = [Descriptor.from_json(child) for child in document.get("manifests", [])]
-    manifests = [store.read_manifest(child, limit=MAX_MANIFEST) for child in children]
-    for data in manifests or [content]:
-        parts = json.loads(data)
-        for part in (parts["config"], *parts["layers"]):
-            store.read_blob(Descriptor.from_json(part), limit=LIMIT)
-    assert descriptor.media_type == (OCI_INDEX if children else OCI_MANIFEST)
+def make_registry(writer: RemoteWriter, folder: Path) -> tuple[Signers, bytes]:
+    """Make a registry with throwaway keys; return them, and what devices trust it by."""
+    names = ("root", "targets", "online", "ci", "release")
+    key = {name: generate_key(folder / "keys" / f"{name}.pem", None) for name in names}
+    model = ModelKeys(ci=key["ci"], release=key["release"])
+    keys = Keys(
+        (key["root"],), targets=key["targets"], online=key["online"], models={"cells": model},
+        root_threshold=1,
+    )  # fmt: skip
+    signers = Signers.load([str(folder / "keys")])
+    return signers, initialize(writer, keys, signers)
+
+
+def check_whole(reader: RegistryReader, release: Release) -> None:
+    """Everything that a release consists of is there."""
+    assert [variant.name for variant in release.variants] == ["float32", "int8"]
+    reader.read_verdict(release)
+    assert reader.read_report(release) is not None
+    for variant in release.variants:
+        reader.read_model(variant)
+        assert reader.read_golden(variant) is not None
 
 
 def test_two_publishers_at_once_lose_no_update(registry: DockerRegistry) -> None:

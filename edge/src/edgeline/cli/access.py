@@ -10,6 +10,8 @@ from edgeline.cli.output import UsageError, note
 from edgeline.errors import RegistryError
 
 if TYPE_CHECKING:
+    from securesystemslib.signer import Key
+
     from edgeline.publish.keys import Signers
     from edgeline.publish.repository import Repository
     from edgeline.publish.store import WriteStore
@@ -149,6 +151,14 @@ def repository(options: argparse.Namespace, store: "WriteStore") -> "Repository"
 
     root = required_root(options)
     return Repository(store, root=root, signers=signers(options))
+
+
+def public_key(file: Path) -> "Key":
+    """Return the public half of a key, from its file or from beside the private one."""
+    require_publishing()
+    from edgeline.publish.keys import read_public_key
+
+    return read_public_key(file)
 
 
 def require_publishing() -> None:

@@ -127,6 +127,14 @@ def add_yes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
 
 
+def add_signing(parser: argparse.ArgumentParser) -> None:
+    """Add what every command that changes signed metadata takes."""
+    add_root(parser)
+    add_keys(parser)
+    add_json(parser)
+    add_connection(parser)
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """Return a type for whole numbers from `least` on."""
 

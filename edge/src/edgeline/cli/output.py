@@ -13,6 +13,7 @@ from edgeline.errors import EdgelineError
 if TYPE_CHECKING:
     from edgeline.publish.metadata import RoleStatus
 
+_SHORT = 12  # digits of a key's id that tables show
 _PATIENCE = 2.0  # seconds before progress is told, and between two lines of it
 
 
@@ -94,6 +95,23 @@ def note_expired(roles: Sequence["RoleStatus"]) -> None:
         )
 
 
+def print_roles(roles: Sequence["RoleStatus"]) -> None:
+    """Print roles as a table."""
+    header = ("ROLE", "KEYS", "NEEDED", "VERSION", "EXPIRES")
+    print_table([header, *map(_role_row, roles)], right=(2, 3))
+
+
+def role_json(role: "RoleStatus") -> dict[str, Any]:
+    """Return a role for programs."""
+    return {
+        "role": role.name,
+        "version": role.version,
+        "threshold": role.threshold,
+        "keys": [key.keyid for key in role.keys],
+        "expires": role.expires.isoformat() if role.expires else None,
+    }
+
+
 def confirmed(question: str, *, yes: bool) -> bool:
     """Ask, unless the answer was given with --yes.
 
@@ -106,6 +124,12 @@ def confirmed(question: str, *, yes: bool) -> bool:
         raise UsageError("Nothing was signed: without a terminal to ask on, --yes has to say so")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _role_row(role: "RoleStatus") -> tuple[str, ...]:
+    keys = ", ".join(key.keyid[:_SHORT] for key in role.keys)
+    signed = str(role.version) if role.version else "-"
+    return role.name, keys, str(role.threshold), signed, day(role.expires)
 
 
 def _is_past(role: "RoleStatus", now: datetime) -> bool:

@@ -8,7 +8,7 @@ from edgeline.cli.registry_init import add_init
 from edgeline.cli.registry_keys import add_key_commands
 from edgeline.cli.registry_list import add_list
 from edgeline.cli.registry_show import add_show
-from edgeline.cli.registry_upkeep import add_refresh
+from edgeline.cli.registry_upkeep import add_copy, add_gc, add_refresh
 from edgeline.cli.registry_verify import add_verify
 
 
@@ -35,6 +35,8 @@ def add_registry(commands: Any) -> None:
         add_rollback,
         add_verify,
         add_refresh,
+        add_gc,
+        add_copy,
         add_key_commands,
     ):
         add(group)

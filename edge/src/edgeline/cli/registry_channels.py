@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgeline.cli.access import existing_store, repository
 from edgeline.cli.options import (
     add_command,
-    add_connection,
-    add_json,
-    add_keys,
-    add_root,
+    add_signing,
     add_store,
     add_yes,
     version,
@@ -48,7 +45,8 @@ def add_promote(group: Any) -> None:
     parser.add_argument(
         "--to", required=True, dest="target", metavar="CHANNEL", help="which is to serve it too"
     )
-    _add_signing(parser)
+    add_yes(parser)
+    add_signing(parser)
 
 
 def add_rollback(group: Any) -> None:
@@ -76,15 +74,8 @@ def add_rollback(group: Any) -> None:
         metavar="VERSION",
         help="one of those it served before, such as v5; default: the last of them",
     )
-    _add_signing(parser)
-
-
-def _add_signing(parser: argparse.ArgumentParser) -> None:
     add_yes(parser)
-    add_root(parser)
-    add_keys(parser)
-    add_json(parser)
-    add_connection(parser)
+    add_signing(parser)
 
 
 def _promote(options: argparse.Namespace) -> int:

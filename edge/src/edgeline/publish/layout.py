@@ -13,8 +13,9 @@ import os
 import re
 import stat
 import time
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -48,6 +49,7 @@ from edgeline.registry.layout import (
 
 _PRIVATE = ".edgeline"  # in the layout: the lock, and the files being written
 _LOCK_TIMEOUT = 600.0  # seconds to wait for other writers
+_AHEAD = 4  # chunks that may be written before they are hashed
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 _MANIFESTS = (  # what refers to other blobs; a layout may hold other tools' images too
@@ -70,6 +72,7 @@ class LayoutWriter(LayoutFiles):
         self._private = path / _PRIVATE
         self._blobs = path / "blobs" / "sha256"
         self._spool: Spool | None = None  # while the lock is held
+        self._unsynced = True  # whether blobs may have names that are not on the disk
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -177,7 +180,7 @@ class LayoutWriter(LayoutFiles):
             if not self._has(spool, blob):
                 with self._translated(), spool.open() as incoming:
                     incoming.write(content)
-                    spool.move(incoming, self._path_of(blob))
+                    self._name(spool, incoming, blob)
         return blob
 
     def _put_file(self, source: Path, media_type: str, limit: int) -> Descriptor:
@@ -186,8 +189,12 @@ class LayoutWriter(LayoutFiles):
             digest, size = _copy_hashed(source, incoming, limit)
             blob = Descriptor(media_type, digest, size)
             if not self._has(spool, blob):
-                spool.move(incoming, self._path_of(blob))
+                self._name(spool, incoming, blob)
         return blob
+
+    def _name(self, spool: Spool, incoming: Incoming, blob: Descriptor) -> None:
+        self._unsynced = True
+        spool.move(incoming, self._path_of(blob))
 
     def _has(self, spool: Spool, blob: Descriptor) -> bool:
         return spool.is_moving(self._path_of(blob)) or self.has_blob(blob)
@@ -210,9 +217,11 @@ class LayoutWriter(LayoutFiles):
                 "'edgeline registry gc'"
             )
         with self._locked() as spool, self._translated():
-            # Blobs must be on the disk, under their names, before anything refers to them.
             spool.settle()
-            _sync_directory(self._blobs)
+            if self._unsynced:
+                # Blobs must be on the disk, under their names, before anything refers to them.
+                _sync_directory(self._blobs)
+                self._unsynced = False
             self._replace(spool, INDEX_FILE, data)
 
     def _replace(self, spool: Spool, name: str, data: bytes) -> None:
@@ -233,6 +242,7 @@ class LayoutWriter(LayoutFiles):
             with self._translated():
                 self._wait_for(lock)
                 self._spool = spool = self._open_spool()
+                self._unsynced = True  # another writer may have crashed
                 self._initialize(spool)
             yield spool
             with self._translated():
@@ -317,8 +327,9 @@ class LayoutWriter(LayoutFiles):
                 needed.add(name)
         except (NotFoundError, IntegrityError) as error:
             raise IntegrityError(
-                f"Nothing was removed, since {self._root} is damaged and what belongs to the "
-                f"damaged part is unknown. Publish it again or remove its tag: {error}"
+                f"No blobs were removed from {self._root}, since a part of it is damaged and what "
+                f"else belongs to that is unknown. Publish it again, or copy it from elsewhere: "
+                f"{error}"
             ) from None
         return needed
 
@@ -373,14 +384,16 @@ def _entry(tag: str, descriptor: Descriptor) -> dict[str, Any]:
 def _copy_hashed(source: Path, incoming: Incoming, limit: int) -> tuple[str, int]:
     """Copy a file; return its digest and its size."""
     sha256, size = hashlib.sha256(), 0
+    unhashed: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1) as hasher:
         for chunk in _read_source(source):
             size += len(chunk)
             _check_size(str(source), size, limit)
-            # Takes about as long as writing does, so both are done at once.
-            hashed = hasher.submit(sha256.update, chunk)
+            # Takes about as long as copying does, so both are done at once.
+            unhashed.append(hasher.submit(sha256.update, chunk))
             incoming.write(chunk)
-            hashed.result()
+            if len(unhashed) > _AHEAD:
+                unhashed.popleft().result()
     _check_size(str(source), size, limit)
     return f"sha256:{sha256.hexdigest()}", size
 

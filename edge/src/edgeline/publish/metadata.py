@@ -59,6 +59,7 @@ from edgeline.registry.bundle import (
     file_name,
     is_channel_path,
     read_bundle,
+    read_file,
 )
 from edgeline.registry.format import (
     EMPTY_CONFIG,
@@ -408,7 +409,7 @@ class MetadataSet:
                 f"The registry's metadata is incomplete: {name[:100]} is missing. "
                 "Restore it from a copy of the registry"
             )
-        return self._store.read_blob(layer, limit=MAX_TUF_METADATA)
+        return read_file(self._store, name, layer)
 
     def _definition(self, name: str) -> tuple[Role, Mapping[str, Key]]:
         if name in TOP_LEVEL:

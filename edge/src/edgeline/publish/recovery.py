@@ -11,7 +11,7 @@ from itertools import pairwise
 from edgeline.errors import IntegrityError, NotFoundError, TrustError
 from edgeline.publish.signatures import ROOT, check_root, parse, parse_root
 from edgeline.publish.store import WriteStore
-from edgeline.registry.bundle import Bundle, file_name, read_bundle
+from edgeline.registry.bundle import Bundle, file_name, read_bundle, read_file
 from edgeline.registry.format import (
     MAX_MANIFEST,
     MAX_TUF_METADATA,
@@ -50,9 +50,9 @@ def files_to_start_from(store: WriteStore, base: Bundle, pinned: bytes) -> tuple
     while (name := file_name(ROOT, root.signed.version + 1)) in {**newest, **files}:
         layer = files.get(name) or newest[name]
         try:
-            following = parse(store.read_blob(layer, limit=MAX_TUF_METADATA), ROOT)
+            following = parse(read_file(store, name, layer), ROOT)
             check_root(following, root.signed)
-        except (IntegrityError, NotFoundError, TrustError):
+        except (IntegrityError, TrustError):
             break  # made up by whoever spoiled the newest metadata
         files[name], root = layer, following
     return files, expected
@@ -64,7 +64,7 @@ def _read(store: WriteStore, files: Files, name: str) -> bytes:
             f"The registry lacks {name}, which leads to the given root. Restore it from a copy of "
             "the registry"
         )
-    return store.read_blob(files[name], limit=MAX_TUF_METADATA)
+    return read_file(store, name, files[name])
 
 
 def _newest(store: WriteStore) -> tuple[Mapping[str, Descriptor], Expected]:

@@ -80,7 +80,10 @@ class WriteStore(ReadStore, Protocol):
         """
 
 
-def open_for_writing(location: str, connection: Connection = Connection()) -> WriteStore:
+_NO_SETTINGS = Connection()
+
+
+def open_for_writing(location: str, connection: Connection = _NO_SETTINGS) -> WriteStore:
     """Open the store at a directory's path, or an "oci://host[:port]/repository", for writing.
 
     Nothing is read or created yet.

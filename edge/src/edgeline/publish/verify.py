@@ -5,7 +5,6 @@ verification = verify(store, repository)   # from time to time, and after a copy
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -25,15 +24,17 @@ from edgeline.publish import provenance
 from edgeline.publish.metadata import RoleStatus
 from edgeline.publish.provenance import Provenance
 from edgeline.publish.repository import Repository
+from edgeline.publish.signatures import TIMESTAMP
 from edgeline.registry.bundle import Channel
 from edgeline.registry.format import (
     MAX_MANIFEST,
     MAX_MODEL,
     OCI_MANIFEST,
-    TUF_TAG,
     Descriptor,
     ReleaseRef,
     parse_document,
+    parse_metadata_tag,
+    parse_variant_tag,
     variant_tag,
     version_tag,
 )
@@ -43,9 +44,6 @@ from edgeline.registry.store import ReadStore
 Notify = Callable[[str], None]
 
 SOON = timedelta(days=7)
-
-_CHILD_TAG = re.compile(r"v[1-9][0-9]{0,8}-.+")
-_METADATA_TAG = re.compile(rf"{TUF_TAG}-([1-9][0-9]{{0,8}})")
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,7 @@ def verify(
     releases = _check_releases(store, known, findings, notify)
     for channel in channels:
         findings += _check_channel(store, channel, releases)
-    findings += _stray_tags(store, tags, releases, roles)
+    findings += _check_tags(store, tags, releases, roles)
     return Verification(
         releases=len(releases),
         channels=len(channels),
@@ -273,42 +271,45 @@ def _problem(
     return None
 
 
-def _stray_tags(
+def _check_tags(
     store: ReadStore,
     tags: Iterable[str],
     releases: dict[int, Release | None],
     roles: Iterable[RoleStatus],
 ) -> Iterator[Finding]:
-    """Yield tags that lead nowhere, and those that should be there and are not."""
+    """Yield tags that should be there and are not, and those that lead nowhere."""
     expected = {
         variant_tag(version, variant.name): variant.manifest.digest
         for version, release in releases.items()
         if release
         for variant in release.variants
     }
-    unknown = {f"{version_tag(version)}-" for version, release in releases.items() if not release}
     for tag, digest in expected.items():
-        try:
-            found, _ = store.read_tag(tag, limit=MAX_MANIFEST)
-        except NotFoundError:
-            text = "It is missing, and a registry's garbage collection would remove the variant"
-            yield Finding("warning", f"tag {tag}", f"{text}. Copying the release restores it")
-        except IntegrityError as error:
-            yield Finding("error", f"tag {tag}", str(error))
-        else:
-            if found.digest != digest:
-                yield Finding("warning", f"tag {tag}", f"It names {found.digest}, not {digest}")
-    newest = max((role.version for role in roles if role.name == "timestamp"), default=None)
+        yield from _check_variant_tag(store, tag, digest)
+    # What variants these have is not known.
+    broken = {version for version, release in releases.items() if release is None}
+    newest = max((role.version for role in roles if role.name == TIMESTAMP), default=None)
     for tag in tags:
-        metadata = _METADATA_TAG.fullmatch(tag)
-        stray = (
-            _CHILD_TAG.fullmatch(tag)
-            and tag not in expected
-            and not any(tag.startswith(prefix) for prefix in unknown)
-        )
-        if stray or (metadata and newest is not None and int(metadata[1]) > newest):
-            text = "It belongs to no release and no metadata: a change that was cut short left it"
+        version, metadata = parse_variant_tag(tag), parse_metadata_tag(tag)
+        if version is not None and tag not in expected and version not in broken:
+            text = "No release has such a variant. `edgeline registry gc` removes what is left over"
             yield Finding("warning", f"tag {tag}", text)
+        if metadata is not None and newest is not None and metadata > newest:
+            text = "A change was cut short before it counted; the next one takes the tag over"
+            yield Finding("warning", f"tag {tag}", text)
+
+
+def _check_variant_tag(store: ReadStore, tag: str, digest: str) -> Iterator[Finding]:
+    try:
+        found, _ = store.read_tag(tag, limit=MAX_MANIFEST)
+    except NotFoundError:
+        text = "It is missing, and a registry's garbage collection would remove the variant"
+        yield Finding("warning", f"tag {tag}", f"{text}. Copying the release here restores it")
+    except IntegrityError as error:
+        yield Finding("error", f"tag {tag}", str(error))
+    else:
+        if found.digest != digest:
+            yield Finding("warning", f"tag {tag}", f"It names {found.digest}, not {digest}")
 
 
 def _blobs(store: ReadStore, release: Release) -> Iterator[Descriptor]:

@@ -79,11 +79,16 @@ def read_bundle(store: "ReadStore", tag: str = TUF_TAG) -> Bundle:
 
     Raises:
         NotFoundError: the store has no such tag.
-        IntegrityError: the manifest is malformed.
+        IntegrityError: what the tag names is missing, damaged or malformed.
     """
     try:
         descriptor, data = store.read_tag(tag, limit=MAX_MANIFEST)
-    except NotFoundError:
+    except NotFoundError as error:
+        if tag in store.tags():
+            raise IntegrityError(
+                f"The signed metadata of {store.location} is incomplete: tag {tag!r} is there, and "
+                f"what it names is not: {error}. Restore it from a copy of the registry"
+            ) from None
         raise NotFoundError(
             f"{store.location} holds no signed metadata: it has no tag {tag!r}. Check the "
             "location, or make it a registry with `edgeline registry init`"
@@ -96,6 +101,22 @@ def read_bundle(store: "ReadStore", tag: str = TUF_TAG) -> Bundle:
             f"expected a manifest with layers and the artifactType {TUF_BUNDLE}"
         )
     return Bundle(descriptor.digest, _files(layers))
+
+
+def read_file(store: "ReadStore", name: str, layer: Descriptor) -> bytes:
+    """Read one of a bundle's files, which has the size and the digest that the bundle says.
+
+    Raises:
+        IntegrityError: it is missing or damaged.
+    """
+    try:
+        return store.read_blob(layer, limit=MAX_TUF_METADATA)
+    except NotFoundError as error:
+        # Not one: for a caller, that would be a registry in order that lacks what was asked for.
+        raise IntegrityError(
+            f"The signed metadata of {store.location} is incomplete: {name} is listed, and "
+            f"missing: {error}. Restore it from a copy of the registry"
+        ) from None
 
 
 def bundle_document(config: Descriptor, files: Mapping[str, Descriptor]) -> dict[str, Any]:

@@ -194,6 +194,23 @@ def variant_tag(version: int, variant: str) -> str:
     return f"{version_tag(version)}-{variant}"
 
 
+def parse_variant_tag(tag: str) -> int | None:
+    """Return the version of which a tag names one variant, or None when it names none."""
+    version, _, variant = tag.partition("-")
+    return parse_version_tag(version) if variant else None
+
+
+def metadata_tag(version: int) -> str:
+    """Return the tag of the signed metadata with this version of timestamp: 12 -> "tuf-12"."""
+    return f"{TUF_TAG}-{version}"
+
+
+def parse_metadata_tag(tag: str) -> int | None:
+    """Return the version of timestamp in the metadata that a tag names, or None for another tag."""
+    prefix, _, version = tag.rpartition("-")
+    return parse_version_tag(f"v{version}") if prefix == TUF_TAG else None
+
+
 def check_model(name: object) -> str:
     """Return `name` when it can name a model.
 

@@ -336,7 +336,10 @@ class Client:
             # docker-registry says so, too, to who reads a tag just when it is set.
             passing = status == 500 and request.method in ("GET", "HEAD")
             return BrokenOffError(line) if passing else UnreachableError(line)
-        return RegistryError(request.line(f"the server refuses with HTTP {status}{said}"))
+        # That is what many a server with TLS says to who speaks without.
+        unclear = status == 400 and not said and self._home.scheme == "http"
+        hint = ". If it speaks TLS, give its CA's certificate" if unclear else said
+        return RegistryError(request.line(f"the server refuses with HTTP {status}{hint}"))
 
     def _login_hint(self) -> str:
         if self._login is not None:

@@ -50,6 +50,7 @@ from edgeline.registry.bundle import (
     expiry_days,
     is_channel_path,
     read_bundle,
+    read_file,
 )
 from edgeline.registry.format import MAX_TUF_METADATA, check_channel, check_model
 from edgeline.registry.home import default_state
@@ -343,7 +344,7 @@ class _Client:
         for name in [*top, *(name for name in self._fetcher.fetched if name not in top)]:
             data = self._fetcher.fetched.get(name) or self._file(name)
             expires = _parse(data).signed.expires if data else now
-            if expires < now:
+            if expires <= now:
                 break
         role = name.removesuffix(".json")
         remedy = (
@@ -377,7 +378,7 @@ class _BundleFetcher(FetcherInterface):
             raise DownloadHTTPError(f"it lacks {name[:100]}", 404)
         data = self._known.get(layer.digest)
         if data is None:
-            data = self._store.read_blob(layer, limit=MAX_TUF_METADATA)
+            data = read_file(self._store, name, layer)
         try:
             # The TUF client is content with the last of two equal keys.
             parse_object(data)

@@ -29,7 +29,7 @@ from edgeline.errors import (
     RegistryError,
     TrustError,
 )
-from edgeline.preprocessing import ImageSource, load_image, preprocess
+from edgeline.preprocessing import ImageSource, load_pixels
 from edgeline.registry.format import MAX_TUF_METADATA
 from edgeline.registry.home import default_state
 from edgeline.registry.store import Connection
@@ -246,7 +246,7 @@ class Classifier:
             ImageError: the image cannot be read.
             ModelError: the model fails on it, or the classifier is closed.
         """
-        pixels = preprocess(self.contract, load_image(image))
+        pixels = load_pixels(self.contract, image)
         with self._lock:
             if self._pixel_model is None:
                 raise _closed()
@@ -326,7 +326,7 @@ class Classifier:
 
     def _predict_one(self, image: ImageSource) -> Prediction | ImageError:
         try:
-            pixels = preprocess(self.contract, load_image(image))
+            pixels = load_pixels(self.contract, image)
         except ImageError as error:
             return error
         with self._lock:
