@@ -233,11 +233,16 @@ class RunConfig(_Section):
     """Folder of the artifacts, the metadata store and the logs, in a subfolder by model name."""
 
 
+BeamStep = Literal["ImportExampleGen", "StatisticsGen", "Transform", "Evaluator", "TFLiteEvaluator"]
+
+
 class BeamConfig(_Section):
     """`[beam]`: how data-parallel steps run."""
 
     args: tuple[str, ...] = ()
     """Apache Beam pipeline options such as "--runner=FlinkRunner"; in-process by default."""
+    steps: dict[BeamStep, tuple[str, ...]] = {}
+    """Options of single steps, which override `args`."""
 
 
 # As Kubernetes names claims and secrets.

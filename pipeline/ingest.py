@@ -732,21 +732,50 @@ class _Workers:
             total: The number of images in the items.
         """
         results = self.scratch / verb
+        results.mkdir()
         tally = _Tally(self.scratch / f"{verb}-tally")
         with _reported(verb, tally, total, self._say), beam.Pipeline(options=self._options) as p:
             _ = (
                 p
-                | beam.Create(items)
+                | beam.Create(list(enumerate(items)))
                 | beam.Reshuffle()
-                | beam.Map(function, tally.tick)
-                | beam.Map(json.dumps)
-                | beam.io.WriteToText(str(results / "part"))
+                | beam.MapTuple(lambda index, item: (index, function(item, tally.tick)))
+                | beam.ParDo(_Write(results))
             )
-        return [
+        lines = [
             json.loads(line)
-            for part in results.iterdir()
+            for part in results.glob("*.jsonl")
             for line in part.read_text("utf-8").splitlines()
         ]
+        # Of what a cluster did twice, once.
+        return list(dict(lines).values())
+
+
+class _Write(beam.DoFn):
+    """Writes results, a file for each bundle, which is there whole or not at all.
+
+    Not Beam's own sink: its last step, which moves the files, is one that Dask's runner leaves out.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self._lines: list[str] = []
+
+    def start_bundle(self) -> None:
+        """See the base class."""
+        self._lines = []
+
+    def process(self, element: tuple[int, Any]) -> None:
+        """See the base class."""
+        self._lines.append(json.dumps(element) + "\n")
+
+    def finish_bundle(self) -> None:
+        """See the base class."""
+        part = self._folder / f"{uuid.uuid4()}.jsonl"
+        partial = part.with_suffix(".partial")
+        partial.write_text("".join(self._lines), encoding="utf-8")
+        partial.replace(part)
 
 
 class _Tally:

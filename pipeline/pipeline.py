@@ -175,6 +175,9 @@ def create_pipeline(
         tflite_evaluator,
         pusher,
     ]
+    beam_steps = {step.id: step for step in steps}
+    for name, arguments in config.beam.steps.items():
+        beam_steps[name].with_beam_pipeline_args(list(arguments))
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
