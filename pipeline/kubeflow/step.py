@@ -23,8 +23,11 @@ from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 from tfx.orchestration.kubeflow.v2.file_based_example_gen import driver
 from tfx.utils import import_utils
 
+from pipeline.errors import UserError
 from pipeline.kubeflow.invocation import ExecutorInput, main_of
 from pipeline.kubeflow.staging import map_artifacts, staged, unstaged
+
+LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "PrismRunner")
 
 
 def run(arguments: list[str]) -> None:
@@ -34,6 +37,7 @@ def run(arguments: list[str]) -> None:
         arguments: of the command line, as TFX's compiler writes them.
 
     Raises:
+        UserError: a distributed runner's workers could not reach the artifacts.
         Exception: whatever the step's executor raises.
     """
     options, beam_args = _parse(arguments)
@@ -42,9 +46,12 @@ def run(arguments: list[str]) -> None:
         kubeflow_v2_run_executor.main((options, beam_args))
         return
     _fill_types(executor_input.inputs, json.loads(options.json_serialized_inputs_spec_args))
-    for artifacts in (executor_input.inputs, executor_input.outputs):
-        map_artifacts(artifacts, staged)
-    _make_folders(executor_input.outputs)
+    if runner := _distributed_runner(beam_args):
+        _check_reachable(runner, options.executor_class_path, executor_input)
+    else:
+        for artifacts in (executor_input.inputs, executor_input.outputs):
+            map_artifacts(artifacts, staged)
+        _make_folders(executor_input.outputs)
     with tempfile.TemporaryDirectory() as scratch:
         output = _run_in(Path(scratch), executor_input, options, beam_args)
     map_artifacts(output.get("artifacts", {}), unstaged)
@@ -85,6 +92,29 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--json_serialized_invocation_args", required=True)
     parser.add_argument("--json_serialized_inputs_spec_args", required=True)
     return parser.parse_known_args(arguments)
+
+
+def _distributed_runner(beam_args: list[str]) -> str | None:
+    """The runner whose workers are other machines, or None where this pod does the work."""
+    runners = [each.partition("=")[2] for each in beam_args if each.startswith("--runner=")]
+    return runners[-1] if runners and runners[-1] not in LOCAL_RUNNERS else None
+
+
+def _check_reachable(runner: str, executor: str, executor_input: ExecutorInput) -> None:
+    """Other machines see no folder of this pod: TFX's steps then work on `gs://` URIs as they are.
+
+    Raises:
+        UserError: the step is not TFX's, or an artifact is elsewhere.
+    """
+    everything = (*executor_input.inputs.values(), *executor_input.outputs.values())
+    uris = [artifact["uri"] for listed in everything for artifact in listed["artifacts"]]
+    elsewhere = [uri for uri in uris if not uri.startswith("gs://")]
+    if elsewhere or not executor.startswith("tfx."):
+        raise UserError(
+            f"--runner={runner}: its workers can't see {next(iter(elsewhere), 'local folders')}, "
+            "which is staged in this pod; in the cluster a distributed runner takes a gs:// "
+            "pipeline root and one of StatisticsGen, Transform and Evaluator"
+        )
 
 
 def _fill_types(artifacts: dict[str, Any], specification: dict[str, Any]) -> None:

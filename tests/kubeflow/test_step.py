@@ -179,3 +179,28 @@ def test_parameters_replace_settings_and_are_checked_as_such(tmp_path: Path) -> 
     assert (config.gate.min_accuracy, config.gate.max_drop) == (0.5, 0.02)
     with pytest.raises(UserError, match=r"parameters: gate\.min_accuracy: expected .*received 2"):
         configured({**given, "min_accuracy": 2}, tmp_path / "root.json")
+
+
+REACHABLE = {
+    "an object store that TFX can't read": ("s3://bucket/model", "tfx.components.Evaluator", False),
+    "a step of ours, which works on folders": ("gs://b/model", "components.x.Executor", False),
+    "a step of TFX's on gs://": ("gs://b/model", "tfx.components.Evaluator", True),
+}
+
+
+@pytest.mark.parametrize(("uri", "executor", "fits"), REACHABLE.values(), ids=REACHABLE)
+def test_a_distributed_runner_needs_artifacts_that_its_workers_see(
+    uri: str, executor: str, fits: bool
+) -> None:
+    runner = step._distributed_runner(["--runner=FnApiRunner", "--runner=FlinkRunner"])
+    assert runner == "FlinkRunner"
+    if fits:
+        step._check_reachable(runner, executor, executor_input(uri))
+        return
+    with pytest.raises(UserError, match=r"^--runner=FlinkRunner: its workers can't see"):
+        step._check_reachable(runner, executor, executor_input(uri))
+
+
+@pytest.mark.parametrize("arguments", [[], ["--runner=FnApiRunner"], ["--runner=DirectRunner"]])
+def test_by_default_the_pod_does_the_work(arguments: list[str]) -> None:
+    assert step._distributed_runner(arguments) is None
