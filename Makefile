@@ -81,7 +81,7 @@ lock: | $(UV)
 	$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 --no-annotate \
 	    --no-emit-package edgeline --constraint $(LOCK) pyproject.toml \
 	    --output-file locks/image.txt
-	printf 'kfp>=2.17,<3\nkfp-kubernetes\n' | $(UV) pip compile --quiet --upgrade \
+	printf 'kfp>=2.17,<3\nkfp-kubernetes\nkubernetes-validate\n' | $(UV) pip compile --quiet --upgrade \
 	    --generate-hashes --python-version 3.10 --no-annotate - --output-file locks/kfp.txt
 	echo uv | $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 \
 	    --no-annotate - --output-file locks/uv.txt

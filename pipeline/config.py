@@ -293,8 +293,9 @@ class KubeflowStepConfig(_Section):
     """Labels of the nodes that the step may run on."""
     tolerations: tuple[TolerationConfig, ...] = ()
     """Taints of the nodes that the step may run on."""
-    retries: Annotated[int, Field(ge=0)] = 2
-    """How often the step is tried again after a failure, half a minute later, then a minute, ..."""
+    retries: Annotated[int, Field(ge=0)] | None = None
+    """How often the step is tried again after a failure, half a minute later, then a minute, ...;
+    by default twice, but not the first and the last step, which fail for what they found wrong."""
 
 
 class ClaimConfig(_Section):

@@ -48,6 +48,9 @@ from pipeline.run import BEAM_ARGS
 
 # Their result is not a function of what the cache's key holds: data, registry and keys.
 NEVER_CACHED = (PLAN, PUSHER)
+# They fail because of what they find wrong with data, settings or model: the same another time.
+REFUSES = (PLAN, PUSHER)
+RETRIES = 2
 READS_DATA = (PLAN, "ImportExampleGen", "ImportSchemaGen", "Trainer")
 READS_REGISTRY = (PLAN, "TFLiteEvaluator", PUSHER)
 SIGNS = (PLAN, PUSHER)
@@ -249,9 +252,10 @@ def _configure(spec: Document, name: str, kubeflow: KubeflowConfig, pinned: bool
     task, settings = _tasks(spec)[name], kubeflow.step(name)
     if name in NEVER_CACHED or not pinned:
         task.pop("cachingOptions", None)
-    if settings.retries:
+    by_default = 0 if name in REFUSES else RETRIES
+    if retries := by_default if settings.retries is None else settings.retries:
         task["retryPolicy"] = {
-            "maxRetryCount": settings.retries,
+            "maxRetryCount": retries,
             "backoffDuration": "30s",
             "backoffFactor": 2.0,
             "backoffMaxDuration": "600s",

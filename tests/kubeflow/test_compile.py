@@ -119,6 +119,7 @@ def test_a_step_gets_its_resources_nodes_and_retries(pipeline: Compiled) -> None
     assert toleration == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     assert task(pipeline, "Trainer")["retryPolicy"]["maxRetryCount"] == 1
     assert task(pipeline, "Transform")["retryPolicy"]["maxRetryCount"] == 2
+    assert "retryPolicy" not in task(pipeline, "EdgePusher"), "a closed gate stays closed"
 
 
 def test_what_depends_on_more_than_the_cache_knows_is_never_cached(pipeline: Compiled) -> None:

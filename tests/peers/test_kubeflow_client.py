@@ -191,3 +191,18 @@ def test_a_file_that_is_no_pipeline_is_one_line(api: Api, tmp_path: Path) -> Non
     done = submit(api, other)
     assert done.returncode == 2
     assert done.stderr == f"{other}: no pipeline; expected what kubeflow/compile.py wrote\n"
+
+
+@pytest.mark.parametrize("version", ["1.29", "1.37"])
+def test_the_manifests_fit_the_schemas_of_kubernetes_strictly(version: str) -> None:
+    folder = PROJECT / "kubeflow" / "manifests"
+    files = [str(f) for f in folder.rglob("*.yaml") if f.name != "kustomization.yaml"]
+    assert len(files) >= 5
+    validate = CLIENT.parent / "kubernetes-validate"
+    done = subprocess.run(
+        [str(validate), "--strict", "--kubernetes-version", version, *files],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
