@@ -33,7 +33,7 @@ CERTIFICATES = Path("etc/ssl/certs/ca-certificates.crt")
 
 
 @dataclass(frozen=True)
-class Image:
+class BuiltImage:
     """A built image, and a container's file system made of it."""
 
     root: Path
@@ -57,7 +57,7 @@ def buildah(*arguments: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def image() -> Iterator[Image]:
+def image() -> Iterator[BuiltImage]:
     if os.geteuid() != 0:
         pytest.skip("building needs root here")
     _import_base(_base_folder())
@@ -71,7 +71,7 @@ def image() -> Iterator[Image]:
     container = buildah("from", TAG)
     try:
         inspected = json.loads(buildah("inspect", "--type", "image", TAG))
-        yield Image(Path(buildah("mount", container)), inspected["OCIv1"]["config"])
+        yield BuiltImage(Path(buildah("mount", container)), inspected["OCIv1"]["config"])
     finally:
         buildah("rm", container)
 

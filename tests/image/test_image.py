@@ -8,10 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tests.image.conftest import Image
-from tests.kubeflow.conftest import ROOT, Prepared
+from pipeline.config import IngestConfig
+from tests.image.conftest import BuiltImage
+from tests.kubeflow.conftest import ROOT, Prepared, prepare
 from tests.kubeflow.sandbox import Pod, run
 
 pytestmark = pytest.mark.image
@@ -34,14 +37,44 @@ print(json.dumps([os.getuid(), os.getgid(), sum(capabilities), there]))
 """
 
 
-def in_image(image: Image, pod: Pod) -> Pod:
+CONFIG = """\
+name = "cells"
+
+[data]
+path = "dataset"
+
+[trainer]
+base_weights = "random"
+
+[gate]
+min_accuracy = 0.9
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A cluster with a few made-up photos."""
+    from pipeline.ingest import ingest
+
+    folder = tmp_path_factory.mktemp("image")
+    random = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (folder / "photos" / label).mkdir(parents=True)
+        for number in range(30):
+            pixels = random.integers(0, 255, (20, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "photos" / label / f"{number}.png")
+    ingest(folder / "photos", folder / "dataset", IngestConfig())
+    return prepare(folder, folder / "dataset", CONFIG)
+
+
+def in_image(image: BuiltImage, pod: Pod) -> Pod:
     """The pod with the image's file system, read-only, and its user without any capability."""
     environment = {**pod.environment, **image.environment}
     return replace(pod, environment=environment, root=str(image.root), user=image.settings["User"])
 
 
 def test_steps_run_as_nobody_on_a_read_only_file_system(
-    image: Image, prepared: Prepared, tmp_path: Path
+    image: BuiltImage, prepared: Prepared, tmp_path: Path
 ) -> None:
     cluster = prepared.elsewhere(tmp_path, lambda pod, log: run(in_image(image, pod), log))
     done = cluster.run(prepared.pipeline, ROOT, until="ImportExampleGen")
@@ -49,7 +82,9 @@ def test_steps_run_as_nobody_on_a_read_only_file_system(
     assert any(cluster.artifact(done, "ImportExampleGen", "examples").rglob("*.gz"))
 
 
-def test_a_step_has_no_rights_and_nowhere_to_write_but_tmp(image: Image, tmp_path: Path) -> None:
+def test_a_step_has_no_rights_and_nowhere_to_write_but_tmp(
+    image: BuiltImage, tmp_path: Path
+) -> None:
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     pod = Pod(["python", "-c", RIGHTS], {}, {"/tmp": str(scratch)})
@@ -57,7 +92,7 @@ def test_a_step_has_no_rights_and_nowhere_to_write_but_tmp(image: Image, tmp_pat
     assert json.loads((tmp_path / "log").read_text()) == [10001, 10001, 0, ["/tmp"]]
 
 
-def test_the_image_has_what_a_run_needs_and_no_tools_of_developers(image: Image) -> None:
+def test_the_image_has_what_a_run_needs_and_no_tools_of_developers(image: BuiltImage) -> None:
     packages = image.root / "opt/libraries/lib/python3.10/site-packages"
     assert (packages / "tensorflow").is_dir()
     assert not list(packages.glob("pytest*"))
@@ -66,7 +101,7 @@ def test_the_image_has_what_a_run_needs_and_no_tools_of_developers(image: Image)
     assert not (image.root / "uv").exists()
 
 
-def test_its_code_is_this_code(image: Image) -> None:
+def test_its_code_is_this_code(image: BuiltImage) -> None:
     """By the digest that provenance states: a release says what was run."""
     script = "from pipeline.content_digest import source_digest as d; print(d('pipeline'))"
     here = subprocess.run(

@@ -77,22 +77,27 @@ class Simulated(Prepared):
     first: Run
 
 
-@pytest.fixture(scope="session")
-def prepared(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    folder = tmp_path_factory.mktemp("cluster")
+def prepare(folder: Path, dataset: Path, config: str) -> Prepared:
+    """Fills a cluster's volumes and secrets, and compiles the pipeline for it."""
     make_registry(folder, "cells")
     for name in ("volume", "data", "secret"):
         (folder / name).mkdir()
     (folder / "registry").rename(folder / "volume" / "registry")
-    shutil.copytree(workspace.folder / "dataset", folder / "data" / "dataset")
+    shutil.copytree(dataset, folder / "data" / "dataset")
     for name in ("online.pem", "cells-ci.pem"):
         (folder / "secret" / name).write_bytes((folder / "keys" / name).read_bytes())
-    config = folder / "cells.toml"
-    config.write_text((workspace.folder / "cells.toml").read_text() + CLUSTER)
+    (folder / "cells.toml").write_text(config + CLUSTER)
     pipeline = folder / "pipeline.yaml"
-    done = compiled(config, pipeline, "--set", f"registry.root={folder / 'keys' / 'root.json'}")
+    root = f"registry.root={folder / 'keys' / 'root.json'}"
+    done = compiled(folder / "cells.toml", pipeline, "--set", root)
     assert done.returncode == 0, done.stderr
     return Prepared(folder, pipeline)
+
+
+@pytest.fixture(scope="session")
+def prepared(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    config = (workspace.folder / "cells.toml").read_text()
+    return prepare(tmp_path_factory.mktemp("cluster"), workspace.folder / "dataset", config)
 
 
 @pytest.fixture(scope="session")
