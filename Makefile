@@ -27,7 +27,7 @@ test: check
 
 test-peers: $(LOCKED)
 	tests/peers/install.sh
-	$(PYTHON) -m pytest -m peers tests/peers $(ARGS)
+	$(PYTHON) -m pytest -m peers tests/edge tests/peers $(ARGS)
 
 check: $(LOCKED)
 	$(VENV)/bin/ruff check .
