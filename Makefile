@@ -40,7 +40,7 @@ test-image: $(LOCKED)
 
 test-peers: $(LOCKED) .tools/kfp/.locked
 	tests/peers/install.sh
-	$(PYTHON) -m pytest -m peers tests/peers $(ARGS)
+	$(PYTHON) -m pytest -m peers tests/edge tests/peers $(ARGS)
 
 check: $(LOCKED)
 	$(VENV)/bin/ruff check .

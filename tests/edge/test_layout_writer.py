@@ -231,6 +231,28 @@ def test_entries_without_a_tag_are_not_collected(path: Path, writer: LayoutWrite
     assert all(writer.has_blob(blob) for blob in (index, *others))
 
 
+def test_what_is_said_to_be_of_another_type_is_not_collected(
+    path: Path, writer: LayoutWriter
+) -> None:
+    index, *others = image(writer)
+    odd = Descriptor("application/octet-stream", index.digest, index.size)
+    writer.commit([("a", odd), ("b", others[-1])], expected={})
+    assert writer.collect(grace=NOW) == Collected(0, 0, 0)
+
+
+def test_a_manifest_that_is_a_layer_elsewhere_is_followed_all_the_same(
+    writer: LayoutWriter,
+) -> None:
+    index, *others = image(writer)
+    config = put(writer, b"{}")
+    layered = {"config": config.to_json(), "layers": [index.to_json(), others[0].to_json()]}
+    manifest = writer.put_manifest(json.dumps(layered).encode(), OCI_MANIFEST)
+    for tags in (("a", "b"), ("b", "a")):
+        writer.remove(["a", "b"])
+        writer.commit([(tags[0], manifest), (tags[1], index)], expected={})
+        assert writer.collect(grace=NOW) == Collected(0, 0, 0)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

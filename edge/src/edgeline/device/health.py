@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 MAX_IMAGE = 32 << 20  # bytes of a request
-MAX_AT_A_TIME = 8  # requests
+MAX_AT_A_TIME = 4  # requests
 SILENCE_SECONDS = 10.0  # of a client, before it is given up
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -163,6 +163,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, *arguments: Any) -> None:
         self.busy = threading.BoundedSemaphore(MAX_AT_A_TIME)
+        self.predicting = threading.Lock()  # a decoded image may take 300 MB
         super().__init__(*arguments)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -220,7 +221,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _predict(self, length: int) -> None:
         image = self.rfile.read(length)
         try:
-            classifier, prediction = self.server.watcher.classify(image)
+            with self.server.predicting:
+                classifier, prediction = self.server.watcher.classify(image)
         except EdgelineError as error:
             status = 422 if isinstance(error, ImageError) else 503
             return self._json(status, {"error": str(error)})

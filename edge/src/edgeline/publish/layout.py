@@ -21,8 +21,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from edgeline._json import dump_canonical, parse_object
+from edgeline._json import dump_canonical
 from edgeline.errors import ConflictError, IntegrityError, NotFoundError, RegistryError
+from edgeline.publish.garbage import is_manifest, needed_digests
 from edgeline.publish.spool import Incoming, Spool
 from edgeline.publish.store import Collected
 from edgeline.registry.format import (
@@ -32,7 +33,6 @@ from edgeline.registry.format import (
     MAX_MANIFEST,
     MAX_STORE_INDEX,
     OCI_INDEX,
-    OCI_MANIFEST,
     TAG_ANNOTATION,
     TITLE_ANNOTATION,
     Descriptor,
@@ -48,16 +48,10 @@ from edgeline.registry.layout import (
 )
 
 _PRIVATE = ".edgeline"  # in the layout: the lock, and the files being written
-_LOCK_TIMEOUT = 600.0  # seconds to wait for other writers
+_LOCK_TIMEOUT = 300.0  # seconds to wait for other writers
 _AHEAD = 4  # chunks that may be written before they are hashed
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BLOB_NAME = re.compile(r"[0-9a-f]{64}")
-_MANIFESTS = (  # what refers to other blobs; a layout may hold other tools' images too
-    OCI_INDEX,
-    OCI_MANIFEST,
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-)
 
 
 class LayoutWriter(LayoutFiles):
@@ -157,17 +151,17 @@ class LayoutWriter(LayoutFiles):
         manifests = blobs = size = 0
         oldest = time.time() - grace.total_seconds()
         with self.exclusive(), self._translated():
-            needed = self._needed()
-            for file in list(os.scandir(self._blobs)):
-                if file.name in needed or not _BLOB_NAME.fullmatch(file.name):
+            needed = needed_digests(self, self._read_index().entries)
+            for name in sorted(file.name for file in self._blobs.iterdir()):
+                if f"sha256:{name}" in needed or not _BLOB_NAME.fullmatch(name):
                     continue
-                status = file.stat(follow_symlinks=False)
+                status = (self._blobs / name).lstat()
                 if stat.S_ISDIR(status.st_mode) or status.st_mtime > oldest:
                     continue
-                is_manifest = self._is_manifest(file.name)
-                Path(file.path).unlink()
-                manifests += is_manifest
-                blobs += not is_manifest
+                is_blob = not self._is_manifest(name)
+                (self._blobs / name).unlink()
+                manifests += not is_blob
+                blobs += is_blob
                 size += status.st_size
             _sync_directory(self._blobs)
         return Collected(manifests, blobs, size)
@@ -314,30 +308,10 @@ class LayoutWriter(LayoutFiles):
         if path.is_symlink():
             raise IntegrityError(f"{path} is a symbolic link; expected a plain directory")
 
-    def _needed(self) -> set[str]:
-        """Return the file names of all blobs that index.json leads to."""
-        needed: set[str] = set()
-        try:
-            pending = [Descriptor.from_json(entry) for entry in self._read_index().entries]
-            while pending:
-                blob = pending.pop()
-                name = blob_path(blob)[-1]
-                if name not in needed and blob.media_type in _MANIFESTS:
-                    pending += _references(self.read_blob(blob, limit=MAX_MANIFEST))
-                needed.add(name)
-        except (NotFoundError, IntegrityError) as error:
-            raise IntegrityError(
-                f"No blobs were removed from {self._root}, since a part of it is damaged and what "
-                f"else belongs to that is unknown. Publish it again, or copy it from elsewhere: "
-                f"{error}"
-            ) from None
-        return needed
-
     def _is_manifest(self, name: str) -> bool:
         try:
-            data = read_file(self._blobs, name, limit=MAX_MANIFEST)
-            return parse_object(data).get("mediaType") in _MANIFESTS
-        except (RegistryError, ValueError):
+            return is_manifest(read_file(self._blobs, name, limit=MAX_MANIFEST))
+        except RegistryError:
             return False
 
     @contextmanager
@@ -355,21 +329,6 @@ class LayoutWriter(LayoutFiles):
                 f"{self._root} could not be written: {error.strerror} ({error.filename}). "
                 "Expected a directory that this user may write to"
             ) from error
-
-
-def _references(manifest: bytes) -> list[Descriptor]:
-    """Return everything that an index or a manifest refers to."""
-    try:
-        document = parse_object(manifest)
-    except ValueError as error:
-        raise IntegrityError(f"a manifest is broken: {error}") from None
-    found = [document[key] for key in ("config", "subject") if key in document]
-    for key in ("manifests", "layers"):
-        listed = document.get(key, [])
-        if not isinstance(listed, list):
-            raise IntegrityError(f"a manifest is broken: expected a list under {key!r}")
-        found += listed
-    return [Descriptor.from_json(each) for each in found]
 
 
 def _entry(tag: str, descriptor: Descriptor) -> dict[str, Any]:

@@ -117,7 +117,8 @@ def publish(
 
     Args:
         store: Where the release goes.
-        repository: The signed metadata in the same store, with the channel's key at hand.
+        repository: The signed metadata, made with this very `store`, which is locked meanwhile;
+            with the channel's key at hand.
         model: The model's name.
         channel: The channel to point at the release.
         variants: At least one, with names of their own.

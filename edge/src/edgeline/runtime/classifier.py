@@ -171,8 +171,10 @@ class Classifier:
         if update == "never":
             return cls._from_folder(folder, _wanted(variant), None, None, num_threads)
 
-        from edgeline.device.update import Device
+        from edgeline.device.update import Device, Limits
 
+        # Who can go on with what is installed does not wait for another process that updates.
+        hurried = update == "try" and folder.read().active is not None
         device = Device(
             location,
             model,
@@ -180,6 +182,7 @@ class Classifier:
             root=trusted,
             state=base,
             connection=connection,
+            limits=Limits(lock_seconds=0.0) if hurried else Limits(),
             num_threads=num_threads,
         )
         failure = None
