@@ -1,0 +1,140 @@
+"""Whatever can differ from run to run is settled by the first step, and nothing is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import pipeline as definition
+from pipeline.config import parse_config
+from pipeline.dataset import Dataset
+from pipeline.kubeflow.compiler import run_parameters
+from pipeline.kubeflow.names import BASELINE, DATASET_DIGEST, SETTINGS
+from pipeline.kubeflow.planned import PLANNED
+from tests.conftest import make_registry
+
+COUNTS = {split: {"cat": 10, "dog": 10} for split in ("train", "eval", "test")}
+DATASET = Dataset(
+    path=Path("/data/dataset"),
+    labels=("cat", "dog"),
+    slice_keys=("camera",),
+    schema_path=Path("/data/dataset/schema.pbtxt"),
+    max_side=512,
+    counts=COUNTS,
+    fingerprint="aa",
+    digest="bb",
+)
+DOCUMENT: dict[str, dict[str, Any]] = {
+    "data": {"path": "/data/dataset"},
+    "gate": {
+        "min_accuracy": 0.9,
+        "min_auc": 0.9,
+        "max_calibration_error": 0.1,
+        "min_agreement": 0.9,
+        "max_size_mb": 30.0,
+        "max_latency_p50_ms": 5.0,
+        "max_latency_p95_ms": 9.0,
+        "max_latency_ratio": 0.9,
+    },
+    "registry": {"location": "registry"},
+    "trainer": {"epochs": 5},
+}
+OTHER_DATA = {
+    "path": replace(DATASET, path=Path("/data/b"), schema_path=Path("/data/b/schema.pbtxt")),
+    "labels": replace(DATASET, labels=("cat", "dog", "owl")),
+    "slices": replace(DATASET, slice_keys=()),
+    "size": replace(DATASET, max_side=256),
+    "counts": replace(DATASET, counts={**COUNTS, "train": {"cat": 9, "dog": 9}}),
+    "content": replace(DATASET, fingerprint="cc", digest="dd"),
+}
+OTHER_SETTINGS: dict[str, Any] = {
+    "registry": "oci://registry.example/models",
+    "channel": "canary",
+    "epochs": 6,
+    **{name: value / 2 for name, value in DOCUMENT["gate"].items()},
+    "max_drop": 0.5,
+    "max_drop_deployed": 0.5,
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("plan")
+    make_registry(made, "cells")
+    return made
+
+
+def settings(
+    folder: Path, dataset: Dataset = DATASET, baseline: str = "", **parameters: Any
+) -> dict[tuple[str, str], Any]:
+    """What each step is given, by step and setting."""
+    document = {section: dict(values) for section, values in DOCUMENT.items()}
+    document["registry"]["root"] = str(folder / "keys" / "root.json")
+    for name, value in parameters.items():
+        section, _, key = SETTINGS.get(name, f"gate.{name}").partition(".")
+        document[section][key] = value
+    config = parse_config({"name": "cells", **document}, "test")
+    pipeline = definition.create_pipeline(config, dataset, "", baseline_digest=baseline)
+    return {
+        (step.id, name): str(value)
+        for step in pipeline.components
+        for name, value in step.exec_properties.items()
+    }
+
+
+def changed(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> set[tuple[str, str]]:
+    return {key for key in before if before[key] != after[key]}
+
+
+PLANNED_SETTINGS = {(step, name) for step, names in PLANNED.items() for name in names}
+
+
+@pytest.mark.parametrize("dataset", OTHER_DATA.values(), ids=OTHER_DATA)
+def test_other_data_changes_only_what_is_planned(dataset: Dataset, folder: Path) -> None:
+    difference = changed(settings(folder), settings(folder, dataset))
+    assert difference
+    assert difference <= PLANNED_SETTINGS
+
+
+@pytest.mark.parametrize("name", OTHER_SETTINGS)
+def test_each_parameter_changes_only_what_is_planned(name: str, folder: Path) -> None:
+    difference = changed(settings(folder), settings(folder, **{name: OTHER_SETTINGS[name]}))
+    assert difference
+    assert difference <= PLANNED_SETTINGS
+
+
+def test_another_baseline_changes_the_evaluator_alone(folder: Path) -> None:
+    difference = changed(settings(folder), settings(folder, baseline="sha256:" + "a" * 64))
+    assert difference == {("TFLiteEvaluator", "baseline_digest")}
+
+
+def test_other_code_changes_only_what_is_planned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = settings(folder)
+    monkeypatch.setattr(definition, "code_digest", lambda *modules: "other")
+    difference = changed(before, settings(folder))
+    assert {step for step, _ in difference} == {
+        "Transform",
+        "Trainer",
+        "TFLiteRewriter",
+        "TFLiteEvaluator",
+    }
+    assert difference <= PLANNED_SETTINGS
+
+
+def test_nothing_is_planned_that_no_step_has(folder: Path) -> None:
+    assert PLANNED_SETTINGS - set(settings(folder)) == {
+        ("ImportExampleGen", DATASET_DIGEST),
+        ("ImportSchemaGen", DATASET_DIGEST),
+    }
+
+
+def test_every_parameter_is_tried_here(folder: Path) -> None:
+    document = {**DOCUMENT, "name": "cells"}
+    parameters = run_parameters(parse_config(document, "test"))
+    assert set(parameters) == {*OTHER_SETTINGS, "data_path", BASELINE}
