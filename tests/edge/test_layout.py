@@ -73,6 +73,8 @@ def test_a_path_that_is_no_layout_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "empty", tmp_path / "missing"):
         with pytest.raises(NotFoundError, match="is not a model registry"):
             LayoutStore(path)
+        with pytest.raises(NotFoundError, match="is not a model registry"):
+            LayoutWriter(path).tags()
     with pytest.raises(RegistryError):
         LayoutStore(tmp_path / "file")
 
@@ -177,7 +179,8 @@ def tagged(**fields: Any) -> bytes:
         pytest.param(tagged(size=-1), id="a negative size"),
         pytest.param(tagged(size=True), id="a size that is a boolean"),
         pytest.param(tagged(size=9), id="a size that is too small"),
-        pytest.param(tagged(size=1 << 40), id="a size that is too large"),
+        pytest.param(tagged(size=11), id="a size that is too large"),
+        pytest.param(tagged(size=1 << 40), id="a size of a terabyte"),
         pytest.param(tagged(mediaType=1), id="a media type that is a number"),
     ],
 )

@@ -353,6 +353,7 @@ def outside(path: Path) -> Path:
         (".edgeline/incoming", "."),
         (".edgeline/incoming/1", "0" * 64),
         (".edgeline/lock", "0" * 64),
+        (".edgeline/lock", "new"),
         (".edgeline", "."),
         ("blobs", "."),
         ("blobs/sha256", "."),

@@ -1,6 +1,7 @@
 """Publishing: the same content is one release, and the channel's signers vouch for it."""
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -113,6 +114,14 @@ def test_models_measured_again_stay_the_release_that_the_channel_serves(
     assert any_store.reader.read_verdict(any_store.serving()) == b"passed"
     more = any_store.publish({"float32": b"1", "int8": b"2"}, verdict=b"passed")
     assert (more.version, more.created) == (2, True), "another set of variants is another release"
+
+
+def test_models_with_another_contract_are_another_release(any_store: "Store") -> None:
+    any_store.publish({"float32": b"1"})
+    contract = replace(any_store.contract, max_side=256)
+    again = replace(any_store, contract=contract).publish({"float32": b"1"})
+    assert (again.version, again.created) == (2, True)
+    assert any_store.serving().contract == contract
 
 
 def test_another_channel_gets_the_same_release(any_store: "Store") -> None:

@@ -159,9 +159,7 @@ def publish(
             version, created = _claim(store, repository, index)
         tags = [(variant_tag(version, name), child) for name, child in children.items()]
         store.commit(tags, expected={})
-        release = ReleaseRef(version, index)
-        if current is None or current.release != release:
-            repository.point(model, channel, release)
+        repository.point(model, channel, ReleaseRef(version, index))
         return Published(version, index.digest, created, index)
 
 
