@@ -5,8 +5,8 @@ times what copying and syncing the same files takes. With 1,000 releases in a re
 showing and promoting take less than 1 s each as commands, Python's start included, and so does a
 device's look for a new release, for which it downloads less than 100 KB of metadata.
 
-The first promise is not kept on a disk that is as fast as SHA-256 is, 2 GB/s on one core: publishing
-hashes what it copies, and took 1.8 times as long there. With 0.4 GB/s it took 0.9 times as long.
+The first promise is not kept on a disk that is as fast as SHA-256 is, 2 GB/s on one core: there
+publishing took 1.8 times as long, since it hashes what it copies. With 0.4 GB/s it took as long.
 """
 
 from __future__ import annotations
