@@ -10,7 +10,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 .PHONY: demo test test-peers check format bench lock clean help
 
 help:
-	@echo "make demo         the whole path on real images: ingest, train, judge, publish, predict"
+	@echo "make demo         the whole path on real images: ingest, train, judge, sign, predict"
 	@echo "make test         checks and tests; needs nothing but the locked environment"
 	@echo "make test-peers   tests against outside programs, which it installs (as root)"
 	@echo "make check        lint, format and types"
@@ -27,7 +27,7 @@ test: check
 
 test-peers: $(LOCKED)
 	tests/peers/install.sh
-	$(PYTHON) -m pytest -m peers tests/peers $(ARGS)
+	$(PYTHON) -m pytest -m peers tests/edge tests/peers $(ARGS)
 
 check: $(LOCKED)
 	$(VENV)/bin/ruff check .
@@ -63,4 +63,4 @@ lock: | $(UV)
 	    --no-annotate - --output-file locks/uv.txt
 
 clean:
-	rm -rf $(VENV) .tools demo runs registry .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .tools demo runs .mypy_cache .pytest_cache .ruff_cache

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 VERDICT_FILE = "verdict.json"
 REPORT_FILE = "report.html"
+RUN_PROPERTY = "run"  # of the artifact: id of the run that judged, also when the step is cached
 VERSION = 1
 OVERALL = "overall"
 

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from components.tflite_rewriter.variants import PRESETS
+from edgeline.registry.store import Connection
 from pipeline.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -186,13 +187,43 @@ class GateConfig(_Section):
     """Which of the variants that passed are published: all, or only the required ones."""
 
 
-class RegistryConfig(_Section):
-    """`[registry]`: where models that earned it go."""
+def _no_key_itself(uri: str) -> str:
+    # Not quoted in the error either: this file may be public, and so may be a log.
+    if "PRIVATE KEY" in uri:
+        raise ValueError("expected where the key is, such as a path; received a private key itself")
+    return uri
 
-    path: Path = Path("registry")
-    """An OCI image-layout directory; made when it isn't there."""
-    channel: Name = "candidate"
-    """The channel that then points at the release."""
+
+class RegistryConfig(_Section):
+    """`[registry]`: where models that earned it go, and what the pipeline signs them with.
+
+    `edgeline registry init` makes the registry and the keys. Credentials for a server come from
+    Docker's config.json, a passphrase from the environment variable EDGELINE_PASSPHRASE.
+    """
+
+    location: Annotated[str, Field(min_length=1)] = "registry"
+    """A directory, or "oci://host[:port]/repository" of a registry server."""
+    channel: Literal["candidate", "canary"] = "candidate"
+    """The channel that then serves the release; "production" takes `edgeline registry promote`."""
+    root: Path = Path("keys/root.json")
+    """The trusted root, public, that `edgeline registry init` made: all signatures lead to it."""
+    keys: tuple[Annotated[str, AfterValidator(_no_key_itself)], ...] = ()
+    """Where the signing keys are, never the keys: paths of PEM files or of folders with some,
+    "envvar:NAME", or "<key id>=<URI>" of a KMS; by default online.pem and <name>-ci.pem beside
+    `root`."""
+    ca_file: Path | None = None
+    """Certificates (PEM) to trust instead of the system's; for oci:// only, as those below."""
+    client_cert: Path | None = None
+    """Certificate (PEM) of this client, for mutual TLS."""
+    client_key: Path | None = None
+    """Its key (PEM), unless it is in `client_cert`."""
+    insecure: bool = False
+    """Allow plain HTTP to other hosts than this one."""
+
+    @property
+    def connection(self) -> Connection:
+        """How to reach a registry server."""
+        return Connection(self.ca_file, self.client_cert, self.client_key, self.insecure)
 
 
 class RunConfig(_Section):
@@ -223,6 +254,13 @@ class Config(_Section):
     registry: RegistryConfig = RegistryConfig()
     run: RunConfig = RunConfig()
     beam: BeamConfig = BeamConfig()
+
+    @property
+    def key_uris(self) -> tuple[str, ...]:
+        """Where the keys are that releases are signed with."""
+        beside = self.registry.root.parent
+        default = (str(beside / "online.pem"), str(beside / f"{self.name}-ci.pem"))
+        return self.registry.keys or default
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

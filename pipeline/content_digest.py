@@ -1,14 +1,32 @@
-"""Digests that make a cached step stale when what it depends on has changed.
+"""Digests of code and files, for the cache and for the record.
 
 TFX's cache key knows a step's inputs and settings, but neither the code it runs (for code imported
-by name) nor the content of a file that a setting points at. Both become settings by their digest.
+by name), nor the libraries under it, nor the content of a file that a setting points at. All of
+them become settings by their digest, so that a step is stale when what it depends on has changed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from importlib.util import find_spec
 from pathlib import Path
+
+from components.libraries import library_versions
+from components.tflite_models import sha256_of
+
+
+def code_digest(*modules: str) -> str:
+    """The SHA-256, in hex, of the source of modules and of the libraries' versions.
+
+    Args:
+        modules: as in `source_digest`.
+
+    Raises:
+        ModuleNotFoundError: there is no such module.
+    """
+    content = [source_digest(*modules), library_versions()]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def source_digest(*modules: str) -> str:
@@ -31,7 +49,15 @@ def source_digest(*modules: str) -> str:
 def file_digest(path: str) -> str:
     """The SHA-256, in hex, of a file, or the empty string where there is none."""
     file = Path(path)
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    return sha256_of(file) if file.is_file() else ""
+
+
+def files_digest(folder: Path) -> str:
+    """The SHA-256, in hex, over the names and contents of every file below a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_of(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _source_files(name: str) -> list[Path]:

@@ -36,6 +36,8 @@ class IngestReport:
         warnings: What the user should know and need not mend.
         files: The size in bytes of every other file of the dataset, by its path in the folder.
         fingerprint: SHA-256 of what the dataset was made from: equal means up to date.
+        digest: SHA-256, in hex, over the names and contents of the dataset's files; empty in a
+            report from before it was recorded.
         reused: Whether the dataset was up to date and nothing was written.
     """
 
@@ -51,6 +53,7 @@ class IngestReport:
     warnings: tuple[str, ...]
     files: Mapping[str, int]
     fingerprint: str
+    digest: str = ""
     reused: bool = field(default=False, compare=False)
 
     @property
@@ -101,6 +104,7 @@ class Dataset:
         max_side: Pixels; images with a longer side were scaled down to it.
         counts: Images by split and class.
         fingerprint: SHA-256 of what it was made from, in hex.
+        digest: SHA-256 over the names and contents of its files, in hex.
     """
 
     path: Path
@@ -110,6 +114,7 @@ class Dataset:
     max_side: int
     counts: Mapping[str, Mapping[str, int]]
     fingerprint: str
+    digest: str
 
     @classmethod
     def load(cls, path: Path) -> "Dataset":
@@ -127,6 +132,8 @@ class Dataset:
                 f"{path} is not an ingested dataset: {REPORT_FILE} is not a report of "
                 f"version {REPORT_VERSION}; {remedy}"
             )
+        if not report.digest:
+            raise UserError(f"{path} was ingested before datasets had a digest; {remedy}")
         if damage := report.damage(path):
             raise UserError(f"{path} is damaged: {damage}; {remedy}")
         return cls(
@@ -137,4 +144,5 @@ class Dataset:
             max_side=report.options["max_side"],
             counts=report.counts,
             fingerprint=report.fingerprint,
+            digest=report.digest,
         )

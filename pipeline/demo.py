@@ -1,4 +1,6 @@
-"""`make demo`: real images, from the package index to a prediction at the edge.
+"""`make demo`: real images, from the package index to a verified prediction at the edge.
+
+Its registry is signed with throwaway keys, which lie in the open and without a passphrase.
 
 The data is ELPV, electroluminescence images of solar cells (Buerhop-Lux et al. 2018; CC BY-NC-SA
 4.0), which its package brings along. A cell counts as defective where the experts' probability is
@@ -10,6 +12,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,6 +20,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from edgeline.errors import RegistryError
+from edgeline.registry.format import TUF_TAG
+from edgeline.registry.store import open_store
 from pipeline.base_weights import check_imagenet_weights
 from pipeline.config import Config, load_config
 from pipeline.console import console
@@ -45,16 +51,47 @@ def main(overrides: Sequence[str]) -> int:
     table = write_table(FOLDER / "elpv")
     log = ingest_log(config.data.path)
     with console(log) as screen:
+        if make_registry(config):
+            screen.say(
+                f"{config.registry.location}: made, with THROWAWAY KEYS in "
+                f"{config.registry.root.parent}: in the open, without a passphrase"
+            )
         ingest_for_a_person(table, config.data.path, config.ingest, (), screen)
         screen.say()
     code = run(config, verbose=False)
     if code == 0:
         with console(log) as screen:
+            screen.say(f"\nPromotion\n  {_promote(config)}")
             images = held_out(Dataset.load(config.data.path), HELD_OUT_PER_CLASS)
-            screen.say("\nPredictions of the device package on held-out images")
+            screen.say("\nPredictions of the device package, on held-out images, from production")
             screen.say(_predict(images, config))
             screen.say(f"\n{next_commands(config, CONFIG_FILE, overrides, images[0][0])}")
     return code
+
+
+def make_registry(config: Config) -> bool:
+    """Makes the demo's registry and its throwaway keys, or returns False if they are there.
+
+    Raises:
+        UserError: what is there is something else, or has lost its keys.
+    """
+    location, root = config.registry.location, config.registry.root
+    try:
+        store = open_store(location, config.registry.connection)
+        tags = store.tags()
+    except RegistryError:
+        tags = []  # Nothing there yet; or something else, which `init` refuses.
+    if TUF_TAG in tags and root.is_file():
+        return False
+    if TUF_TAG in tags:
+        raise UserError(f"{location}: {root}, its trusted root, is gone; move {location} away")
+    if tags:
+        raise UserError(f"{location}: made before releases were signed; move {location} away")
+    if root.is_file():
+        raise UserError(f"{location}: gone, and its keys are not; move {root.parent} away")
+    arguments = [location, "--model", config.name, "--keys", str(root.parent), "--no-passphrase"]
+    _edgeline("registry", "init", *arguments)
+    return True
 
 
 def write_table(folder: Path) -> Path:
@@ -113,16 +150,29 @@ def _base_weights(overrides: Sequence[str]) -> list[str]:
     return []
 
 
+def _promote(config: Config) -> str:
+    """Has production serve what the channel does, by the command that a person would type."""
+    settings = config.registry
+    outcome = json.loads(
+        _edgeline(
+            *("registry", "promote", settings.location, config.name),
+            *("--from", settings.channel, "--to", "production", "--yes", "--json"),
+            *("--root", str(settings.root), "--key", str(settings.root.parent)),
+        )
+    )
+    since = "already" if outcome["outcome"] == "unchanged" else f"now, as {settings.channel} does"
+    return f"{config.name}/production serves {outcome['tag']} {since}"
+
+
 def _predict(images: Iterable[tuple[Path, str]], config: Config) -> str:
     """Predicts in a process of its own, as a device would, through the command line."""
     images = list(images)
-    command = [sys.executable, "-m", "edgeline", "predict", *(str(path) for path, _ in images)]
-    command += ["--registry", str(config.registry.path), "--model", config.name]
-    command += ["--channel", config.registry.channel, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise UserError(f"edgeline predict failed: {done.stderr.strip()}")
-    predictions = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = _edgeline(
+        *("predict", *(str(path) for path, _ in images), "--json"),
+        *("--registry", config.registry.location, "--model", config.name),
+        *("--root", str(config.registry.root)),
+    )
+    predictions = [json.loads(line) for line in lines.splitlines()]
     rows = [
         [path.name, label, said["label"], f"{said['probability']:.3f}", said["variant"]]
         for (path, label), said in zip(images, predictions, strict=True)
@@ -130,6 +180,16 @@ def _predict(images: Iterable[tuple[Path, str]], config: Config) -> str:
     headers = ["image", "is", "predicted", "probability", "variant"]
     text = tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True)
     return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _edgeline(*arguments: str) -> str:
+    """Runs the command line of the device package; returns what it prints."""
+    command = [sys.executable, "-m", "edgeline", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.strip()
+        raise UserError(f"{shlex.join(['edgeline', *arguments])}\nfailed: {said}")
+    return done.stdout
 
 
 if __name__ == "__main__":

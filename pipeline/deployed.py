@@ -11,25 +11,27 @@ import hashlib
 import json
 
 from components.verdict import Verdict
-from edgeline.registry.reader import LayoutReader
+from edgeline.registry.reader import RegistryReader
 from pipeline.config import Config
-from pipeline.content_digest import file_digest, source_digest
+from pipeline.content_digest import code_digest, file_digest
 from pipeline.dataset import Dataset
+from pipeline.registry import destination
 
 
 def baseline_digest(config: Config, dataset: Dataset) -> str:
-    """The digest of the release to compare with; empty if there is none.
+    """The digest of the release to compare with, as it was signed; empty if there is none.
 
     Raises:
-        edgeline.errors.RegistryError: the registry or the release is damaged.
+        UserError: the trusted root can't be read.
+        edgeline.errors.RegistryError: the registry's metadata is not to be trusted, or the release
+            is damaged.
     """
-    path = config.registry.path
-    if not path.exists() or not any(path.iterdir()):
+    registry = destination(config).open()
+    served = registry.repository.channel(config.name, config.registry.channel)
+    if served is None:
         return ""
-    reader = LayoutReader(path)
-    if reader.channel(config.name, config.registry.channel) is None:
-        return ""
-    release = reader.open_release(config.name, config.registry.channel)
+    reader = RegistryReader(registry.store)
+    release = reader.open(served.release)
     verdict = _verdict(reader.read_verdict(release))
     if verdict is None or verdict.inputs_digest != inputs_digest(config, dataset):
         return release.digest
@@ -43,7 +45,7 @@ def inputs_digest(config: Config, dataset: Dataset) -> str:
         "settings": settings,
         "dataset": dataset.fingerprint,
         "base_weights": file_digest(config.trainer.base_weights),
-        "code": source_digest("pipeline", "components", "edgeline"),
+        "code": code_digest("pipeline", "components", "edgeline"),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

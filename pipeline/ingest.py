@@ -45,6 +45,7 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from pipeline.config import IngestConfig
+from pipeline.content_digest import files_digest
 from pipeline.dataset import LABELS_FILE, REPORT_FILE, SPLITS, IngestReport
 from pipeline.errors import UserError
 from pipeline.image_files import BadImageError, normalise
@@ -124,7 +125,8 @@ def ingest(
     earlier = _earlier_report(out, photos)
     found = _find(photos, options.group)
     fingerprint = _fingerprint(photos, found, options)
-    if earlier and earlier.fingerprint == fingerprint and not earlier.damage(out):
+    current = earlier and earlier.digest and earlier.fingerprint == fingerprint
+    if earlier and current and not earlier.damage(out):
         return replace(earlier, reused=True)
     say(f"{len(found.photos):,} images found in {len(found.labels)} classes")
 
@@ -161,6 +163,7 @@ def ingest(
             warnings=tuple(_warnings(counts)),
             files=_sizes(folder),
             fingerprint=fingerprint,
+            digest=files_digest(folder),
         )
         report.write(folder)
     return report

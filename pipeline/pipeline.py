@@ -24,9 +24,11 @@ from components.tflite_evaluator.component import TFLiteEvaluator
 from components.tflite_rewriter.component import TFLiteRewriter
 from pipeline import evaluation
 from pipeline.config import Config
-from pipeline.content_digest import file_digest, source_digest
+from pipeline.content_digest import code_digest, file_digest
 from pipeline.dataset import SPLITS, Dataset
 from pipeline.deployed import inputs_digest
+from pipeline.origin import origin
+from pipeline.registry import destination
 
 PREPROCESSING_FN = "pipeline.preprocessing.preprocessing_fn"
 RUN_FN = "pipeline.trainer.run_fn"
@@ -51,6 +53,9 @@ def create_pipeline(
         metadata_connection_config: of the local metadata store; None where the orchestrator has
             its own.
         beam_pipeline_args: for the data-parallel steps.
+
+    Raises:
+        UserError: the registry's trusted root can't be read.
     """
     gate = config.gate
     size = {"height": config.image.height, "width": config.image.width}
@@ -71,7 +76,7 @@ def create_pipeline(
         custom_config={
             **size,
             "labels": list(dataset.labels),
-            "code_digest": source_digest("pipeline.preprocessing"),
+            "code_digest": code_digest("pipeline.preprocessing"),
         },
     )
     trainer = Trainer(
@@ -87,7 +92,7 @@ def create_pipeline(
             "labels": list(dataset.labels),
             "trainer": config.trainer.model_dump(mode="json"),
             "base_weights_digest": file_digest(config.trainer.base_weights),
-            "code_digest": source_digest(
+            "code_digest": code_digest(
                 "pipeline.trainer",
                 "pipeline.model",
                 "pipeline.preprocessing",
@@ -111,8 +116,10 @@ def create_pipeline(
         timeout=config.rewriter.timeout,
         calibration_images=config.rewriter.calibration_images,
         max_drop=gate.max_drop,
-        code_digest=source_digest(
-            "edgeline",
+        code_digest=code_digest(
+            "edgeline.contract",
+            "edgeline.preprocessing",
+            "edgeline.runtime",
             "components.tflite_rewriter",
             "components.tflite_models",
             "components.trained_model",
@@ -134,11 +141,12 @@ def create_pipeline(
         ),
         require=gate.require,
         publish=gate.publish,
-        registry=str(config.registry.path),
+        registry=config.registry.location,
+        connection=config.registry.connection,
         model_name=config.name,
         baseline_digest=baseline_digest,
         inputs_digest=inputs_digest(config, dataset),
-        code_digest=source_digest(
+        code_digest=code_digest(
             "edgeline",
             "components.tflite_evaluator",
             "components.report",
@@ -150,9 +158,8 @@ def create_pipeline(
         tflite_models=rewriter.outputs["tflite_models"],
         verdict=tflite_evaluator.outputs["verdict"],
         model_blessing=evaluator.outputs["blessing"],
-        registry=str(config.registry.path),
-        model_name=config.name,
-        channel=config.registry.channel,
+        destination=destination(config),
+        origin=origin(config, dataset),
     )
     steps: list[BaseComponent] = [
         example_gen,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgeline.errors import RegistryError
-from edgeline.registry.reader import LayoutReader
 from pipeline.base_weights import check_imagenet_weights
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.errors import UserError
+from pipeline.registry import check_registry
 
 
 def check(config: Config, dataset: Dataset) -> list[str]:
@@ -25,10 +24,10 @@ def check(config: Config, dataset: Dataset) -> list[str]:
     _check_slices(config, dataset)
     _check_gate(config, dataset)
     _check_batch_size(config, dataset)
-    _check_registry(config)
+    registry_warnings = check_registry(config)
     if config.trainer.base_weights == "imagenet":
         check_imagenet_weights()
-    return list(_warnings(config, dataset))
+    return [*_warnings(config, dataset), *registry_warnings]
 
 
 def _check_classes(config: Config, dataset: Dataset) -> None:
@@ -82,18 +81,6 @@ def _check_batch_size(config: Config, dataset: Dataset) -> None:
             f"trainer.batch_size: expected at most the train split's {images} images; received "
             f"{config.trainer.batch_size}"
         )
-
-
-def _check_registry(config: Config) -> None:
-    path = config.registry.path
-    if not path.exists():
-        return
-    try:
-        if path.is_dir() and not any(path.iterdir()):
-            return
-        LayoutReader(path).releases()
-    except (RegistryError, OSError) as error:
-        raise UserError(f"registry.path: {error}") from error
 
 
 def _warnings(config: Config, dataset: Dataset) -> Iterator[str]:

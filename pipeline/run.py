@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from components.verdict import REPORT_FILE, Verdict
+from edgeline.errors import EdgelineError
 from pipeline import preflight
 from pipeline.config import Config, IngestConfig
 from pipeline.console import Console, console
@@ -128,18 +129,19 @@ def _run_steps(config: Config, dataset: Dataset, root: Path, screen: Console) ->
         screen.say(f"\nReport\n  {_shown(root / REPORT_FILE)}")
     screen.say()
     if failure:
-        return _explain(failure, screen)
+        return explain(failure, screen)
     screen.say(release_line(config, steps["EdgePusher"].outputs["pushed_model"]))
     return 0
 
 
-def _explain(failure: Exception, screen: Console) -> int:
-    """Says why a step failed; returns the exit code."""
+def explain(failure: Exception, screen: Console) -> int:
+    """Says why a step failed, which is the failure's cause; returns the exit code."""
     cause = failure.__cause__
     code = getattr(cause, "exit_code", None)
     if code is not None:  # one of ours: its message stands alone
         screen.say(str(cause))
-        return int(code)
+        # The device package numbers its errors by another table.
+        return STEP_FAILED if isinstance(cause, EdgelineError) else int(code)
     screen.say(f"{failure}: {type(cause).__name__}: {cause}")
     screen.say("The log has the details. A rerun picks up at this step.")
     return STEP_FAILED

@@ -11,7 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from components.edge_pusher.push import RELEASE_FILE
+from components.registry import RELEASE_FILE
 from components.verdict import OVERALL, Check, VariantVerdict, Verdict
 from pipeline.config import Config
 from pipeline.dataset import REPORT_FILE, IngestReport
@@ -59,12 +59,12 @@ def next_commands(config: Config, config_file: Path, overrides: Sequence[str], i
     tools = Path(sys.executable).parent
     if tools.is_relative_to(Path.cwd()):
         tools = tools.relative_to(Path.cwd())
-    registry = str(config.registry.path)
-    where = ["--registry", registry, "--model", config.name, "--channel", config.registry.channel]
+    location, root = config.registry.location, ["--root", str(config.registry.root)]
+    where = ["--registry", location, "--model", config.name]
     run = [f"{tools}/python", "-m", "pipeline", "run", "--config", str(config_file)]
     commands = [
-        [f"{tools}/edgeline", "predict", str(image), *where],
-        [f"{tools}/edgeline", "registry", "list", registry],
+        [f"{tools}/edgeline", "predict", str(image), *where, *root],
+        [f"{tools}/edgeline", "registry", "show", location, f"{config.name}/production", *root],
         [*run, *(f"--set={o}" for o in overrides), "--set=gate.min_accuracy=0.95"],
     ]
     return "\n".join(["Next", *(f"  {shlex.join(command)}" for command in commands)])

@@ -8,12 +8,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.demo import write_table
+if TYPE_CHECKING:
+    from securesystemslib.signer import Key
+
+    from edgeline.contract import PreprocessingContract
+    from edgeline.publish.release import Published
 
 IMAGES = 260
 CONFIG = """\
@@ -60,6 +66,11 @@ class Workspace:
     def registry(self) -> Path:
         return self.folder / "registry"
 
+    @property
+    def root(self) -> Path:
+        """What a device trusts the registry by."""
+        return self.folder / "keys" / "root.json"
+
     def artifact(self, step: str, output: str) -> Path:
         """The newest artifact of a step."""
         folder = self.folder / "runs" / "cells" / step / output
@@ -82,6 +93,61 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 2 if item.path in users else 1
 
     items.sort(key=turn)
+
+
+def make_registry(folder: Path, *models: str, location: str | None = None) -> None:
+    """Makes `folder/registry` and `folder/keys`, as `edgeline registry init` does."""
+    from edgeline.publish.keys import Signers, generate_key
+    from edgeline.publish.repository import Keys, ModelKeys, initialize
+    from edgeline.publish.store import open_for_writing
+
+    keys = folder / "keys"
+
+    def key(name: str) -> Key:
+        return generate_key(keys / f"{name}.pem", None)
+
+    public = Keys(
+        root=(key("root-1"), key("root-2")),
+        targets=key("targets"),
+        online=key("online"),
+        models={
+            name: ModelKeys(ci=key(f"{name}-ci"), release=key(f"{name}-release")) for name in models
+        },
+    )
+    store = open_for_writing(location or str(folder / "registry"))
+    (keys / "root.json").write_bytes(initialize(store, public, Signers.load([str(keys)])))
+
+
+def publish_release(
+    folder: Path,
+    model: str,
+    contents: Mapping[str, bytes],
+    contract: PreprocessingContract,
+    *,
+    channel: str = "candidate",
+    verdict: bytes = b"{}",
+    location: str | None = None,
+) -> Published:
+    """Publishes to what `make_registry` made, by other means than the pipeline."""
+    from edgeline.publish.keys import Signers
+    from edgeline.publish.release import VariantFiles, publish
+    from edgeline.publish.repository import Repository
+    from edgeline.publish.store import open_for_writing
+
+    store = open_for_writing(location or str(folder / "registry"))
+    root = (folder / "keys" / "root.json").read_bytes()
+    files = {name: folder / f"{name}.tflite" for name in contents}
+    for name, content in contents.items():
+        files[name].write_bytes(content)
+    return publish(
+        store,
+        Repository(store, root=root, signers=Signers.load([str(folder / "keys")])),
+        model=model,
+        channel=channel,
+        variants=[VariantFiles(name, file) for name, file in files.items()],
+        preprocessing=contract,
+        verdict=verdict,
+    )
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -113,8 +179,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def _ingest_and_run(folder: Path) -> None:
+    # Here, not above: the device package's tests need no pipeline.
+    from pipeline.demo import write_table
+
     table = write_table(folder / "elpv")
     _keep_every_nth(table, IMAGES)
+    make_registry(folder, "cells")
     (folder / "cells.toml").write_text(CONFIG)
     ingested = command(folder, "ingest", str(table), "dataset", "--config", "cells.toml")
     assert ingested.returncode == 0, ingested.stderr

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import BaseChannel, channel_utils, component_spec, standard_artifacts
 
 from components.artifacts import TFLiteModels, TFLiteVerdict
 from components.edge_pusher import executor
+from components.edge_pusher.origin import Origin
+from components.registry import Destination, connection_to_text
 
 
 class EdgePusherSpec(component_spec.ComponentSpec):
@@ -24,11 +28,15 @@ class EdgePusherSpec(component_spec.ComponentSpec):
         "registry": component_spec.ExecutionParameter(type=str),
         "model_name": component_spec.ExecutionParameter(type=str),
         "channel": component_spec.ExecutionParameter(type=str),
+        "root": component_spec.ExecutionParameter(type=str),
+        "keys": component_spec.ExecutionParameter(type=str),
+        "connection": component_spec.ExecutionParameter(type=str),
+        "origin": component_spec.ExecutionParameter(type=str),
     }
 
 
 class EdgePusher(base_component.BaseComponent):
-    """Publishes every variant that passed, as one release; fails if none did.
+    """Publishes every variant that passed, as one signed release; fails if none did.
 
     Pushing the same content again is no new release, so the step need never be cached: what it
     depends on, the registry, is not among its inputs.
@@ -43,9 +51,8 @@ class EdgePusher(base_component.BaseComponent):
         tflite_models: BaseChannel,
         verdict: BaseChannel,
         model_blessing: BaseChannel,
-        registry: str,
-        model_name: str,
-        channel: str,
+        destination: Destination,
+        origin: Origin,
     ) -> None:
         """Declares the step.
 
@@ -53,18 +60,23 @@ class EdgePusher(base_component.BaseComponent):
             tflite_models: the variants.
             verdict: on them.
             model_blessing: the Evaluator's, on the float model.
-            registry: path of an OCI image-layout directory; made when it isn't there.
-            model_name: the model's name in the registry.
-            channel: that will point at the release.
+            destination: the registry, the model's name there, the channel that will serve the
+                release, and where the keys are to sign that with.
+            origin: what goes on record of where the models come from, besides what is in the
+                inputs.
         """
         super().__init__(
             EdgePusherSpec(
                 tflite_models=tflite_models,
                 verdict=verdict,
                 model_blessing=model_blessing,
-                registry=registry,
-                model_name=model_name,
-                channel=channel,
+                registry=destination.location,
+                model_name=destination.model,
+                channel=destination.channel,
+                root=destination.root.decode(),
+                keys=json.dumps(list(destination.keys)),
+                connection=connection_to_text(destination.connection),
+                origin=origin.to_text(),
                 pushed_model=channel_utils.as_channel([standard_artifacts.PushedModel()]),
             )
         )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from components.edge_pusher.origin import Origin, describe
+from components.registry import Destination
 from components.tflite_models import TFLiteModelsFolder, sha256_of
 from components.verdict import Verdict
-from edgeline.registry.writer import Published, VariantFiles, publish
-
-RELEASE_FILE = "release.json"  # in the PushedModel artifact
+from edgeline.golden import make
+from edgeline.publish import provenance
+from edgeline.publish.release import Published, VariantFiles, publish
 
 
 class GateNotPassed(Exception):  # noqa: N818 - an outcome, not a malfunction
@@ -27,44 +29,58 @@ def push(
     report: bytes,
     *,
     blessed: bool,
-    registry: Path,
-    model: str,
-    channel: str,
+    run: str,
+    origin: Origin,
+    destination: Destination,
 ) -> Published:
-    """Publishes the variants that passed as one release, and points the channel at it.
+    """Publishes the variants that passed as one signed release, and has its channel serve it.
+
+    The release also holds where it comes from, and for each variant a golden pair, by which a
+    device can tell that the variant computes there what it computes here.
 
     Args:
         models: the variants' files.
         verdict: on those files.
         report: for people, HTML; travels with the release.
         blessed: whether TFX's Evaluator blessed the float model.
-        registry: an OCI image-layout directory; made when it isn't there.
-        model: its name in the registry.
-        channel: that will point at the release.
+        run: id of the run that judged them.
+        origin: what else is known of where they come from.
+        destination: the registry, the model's name and channel there, and the keys.
 
     Raises:
         GateNotPassed: there is nothing that may be published.
         ValueError: a file is not the one the verdict is about.
-        edgeline.errors.RegistryError: the registry can't be written.
+        edgeline.errors.ModelError: a variant can't be run, so that it has no golden pair.
+        edgeline.errors.RegistryError: the registry can't be written, is no registry, or its keys
+            are not at hand.
     """
     if not blessed or not verdict.publishable:
         raise GateNotPassed(refusal(verdict, blessed=blessed))
-    variants = [
-        VariantFiles(file.variant, models.path(file))
+    files = {
+        file.variant: models.path(file)
         for file in models.models
         if file.variant in verdict.publishable
-    ]
-    if not variants:
+    }
+    if not files:
         raise GateNotPassed(f"none of the variants that passed is among {models.folder}")
-    _check_identity(variants, verdict)
+    subjects = _checked_digests(files, verdict)
+    registry = destination.open()
+    # First of all: what follows takes seconds, and is in vain without the keys.
+    registry.repository.check_can_sign(destination.model, destination.channel)
+    statement = provenance.build(subjects, describe(origin, run, verdict, report, subjects))
     return publish(
-        registry,
-        model=model,
-        channel=channel,
-        variants=variants,
+        registry.store,
+        registry.repository,
+        model=destination.model,
+        channel=destination.channel,
+        variants=[
+            VariantFiles(name, path, make(path.read_bytes(), models.contract).to_json())
+            for name, path in files.items()
+        ],
         preprocessing=models.contract,
         verdict=verdict.to_json(),
         report=report,
+        provenance=provenance.sign(statement, registry.model_signers(destination.model)[0]),
     )
 
 
@@ -80,12 +96,14 @@ def refusal(verdict: Verdict, *, blessed: bool) -> str:
     return "\n  ".join(lines)
 
 
-def _check_identity(variants: list[VariantFiles], verdict: Verdict) -> None:
+def _checked_digests(files: dict[str, Path], verdict: Verdict) -> dict[str, str]:
+    """The SHA-256 of each file, which is the one that was judged."""
     judged = {variant.variant: variant.sha256 for variant in verdict.variants}
-    for variant in variants:
-        found = sha256_of(variant.model)
-        if found != judged[variant.name]:
+    digests = {name: sha256_of(path) for name, path in files.items()}
+    for name, found in digests.items():
+        if found != judged[name]:
             raise ValueError(
-                f"{variant.model} has SHA-256 {found}, but the verdict is about "
-                f"{judged[variant.name]}: it was changed after it was measured"
+                f"{files[name]} has SHA-256 {found}, but the verdict is about {judged[name]}: it "
+                "was changed after it was measured"
             )
+    return digests

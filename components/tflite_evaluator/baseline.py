@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgeline.contract import PreprocessingContract
-from edgeline.registry.reader import LayoutReader
+from edgeline.registry.reader import RegistryReader
+from edgeline.registry.store import Connection, open_store
 
 
 class BaselineError(Exception):
@@ -41,12 +41,16 @@ class Baseline:
         return variant if variant in self.models else self.default
 
 
-def load_baseline(registry: Path, digest: str, labels: Sequence[str]) -> Baseline | None:
+def load_baseline(
+    registry: str, connection: Connection, digest: str, labels: Sequence[str]
+) -> Baseline | None:
     """Reads a release, or None if there is none yet (`digest` is empty).
 
     Args:
-        registry: an OCI image-layout directory.
-        digest: of the release's index.
+        registry: a directory or "oci://host[:port]/repository".
+        connection: how to reach it.
+        digest: of the release's index, as the signed metadata had it: what it names is intact or
+            is not read.
         labels: the new model's classes.
 
     Raises:
@@ -55,7 +59,7 @@ def load_baseline(registry: Path, digest: str, labels: Sequence[str]) -> Baselin
     """
     if not digest:
         return None
-    reader = LayoutReader(registry)
+    reader = RegistryReader(open_store(registry, connection))
     release = reader.open_digest(digest)
     if set(release.contract.labels) != set(labels):
         raise BaselineError(

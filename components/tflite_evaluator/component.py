@@ -10,7 +10,9 @@ from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import BaseChannel, channel_utils, component_spec, standard_artifacts
 
 from components.artifacts import TFLiteModels, TFLiteVerdict
+from components.registry import connection_to_text
 from components.tflite_evaluator import executor
+from edgeline.registry.store import Connection
 
 
 class TFLiteEvaluatorSpec(component_spec.ComponentSpec):
@@ -35,6 +37,7 @@ class TFLiteEvaluatorSpec(component_spec.ComponentSpec):
         "require": component_spec.ExecutionParameter(type=str),
         "publish": component_spec.ExecutionParameter(type=str),
         "registry": component_spec.ExecutionParameter(type=str),
+        "connection": component_spec.ExecutionParameter(type=str),
         "model_name": component_spec.ExecutionParameter(type=str),
         "baseline_digest": component_spec.ExecutionParameter(type=str),
         "inputs_digest": component_spec.ExecutionParameter(type=str),
@@ -64,6 +67,7 @@ class TFLiteEvaluator(base_beam_component.BaseBeamComponent):
         require: Sequence[str],
         publish: str,
         registry: str,
+        connection: Connection,
         model_name: str,
         baseline_digest: str,
         inputs_digest: str,
@@ -84,7 +88,8 @@ class TFLiteEvaluator(base_beam_component.BaseBeamComponent):
             gate: the other thresholds, by the names of `components.tflite_evaluator.gate.Gate`.
             require: variants without which nothing is published.
             publish: "passed" or "required", which of the variants that passed.
-            registry: path of the registry that holds the deployed release.
+            registry: location of the registry that holds the deployed release.
+            connection: how to reach it.
             model_name: the model's name there.
             baseline_digest: of the deployed release's index; empty if there is none. A digest and
                 not the channel's name, so that a cached verdict can't hide that it moved.
@@ -106,6 +111,7 @@ class TFLiteEvaluator(base_beam_component.BaseBeamComponent):
                 require=json.dumps(list(require)),
                 publish=publish,
                 registry=registry,
+                connection=connection_to_text(connection),
                 model_name=model_name,
                 baseline_digest=baseline_digest,
                 inputs_digest=inputs_digest,

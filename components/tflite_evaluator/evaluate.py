@@ -25,6 +25,7 @@ from components.tflite_evaluator.predict import FLOAT, Predictions, predict
 from components.tflite_models import TFLiteModelsFolder
 from components.trained_model import HISTORY_FILE
 from components.verdict import REPORT_FILE, VERDICT_FILE, Deployed, Policy, Verdict
+from edgeline.registry.store import Connection
 
 THUMBNAIL_SIDE = 96  # pixels
 
@@ -47,7 +48,8 @@ class Settings:
     slice_keys: tuple[str, ...]
     gate: Gate
     policy: Policy
-    registry: Path
+    registry: str
+    connection: Connection
     model_name: str
     baseline_digest: str
     inputs_digest: str
@@ -63,7 +65,9 @@ def evaluate(inputs: Inputs, settings: Settings, output: Path) -> Verdict:
         edgeline.errors.RegistryError: the deployed release is missing or damaged.
     """
     contract = inputs.models.contract
-    baseline = load_baseline(settings.registry, settings.baseline_digest, contract.labels)
+    baseline = load_baseline(
+        settings.registry, settings.connection, settings.baseline_digest, contract.labels
+    )
     predictions = predict(
         inputs.examples,
         inputs.saved_model,

@@ -12,10 +12,11 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components.examples import TransformedExamples
+from components.registry import connection_from_text
 from components.tflite_evaluator.evaluate import Inputs, Settings, evaluate
 from components.tflite_evaluator.gate import Gate
 from components.tflite_models import TFLiteModelsFolder
-from components.verdict import Policy
+from components.verdict import RUN_PROPERTY, Policy
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -41,7 +42,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             policy=Policy(
                 tuple(json.loads(exec_properties["require"])), exec_properties["publish"]
             ),
-            registry=Path(exec_properties["registry"]),
+            registry=exec_properties["registry"],
+            connection=connection_from_text(exec_properties["connection"]),
             model_name=exec_properties["model_name"],
             baseline_digest=exec_properties["baseline_digest"],
             inputs_digest=exec_properties["inputs_digest"],
@@ -60,3 +62,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             settings,
             Path(verdict.uri),
         )
+        # Orchestrators without runs of their own still number each step's execution.
+        run = self._context.pipeline_run_id or self._context.unique_id
+        verdict.set_string_custom_property(RUN_PROPERTY, str(run))

@@ -3,7 +3,8 @@
 MediaPipe Tasks, Android's code generator and others read from it the labels and how to make pixels.
 The format is TFLite Metadata 1.0 (`metadata_schema.fbs`, file identifier "M001"): a flatbuffer in
 the model's metadata table, and the labels as a file in a zip archive appended to the model. There
-is no maintained Python package that writes it, hence the slot numbers below.
+is no maintained Python package that writes it, hence the slot numbers below. The whole contract
+lies beside the labels, for `edgeline` itself.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from edgeline.contract import PreprocessingContract
+from edgeline.runtime.packed import PACKED_CONTRACT
 
 LABELS_FILE = "labels.txt"
 METADATA_NAME = b"TFLITE_METADATA"
@@ -45,7 +47,7 @@ class _AlignedBuilder(flatbuffers.Builder):
 
 
 def add_metadata(model: bytes, contract: PreprocessingContract) -> bytes:
-    """Returns the model with metadata and, appended, the labels.
+    """Returns the model with metadata and, appended, the labels and the contract.
 
     Args:
         model: a TFLite flatbuffer with one input and one output.
@@ -62,7 +64,7 @@ def add_metadata(model: bytes, contract: PreprocessingContract) -> bytes:
 
     builder = _AlignedBuilder(len(model) + (1 << 16))
     builder.Finish(table.Pack(builder), file_identifier=MODEL_IDENTIFIER)
-    return _append_labels(bytes(builder.Output()), contract.labels)
+    return _append_files(bytes(builder.Output()), contract)
 
 
 def read_labels(model: bytes) -> tuple[str, ...]:
@@ -75,11 +77,16 @@ def read_labels(model: bytes) -> tuple[str, ...]:
         return tuple(archive.read(LABELS_FILE).decode("utf-8").splitlines())
 
 
-def _append_labels(model: bytes, labels: Sequence[str]) -> bytes:
+def _append_files(model: bytes, contract: PreprocessingContract) -> bytes:
     file = io.BytesIO(model)
+    files = {
+        LABELS_FILE: "\n".join(contract.labels).encode(),
+        PACKED_CONTRACT: contract.to_json(),
+    }
     with zipfile.ZipFile(file, "a") as archive:
-        # A fixed date: equal models are equal bytes.
-        archive.writestr(zipfile.ZipInfo(LABELS_FILE, (1980, 1, 1, 0, 0, 0)), "\n".join(labels))
+        for name, data in files.items():
+            # A fixed date: equal models are equal bytes.
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
     return file.getvalue()
 
 

@@ -2,32 +2,71 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from components.edge_pusher.origin import Origin
 from components.edge_pusher.push import GateNotPassed, push
+from components.registry import Destination, connection_from_text, connection_to_text
 from components.tflite_models import ModelFile, TFLiteModelsFolder, sha256_of
 from components.verdict import Check, VariantVerdict, Verdict
 from edgeline.contract import PreprocessingContract
-from edgeline.registry.reader import LayoutReader
+from edgeline.errors import RegistryError
+from edgeline.golden import Golden, check
+from edgeline.publish.keys import read_public_key
+from edgeline.publish.provenance import Resource, verify
+from edgeline.publish.release import Published
+from edgeline.registry.reader import RegistryReader, Release
+from edgeline.registry.store import Connection, open_store
+from edgeline.registry.trust import TrustedChannels
+from edgeline.runtime.interpreter import PixelModel
+from tests.conftest import make_registry
 
+SIDE = 4
+CONTRACT = PreprocessingContract(height=SIDE, width=SIDE, max_side=512, labels=("cat", "dog"))
 PASSED = Check("accuracy", "overall", 0.8, 0.7)
 MISSED = Check("accuracy", "overall", 0.6, 0.7)
+ORIGIN = Origin(
+    "https://builder.example", {"model": "pets"}, (Resource("dataset", {"sha256": "aa" * 32}),)
+)
+
+
+@pytest.fixture(scope="module")
+def contents() -> dict[str, bytes]:
+    """Two tiny models that a device could run."""
+    return {name: tiny_model(seed) for seed, name in enumerate(("float32", "float16"))}
+
+
+def tiny_model(seed: int) -> bytes:
+    module = tf.Module()
+    drawn = np.random.default_rng(seed).normal(size=[SIDE * SIDE * 3, 2])
+    module.weights = tf.Variable(drawn.astype(np.float32))
+    pixels = tf.TensorSpec([1, SIDE, SIDE, 3], tf.float32, "pixels")
+
+    def classify(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": tf.nn.softmax(tf.reshape(pixels, [1, -1]) @ module.weights)}
+
+    function = tf.function(classify, input_signature=[pixels]).get_concrete_function()
+    content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
+    return content
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> TFLiteModelsFolder:
-    contract = PreprocessingContract(height=32, width=32, max_side=512, labels=("cat", "dog"))
+def models(tmp_path: Path, contents: dict[str, bytes]) -> TFLiteModelsFolder:
+    make_registry(tmp_path, "pets")
     made = []
-    for variant in ("float32", "float16"):
+    for variant, content in contents.items():
         file = tmp_path / "models" / variant / "model.tflite"
         file.parent.mkdir(parents=True)
-        file.write_bytes(variant.encode())
+        file.write_bytes(content)
         relative = str(file.relative_to(tmp_path / "models"))
-        made.append(ModelFile(variant, variant, "tf", 1.0, relative, sha256_of(file), 7))
-    return TFLiteModelsFolder(tmp_path / "models", tuple(made), contract)
+        made.append(ModelFile(variant, variant, "tf", 1.0, relative, sha256_of(file), len(content)))
+    return TFLiteModelsFolder(tmp_path / "models", tuple(made), CONTRACT)
 
 
 def verdict(models: TFLiteModelsFolder, float_check: Check, *checks: Check) -> Verdict:
@@ -38,31 +77,124 @@ def verdict(models: TFLiteModelsFolder, float_check: Check, *checks: Check) -> V
     return Verdict("test", 100, VariantVerdict("float", (float_check,)), tuple(variants))
 
 
-def pushed(models: TFLiteModelsFolder, judged: Verdict, blessed: bool = True) -> list[str]:
-    """Pushes; returns the variants that the registry then serves."""
-    registry = models.folder.parent / "registry"
-    push(
+def registry(models: TFLiteModelsFolder) -> Path:
+    return models.folder.parent / "registry"
+
+
+def destination(models: TFLiteModelsFolder, *keys: str) -> Destination:
+    folder = models.folder.parent / "keys"
+    return Destination(
+        location=str(registry(models)),
+        model="pets",
+        channel="candidate",
+        root=(folder / "root.json").read_bytes(),
+        keys=[str(folder / f"{key}.pem") for key in keys or ("online", "pets-ci")],
+        connection=Connection(),
+    )
+
+
+def pushed(
+    models: TFLiteModelsFolder, judged: Verdict, blessed: bool = True, keys: tuple[str, ...] = ()
+) -> Published:
+    return push(
         models,
         judged,
         b"<html>",
         blessed=blessed,
-        registry=registry,
-        model="pets",
-        channel="candidate",
+        run="run 7",
+        origin=ORIGIN,
+        destination=destination(models, *keys),
     )
-    release = LayoutReader(registry).open_release("pets", "candidate")
-    return [variant.name for variant in release.variants]
+
+
+def served(models: TFLiteModelsFolder) -> tuple[RegistryReader, Release]:
+    """What a device finds on the channel."""
+    store = open_store(str(registry(models)))
+    root = destination(models).root
+    state = models.folder.parent / "state"
+    reader = RegistryReader(store)
+    channels = TrustedChannels(store, root=root, state=state)
+    return reader, reader.open_channel(channels, "pets", "candidate")
+
+
+def versions(models: TFLiteModelsFolder) -> list[int]:
+    return RegistryReader(open_store(str(registry(models)))).versions()
 
 
 def test_only_the_variants_that_passed_are_published(models: TFLiteModelsFolder) -> None:
-    assert pushed(models, verdict(models, PASSED, MISSED, PASSED)) == ["float16"]
+    published = pushed(models, verdict(models, PASSED, MISSED, PASSED))
+    _, release = served(models)
+    assert [variant.name for variant in release.variants] == ["float16"]
+    assert (published.tag, published.digest) == ("v1", release.digest)
 
 
 def test_the_same_content_again_is_the_same_release(models: TFLiteModelsFolder) -> None:
     judged = verdict(models, PASSED, PASSED, PASSED)
+    first, again = pushed(models, judged), pushed(models, judged)
+    assert (again.tag, again.digest, again.created) == (first.tag, first.digest, False)
+    assert versions(models) == [1]
+
+
+def test_a_push_that_broke_off_is_finished_as_the_same_release(
+    models: TFLiteModelsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its provenance has no time of its own, so the second attempt writes the same bytes."""
+    from edgeline.publish.repository import Repository
+
+    judged = verdict(models, PASSED, PASSED, PASSED)
+    with monkeypatch.context() as broken:
+        broken.setattr(Repository, "point", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pushed(models, judged)
+    assert versions(models) == [1]
     pushed(models, judged)
+    assert versions(models) == [1]
+    assert served(models)[1].tag == "v1"
+
+
+def test_the_release_says_where_it_comes_from(models: TFLiteModelsFolder) -> None:
+    judged = verdict(models, PASSED, MISSED, PASSED)
     pushed(models, judged)
-    assert len(LayoutReader(models.folder.parent / "registry").releases()) == 1
+    reader, release = served(models)
+    envelope = reader.read_provenance(release)
+    assert envelope is not None
+    ci = read_public_key(models.folder.parent / "keys" / "pets-ci.pub")
+    provenance = verify(envelope, [ci])
+    (variant,) = release.variants
+    assert provenance.subjects == {"float16": variant.model.digest.removeprefix("sha256:")}
+    predicate = provenance.statement["predicate"]
+    assert predicate["runDetails"]["metadata"] == {"invocationId": "run 7"}
+    assert predicate["runDetails"]["builder"] == {"id": "https://builder.example"}
+    definition = predicate["buildDefinition"]
+    assert definition["externalParameters"] == {"model": "pets"}
+    assert definition["resolvedDependencies"][0]["name"] == "dataset"
+    assert {"python", "tfx", "tensorflow"} <= definition["internalParameters"]["libraries"].keys()
+    (verdict_file, report) = predicate["runDetails"]["byproducts"]
+    assert verdict_file["digest"] == {"sha256": hashlib.sha256(judged.to_json()).hexdigest()}
+    assert verdict_file["annotations"] == {"metrics": {"float16": {"accuracy": 0.8}}}
+    assert report["digest"] == {"sha256": hashlib.sha256(b"<html>").hexdigest()}
+
+
+def test_a_metric_that_is_not_defined_does_not_break_the_record(
+    models: TFLiteModelsFolder,
+) -> None:
+    undefined = Check("precision", "overall", float("nan"))
+    judged = verdict(models, PASSED, PASSED, PASSED)
+    variants = tuple(replace(v, checks=(*v.checks, undefined)) for v in judged.variants)
+    pushed(models, replace(judged, variants=variants))
+    assert served(models)[1].provenance is not None
+
+
+def test_each_variant_brings_a_golden_pair_that_it_passes(models: TFLiteModelsFolder) -> None:
+    pushed(models, verdict(models, PASSED, PASSED, PASSED))
+    reader, release = served(models)
+    for variant in release.variants:
+        golden = reader.read_golden(variant)
+        assert golden is not None
+        model = PixelModel(
+            reader.read_model(variant), height=SIDE, width=SIDE, classes=2, num_threads=1
+        )
+        check(model, release.contract, Golden.from_json(golden))
 
 
 REFUSED = {
@@ -80,7 +212,7 @@ def test_nothing_is_published_when(
         pushed(models, verdict(models, *checks), blessed)
     assert reason in str(caught.value)
     assert caught.value.exit_code == 3
-    assert not (models.folder.parent / "registry").exists()
+    assert versions(models) == []
 
 
 def test_a_file_changed_after_it_was_measured_is_not_published(models: TFLiteModelsFolder) -> None:
@@ -88,7 +220,7 @@ def test_a_file_changed_after_it_was_measured_is_not_published(models: TFLiteMod
     models.path(models.models[0]).write_bytes(b"another model")
     with pytest.raises(ValueError, match="it was changed after it was measured"):
         pushed(models, judged)
-    assert not (models.folder.parent / "registry").exists()
+    assert versions(models) == []
 
 
 def test_a_verdict_about_other_variants_publishes_nothing(models: TFLiteModelsFolder) -> None:
@@ -96,3 +228,18 @@ def test_a_verdict_about_other_variants_publishes_nothing(models: TFLiteModelsFo
     strangers = tuple(replace(v, variant=f"{v.variant}_x") for v in judged.variants)
     with pytest.raises(GateNotPassed, match="none of the variants that passed"):
         pushed(models, replace(judged, variants=strangers))
+
+
+@pytest.mark.parametrize("keys", [("online",), ("pets-ci",), ("online", "pets-release")], ids=str)
+def test_without_the_keys_nothing_is_written(
+    keys: tuple[str, ...], models: TFLiteModelsFolder
+) -> None:
+    before = sorted(registry(models).rglob("*"))
+    with pytest.raises(RegistryError, match="is signed by 1 of the keys"):
+        pushed(models, verdict(models, PASSED, PASSED, PASSED), keys=keys)
+    assert sorted(registry(models).rglob("*")) == before
+
+
+def test_a_connection_travels_as_text() -> None:
+    connection = Connection(Path("ca.pem"), None, Path("key.pem"), insecure=True)
+    assert connection_from_text(connection_to_text(connection)) == connection

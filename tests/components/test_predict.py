@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from components.examples import TransformedExamples
 from components.tflite_evaluator.baseline import Baseline, BaselineError, load_baseline
 from components.tflite_evaluator.predict import Predictions, predict
 from components.tflite_models import TFLiteModelsFolder
-from edgeline.registry.writer import VariantFiles, publish
-from tests.conftest import Workspace
+from edgeline.registry.store import Connection
+from tests.conftest import Workspace, make_registry, publish_release
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +72,11 @@ def test_a_deployed_release_preprocesses_by_its_own_contract(
 ) -> None:
     """The same model with its classes in another order says the same, column by column."""
     reversed_labels = tuple(reversed(models.contract.labels))
-    swapped = tmp_path / "swapped.tflite"
-    swapped.write_bytes(_with_swapped_outputs(models))
     contract = replace(models.contract, labels=reversed_labels)
-    published = publish(
-        tmp_path / "registry",
-        model="cells",
-        channel="production",
-        variants=[VariantFiles("float32", swapped)],
-        preprocessing=contract,
-        verdict=b"{}",
-    )
-    baseline = load_baseline(tmp_path / "registry", published.digest, models.contract.labels)
+    make_registry(tmp_path, "cells")
+    variants = {"float32": _with_swapped_outputs(models)}
+    published = publish_release(tmp_path, "cells", variants, contract)
+    baseline = loaded(tmp_path, published.digest, models.contract.labels)
     assert baseline is not None
     assert (baseline.tag, baseline.counterpart("int8")) == ("v1", "float32")
     found = predicted(workspace, models, examples, {}, baseline)
@@ -93,20 +86,20 @@ def test_a_deployed_release_preprocesses_by_its_own_contract(
 def test_a_deployed_release_of_other_classes_is_not_compared_with(
     models: TFLiteModelsFolder, tmp_path: Path
 ) -> None:
-    published = publish(
-        tmp_path / "registry",
-        model="cells",
-        channel="production",
-        variants=[VariantFiles("float32", models.path(models.models[0]))],
-        preprocessing=replace(models.contract, labels=("cat", "dog")),
-        verdict=b"{}",
-    )
+    contract = replace(models.contract, labels=("cat", "dog"))
+    make_registry(tmp_path, "cells")
+    variants = {"float32": models.path(models.models[0]).read_bytes()}
+    published = publish_release(tmp_path, "cells", variants, contract)
     with pytest.raises(BaselineError, match="has the classes cat, dog, the new model defective"):
-        load_baseline(tmp_path / "registry", published.digest, models.contract.labels)
+        loaded(tmp_path, published.digest, models.contract.labels)
 
 
 def test_without_a_digest_there_is_no_baseline(tmp_path: Path) -> None:
-    assert load_baseline(tmp_path / "registry", "", ("cat", "dog")) is None
+    assert loaded(tmp_path, "", ("cat", "dog")) is None
+
+
+def loaded(folder: Path, digest: str, labels: Sequence[str]) -> Baseline | None:
+    return load_baseline(str(folder / "registry"), Connection(), digest, labels)
 
 
 def _small_model(output: Any, classes: int = 2) -> bytes:

@@ -34,6 +34,7 @@ from components.tflite_rewriter.metadata import METADATA_IDENTIFIER, METADATA_NA
 from components.tflite_rewriter.rewrite import RewriteError, rewrite
 from components.tflite_rewriter.variants import PRESETS, VARIANTS
 from edgeline.contract import PreprocessingContract
+from edgeline.runtime.packed import packed_contract
 
 LABELS = ("cat", "dog", "brontosaurus")
 SIDE = 16
@@ -208,6 +209,7 @@ def test_each_file_carries_metadata_and_labels(models: TFLiteModelsFolder) -> No
     for variant in VARIANTS:
         model = content(models, variant)
         assert read_labels(model) == LABELS
+        assert packed_contract(model, variant).labels == LABELS
         table = schema.ModelT.InitFromPackedBuf(model)
         (entry,) = [m for m in table.metadata if m.name == METADATA_NAME]
         metadata = bytes(table.buffers[entry.buffer].data)

@@ -1,10 +1,12 @@
 """Real models and real registries for the tests of the device package."""
 
 import os
+import secrets
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,12 @@ import numpy as np
 import pytest
 
 from edgeline.contract import PreprocessingContract
-from edgeline.registry.writer import Published, VariantFiles, publish
+from edgeline.publish import remote
+from tests.edge.servers import RegistryServer
+from tests.edge.stores import Authority, Store, make_authority
+from tests.peers.docker_registry import DockerRegistry
+
+__all__ = ["Authority", "Store"]  # for the tests' annotations
 
 SIDE = 8
 LABELS = ("cat", "dog", "bird")
@@ -70,53 +77,69 @@ def _quantized(converter: Any) -> Any:
     return converter
 
 
-@dataclass(frozen=True)
-class Store:
-    """A registry under test, and an easy way to publish to it."""
-
-    path: Path
-    files: Path
-    contract: PreprocessingContract
-
-    def publish(
-        self,
-        variants: Mapping[str, bytes] | None = None,
-        *,
-        model: str = "pets",
-        channel: str = "candidate",
-        verdict: bytes = b"{}",
-    ) -> Published:
-        """Publish a release; without `variants`, of one that is no real model."""
-        files = []
-        for name, content in (variants or {"float32": b"weights"}).items():
-            path = self.files / f"{name}.tflite"
-            path.write_bytes(content)
-            files.append(VariantFiles(name, path))
-        return publish(
-            self.path,
-            model=model,
-            channel=channel,
-            variants=files,
-            preprocessing=self.contract,
-            verdict=verdict,
-        )
-
-    def blob(self, digest: str) -> Path:
-        """Return where the store keeps a blob."""
-        return self.path / "blobs" / "sha256" / digest.removeprefix("sha256:")
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Throwaway keys, and a registry in which nothing was published yet."""
+    return make_authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture
-def store(tmp_path: Path, contract: PreprocessingContract) -> Store:
-    """A registry that does not exist yet."""
+def store(tmp_path: Path, contract: PreprocessingContract, authority: Authority) -> Store:
+    """A registry in a directory, with keys and without a release."""
     files = tmp_path / "files"
     files.mkdir()
-    return Store(tmp_path / "registry", files, contract)
+    shutil.copytree(authority.empty, tmp_path / "registry")
+    return Store(str(tmp_path / "registry"), files, contract, authority)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RegistryServer]:
+    """A registry server of our own, which has no repository yet."""
+    with RegistryServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server_store(store: Store, server: RegistryServer, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A registry on a server, with keys and without a release."""
+    # One writer at a time has nobody to wait for.
+    monkeypatch.setattr(remote, "SETTLE_SECONDS", 0.0)
+    return replace(store, location=f"oci://{server.host}/{secrets.token_hex(8)}").initialized()
+
+
+@pytest.fixture(scope="session")
+def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    """A registry server of others, which has no repository yet."""
+    with DockerRegistry(tmp_path_factory.mktemp("docker-registry")) as registry:
+        yield registry
+
+
+@pytest.fixture
+def docker_store(
+    store: Store, docker_registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch
+) -> Store:
+    """A registry on a server of others, with keys and without a release."""
+    monkeypatch.setattr(remote, "SETTLE_SECONDS", 0.0)
+    location = docker_registry.location(secrets.token_hex(8))
+    return replace(store, location=location).initialized()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("store", id="directory"),
+        pytest.param("server_store", id="server"),
+        pytest.param("docker_store", id="docker-registry", marks=pytest.mark.peers),
+    ]
+)
+def any_store(request: pytest.FixtureRequest) -> Store:
+    """A registry in a directory, and then one on each kind of server."""
+    found: Store = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture
 def pets(store: Store, models: Path) -> Store:
-    """A registry with one release of real models, in both channels' names."""
+    """A registry with one release of real models, in two channels."""
     variants = {name: (models / f"{name}.tflite").read_bytes() for name in ("float32", "int8_io")}
     store.publish(variants, channel="candidate")
     store.publish(variants, channel="production")

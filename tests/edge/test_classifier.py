@@ -1,8 +1,9 @@
 """Predictions with real TFLite models: right numbers, and a clear refusal of what does not fit."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeline import Classifier, Prediction, PreprocessingContract
-from edgeline.errors import ContractError, ImageError, IntegrityError, ModelError, NotFoundError
+from edgeline.errors import (
+    ContractError,
+    ImageError,
+    IntegrityError,
+    ModelError,
+    NotFoundError,
+    RegistryError,
+    TrustError,
+)
 from edgeline.preprocessing import preprocess
+from edgeline.publish.keys import Signers, generate_key
+from edgeline.publish.repository import initialize
+from edgeline.publish.store import open_for_writing
 
 if TYPE_CHECKING:
-    from tests.edge.conftest import Store
+    from tests.edge.conftest import Authority, Store
 
 LABELS = ("cat", "dog", "bird")
 
@@ -61,8 +73,13 @@ def test_a_prediction_ranks_its_labels() -> None:
     assert len(prediction.top(99)) == 3
 
 
+def _from_registry(store: "Store", channel: str = "production", **options: Any) -> Classifier:
+    given = {"root": store.root, "state": store.files / "state", **options}
+    return Classifier.from_registry(store.path, "pets", channel, **given)
+
+
 def test_a_classifier_knows_where_its_model_comes_from(pets: "Store", models: Path) -> None:
-    classifier = Classifier.from_registry(pets.path, "pets", "candidate", variant="float32")
+    classifier = _from_registry(pets, "candidate", variant="float32")
     assert (classifier.model, classifier.version, classifier.tag) == ("pets", 1, "v1")
     assert classifier.variant == "float32"
     assert classifier.digest is not None
@@ -74,10 +91,11 @@ def test_a_classifier_knows_where_its_model_comes_from(pets: "Store", models: Pa
     assert origin == (None,) * 5
 
 
-def test_the_default_is_the_smallest_variant_in_production(pets: "Store", models: Path) -> None:
-    sizes = {name: (models / f"{name}.tflite").stat().st_size for name in ("float32", "int8_io")}
-    classifier = Classifier.from_registry(pets.path, "pets")
-    assert classifier.variant == min(sizes, key=lambda name: sizes[name])
+def test_the_default_is_a_variant_of_what_production_serves(pets: "Store") -> None:
+    pets.publish({"other": b"no model"}, channel="candidate")
+    classifier = _from_registry(pets)
+    assert classifier.version == 1
+    assert classifier.variant in ("float32", "int8_io")
 
 
 def test_a_contract_may_come_from_a_file(
@@ -122,20 +140,42 @@ def test_refuses_a_prediction_that_is_not_a_number(
 
 
 def test_a_tampered_model_does_not_reach_the_interpreter(pets: "Store") -> None:
-    good = Classifier.from_registry(pets.path, "pets", variant="float32")
+    good = _from_registry(pets, variant="float32")
     for blob in (pets.path / "blobs" / "sha256").iterdir():
         data = bytearray(blob.read_bytes())
         if data[4:8] == b"TFL3":
             data[len(data) // 2] ^= 1
             blob.write_bytes(data)
     with pytest.raises(IntegrityError, match="changed or damaged"):
-        Classifier.from_registry(pets.path, "pets", variant="float32")
+        _from_registry(pets, variant="float32", state=pets.files / "another device")
     assert good.predict(np.zeros((4, 4, 3), np.uint8)).label in LABELS
 
 
 def test_a_variant_that_is_not_there_is_named(pets: "Store") -> None:
     with pytest.raises(NotFoundError, match="has no variant 'int4'; it has float32, int8_io"):
-        Classifier.from_registry(pets.path, "pets", variant="int4")
+        _from_registry(pets, variant="int4")
+
+
+def test_the_root_may_come_from_a_file(
+    pets: "Store", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    root = tmp_path / "root.json"
+    root.write_bytes(pets.root)
+    assert Classifier.from_registry(str(pets.path), "pets", root=str(root)).version == 1
+    assert (tmp_path / "home" / "edgeline").is_dir()
+    with pytest.raises(RegistryError, match="cannot be read: No such file"):
+        Classifier.from_registry(pets.path, "pets", root=tmp_path / "missing.json")
+
+
+def test_what_other_keys_have_signed_is_not_loaded(
+    pets: "Store", tmp_path: Path, authority: "Authority"
+) -> None:
+    keys = replace(authority.keys, online=generate_key(tmp_path / "online.pem", None))
+    signers = Signers.load([str(authority.files), str(tmp_path / "online.pem")])
+    root = initialize(open_for_writing(str(tmp_path / "other")), keys, signers)
+    with pytest.raises(TrustError):
+        Classifier.from_registry(pets.path, "pets", root=root, state=tmp_path / "state")
 
 
 def test_a_batch_is_predicted_in_order(
@@ -145,16 +185,25 @@ def test_a_batch_is_predicted_in_order(
     predictions = list(classifier.predict_batch(images))
     for image, prediction in zip(images, predictions, strict=True):
         expected = classifier.predict(image).probabilities
-        np.testing.assert_array_equal(prediction.probabilities, expected)
-    with pytest.raises(ImageError):
-        list(classifier.predict_batch([images[0], b"no image"]))
+        assert isinstance(prediction, Prediction)
+        np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-6)
+
+
+def test_an_image_that_cannot_be_read_does_not_end_a_batch(
+    models: Path, contract: PreprocessingContract, images: list[NDArray[np.uint8]]
+) -> None:
+    classifier = Classifier.from_file(models / "float32.tflite", contract)
+    first, second, third = classifier.predict_batch([images[0], b"no image", images[1]])
+    assert isinstance(first, Prediction)
+    assert isinstance(second, ImageError)
+    assert isinstance(third, Prediction)
 
 
 def test_threads_may_share_a_classifier(
     models: Path, contract: PreprocessingContract, images: list[NDArray[np.uint8]]
 ) -> None:
     classifier = Classifier.from_file(models / "float32.tflite", contract, num_threads=1)
-    expected = [prediction.probabilities for prediction in classifier.predict_batch(images)]
+    expected = [classifier.predict(image).probabilities for image in images]
     different: list[int] = []
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""The command line, run as users run it."""
+"""The command line, run as users run it: predictions, and what importing costs."""
 
 import json
 import subprocess
@@ -17,7 +17,19 @@ Python = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def root(pets: "Store") -> Path:
+    """The file that a device trusts the registry by."""
+    path = pets.files / "root.json"
+    path.write_bytes(pets.root)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Images to predict, and a home for what is remembered of registries."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("EDGELINE_ROOT", raising=False)
+    monkeypatch.delenv("EDGELINE_STATE", raising=False)
     folder = tmp_path / "photos"
     folder.mkdir()
     for name, colour in {"red": "red", "a longer name": "blue"}.items():
@@ -33,8 +45,19 @@ def test_importing_edgeline_loads_nothing_heavy(python: Python) -> None:
 
 
 def test_publishing_needs_no_numpy(python: Python) -> None:
-    done = python("-c", "import sys, edgeline.registry.writer; print('numpy' in sys.modules)")
+    code = "import sys, edgeline.publish.release, edgeline.publish.channels; "
+    done = python("-c", code + "print('numpy' in sys.modules)")
     assert done.stdout == "False\n"
+
+
+def test_help_loads_nothing_that_it_does_not_need(python: Python) -> None:
+    code = (
+        "import sys; from edgeline.cli import main\n"
+        "try: main(['registry', 'promote', '--help'])\n"
+        "finally: print({'tuf', 'cryptography', 'urllib3', 'numpy'} & {*sys.modules})"
+    )
+    done = python("-c", code)
+    assert done.stdout.endswith("\nset()\n")
 
 
 def test_the_package_offers_its_public_names_and_no_others(python: Python) -> None:
@@ -43,20 +66,22 @@ def test_the_package_offers_its_public_names_and_no_others(python: Python) -> No
     assert "module 'edgeline' has no attribute 'Clasifier'" in done.stderr
 
 
-def test_predicting_does_not_need_tensorflow(python: Python, pets: "Store", photos: Path) -> None:
+def test_predicting_does_not_need_tensorflow(
+    python: Python, pets: "Store", root: Path, photos: Path
+) -> None:
     code = (
         "import sys; from edgeline.cli import main; code = main(sys.argv[1:]); "
         "print('tensorflow' in sys.modules); sys.exit(code)"
     )
-    arguments = ("--registry", pets.path, "--model", "pets")
+    arguments = ("--registry", pets.path, "--model", "pets", "--root", root)
     done = python("-c", code, "predict", photos / "red.png", *arguments)
     assert done.returncode == 0
     assert done.stdout.splitlines()[1] == "False"
 
 
-def test_predictions_are_aligned(python: Python, pets: "Store", photos: Path) -> None:
+def test_predictions_are_aligned(python: Python, pets: "Store", root: Path, photos: Path) -> None:
     paths = [photos / "red.png", photos / "a longer name.png"]
-    options = ("--registry", pets.path, "--model", "pets", "--top", "2")
+    options = ("--registry", pets.path, "--root", root, "--model", "pets", "--top", "2")
     done = python("-m", "edgeline", "predict", *paths, *options)
     assert done.returncode == 0, done.stderr
     width = len(str(paths[1]))
@@ -67,9 +92,10 @@ def test_predictions_are_aligned(python: Python, pets: "Store", photos: Path) ->
         assert 1 / 3 <= float(probability) <= 1
 
 
-def test_json_says_everything(python: Python, pets: "Store", photos: Path) -> None:
-    options = ("--registry", pets.path, "--model", "pets", "--variant", "float32", "--json")
-    done = python("-m", "edgeline", "predict", photos / "red.png", *options)
+def test_json_says_everything(python: Python, pets: "Store", root: Path, photos: Path) -> None:
+    options = ("--registry", pets.path, "--root", root, "--model", "pets")
+    output = ("--variant", "float32", "--json")
+    done = python("-m", "edgeline", "predict", photos / "red.png", *options, *output)
     (line,) = done.stdout.splitlines()
     document = json.loads(line)
     probabilities = document.pop("probabilities")
@@ -87,10 +113,10 @@ def test_json_says_everything(python: Python, pets: "Store", photos: Path) -> No
 
 
 def test_a_damaged_image_does_not_stop_the_others(
-    python: Python, pets: "Store", photos: Path
+    python: Python, pets: "Store", root: Path, photos: Path
 ) -> None:
     paths = [photos / "broken.jpg", photos / "red.png", photos / "missing.png"]
-    options = ("--registry", pets.path, "--model", "pets")
+    options = ("--registry", pets.path, "--root", root, "--model", "pets")
     done = python("-m", "edgeline", "predict", *paths, *options)
     assert done.returncode == 1
     assert done.stdout.startswith(str(photos / "red.png"))
@@ -107,18 +133,27 @@ def test_a_damaged_image_does_not_stop_the_others(
     [
         pytest.param(["--model", "birds"], 3, "edgeline: ", id="an unknown model"),
         pytest.param(["--model", "../x"], 3, "is named by", id="a malformed model"),
-        pytest.param(["--channel", "canary"], 3, "it has pets.candidate", id="an empty channel"),
+        pytest.param(["--channel", "canary"], 3, "it has pets/candidate", id="an empty channel"),
         pytest.param(["--variant", "int4"], 3, "it has float32, int8_io", id="no such variant"),
         pytest.param(["--registry", "/nowhere"], 3, "not a model registry", id="no registry"),
+        pytest.param(["--registry", "oci://"], 3, "oci://", id="a malformed location"),
+        pytest.param(["--root", "/nowhere"], 3, "cannot be read", id="no root"),
+        pytest.param(["--root", __file__], 4, "is not the root metadata", id="something else"),
         pytest.param(["--top", "0"], 2, "expected at least 1", id="no labels wanted"),
         pytest.param(["--threads", "many"], 2, "invalid", id="threads that are no number"),
         pytest.param(["--top", "2", "--json"], 2, "not allowed with", id="two kinds of output"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_about(
-    changes: list[str], code: int, message: str, python: Python, pets: "Store", photos: Path
+    changes: list[str],
+    code: int,
+    message: str,
+    python: Python,
+    pets: "Store",
+    root: Path,
+    photos: Path,
 ) -> None:
-    options = ("--registry", pets.path, "--model", "pets", *changes)
+    options = ("--registry", pets.path, "--root", root, "--model", "pets", *changes)
     done = python("-m", "edgeline", "predict", photos / "red.png", *options)
     assert done.returncode == code
     assert message in done.stderr
@@ -126,26 +161,45 @@ def test_a_mistake_is_told_in_one_line_about(
     assert done.stdout == ""
 
 
-def test_releases_are_listed(python: Python, pets: "Store") -> None:
-    pets.publish({"float32": b"x" * 7_340_000}, model="birds")
-    done = python("-m", "edgeline", "registry", "list", pets.path)
-    header, first, second = done.stdout.splitlines()
-    assert header.split() == ["RELEASE", "MODEL", "CHANNELS", "VARIANTS"]
-    assert first.startswith("v1       pets   candidate, production  float32 (")
-    assert second == "v2       birds  candidate              float32 (7.3 MB)"
+def test_a_registry_is_trusted_by_a_root_that_has_to_be_given(
+    python: Python, pets: "Store", root: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("-m", "edgeline", "predict", photos / "red.png", "--model", "pets")
+    done = python(*command, "--registry", pets.path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "edgeline: No trusted root: expected --root FILE, or EDGELINE_ROO"
+    )
+    assert "get it from whoever keeps the registry" in done.stderr
+    monkeypatch.setenv("EDGELINE_ROOT", str(root))
+    assert python(*command, "--registry", pets.path).returncode == 0
 
-    done = python("-m", "edgeline", "registry", "list", pets.path, "--json")
-    documents = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [document["tag"] for document in documents] == ["v1", "v2"]
-    assert documents[1]["variants"] == {"float32": 7_340_000}
-    assert documents[0]["channels"] == ["candidate", "production"]
 
-
-def test_a_folder_without_a_registry_is_told_so(python: Python, tmp_path: Path) -> None:
-    done = python("-m", "edgeline", "registry", "list", tmp_path)
-    assert done.returncode == 3
-    assert done.stderr.startswith(f"edgeline: {tmp_path} is not a model registry")
-    assert len(done.stderr.splitlines()) == 1
+@pytest.mark.parametrize("given", ["--state", "EDGELINE_STATE", ""])
+def test_what_was_seen_is_remembered(
+    given: str,
+    python: Python,
+    pets: "Store",
+    root: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state, options = tmp_path / "remembered", ["--root", root]
+    if given == "--state":
+        options += ["--state", state]
+    elif given:
+        monkeypatch.setenv(given, str(state))
+    else:
+        state = tmp_path / "state" / "edgeline"
+    older = (pets.path / "index.json").read_bytes()
+    pets.publish(channel="canary")
+    command = ("-m", "edgeline", "predict", photos / "red.png", "--model", "pets")
+    assert python(*command, "--registry", pets.path, *options).returncode == 0
+    assert [*state.rglob("trusted.json")]
+    (pets.path / "index.json").write_bytes(older)
+    done = python(*command, "--registry", pets.path, *options)
+    assert "cannot be trusted" in done.stderr
 
 
 @pytest.mark.parametrize("command", [[], ["predict"], ["registry", "list"]])
@@ -153,3 +207,15 @@ def test_help_shows_the_exit_codes(command: list[str], python: Python) -> None:
     done = python("-m", "edgeline", *command, "--help")
     assert done.returncode == 0
     assert "exit codes:" in done.stdout
+
+
+def test_a_reader_that_has_enough_is_no_error(python: Python, pets: "Store", root: Path) -> None:
+    code = (
+        "import os, subprocess, sys\n"
+        "reader, writer = os.pipe()\n"
+        "os.close(reader)\n"
+        "sys.exit(subprocess.run([sys.executable, '-m', 'edgeline', *sys.argv[1:]], "
+        "stdout=writer).returncode)"
+    )
+    done = python("-c", code, "registry", "list", pets.path, "--root", root)
+    assert (done.returncode, done.stderr) == (141, "")

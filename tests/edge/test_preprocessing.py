@@ -11,7 +11,7 @@ from PIL import Image
 
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import ImageError
-from edgeline.preprocessing import load_image, preprocess, resize_bilinear
+from edgeline.preprocessing import load_image, load_pixels, preprocess, resize_bilinear
 
 
 def _noise(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
@@ -67,6 +67,21 @@ def test_every_kind_of_source_gives_the_same_pixels(tmp_path: Path) -> None:
     image.save(path)
     for source in (path, str(path), path.read_bytes(), image, pixels):
         np.testing.assert_array_equal(load_image(source), pixels)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (300, 200), (8, 8)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_pixels_of_an_image_are_those_of_its_steps(size: tuple[int, int], mode: str) -> None:
+    contract = PreprocessingContract(height=8, width=9, max_side=64, labels=("a", "b"))
+    noise = np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(noise).convert(mode)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    for source in (image, file.getvalue(), noise):
+        before = image.tobytes()
+        expected = preprocess(contract, load_image(source))
+        np.testing.assert_array_equal(load_pixels(contract, source), expected)
+        assert image.tobytes() == before
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP", "GIF", "JPEG"])

@@ -1,49 +1,32 @@
-"""Reading: a registry that was tampered with is refused, whatever was done to it."""
+"""Reading releases: one that was tampered with is refused, whatever was done to it."""
 
 import hashlib
 import json
-import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edgeline.errors import EdgelineError, IntegrityError, NotFoundError, RegistryError
-from edgeline.registry.format import Descriptor
-from edgeline.registry.reader import LayoutReader
+from edgeline.errors import EdgelineError, IntegrityError, NotFoundError
+from edgeline.publish.store import open_for_writing
+from edgeline.registry.format import OCI_INDEX, OCI_MANIFEST, Descriptor, ReleaseRef
 
 if TYPE_CHECKING:
     from tests.edge.conftest import Store
 
-
-def _read_everything(path: Path) -> None:
-    reader = LayoutReader(path)
-    release = reader.open_release("pets", "candidate")
-    reader.read_verdict(release)
-    reader.read_model(release.variant("float32"))
+Document = dict[str, Any]
+Change = Callable[[Document], object]
 
 
-def _digests(store: "Store") -> dict[str, str]:
-    release = LayoutReader(store.path).open_tag("v1")
-    variant = release.variant("float32")
-    return {
-        "index": release.digest,
-        "manifest": variant.manifest.digest,
-        "model": variant.model.digest,
-        "verdict": release.verdict.digest,
-    }
-
-
-def test_a_release_is_found_by_channel_and_by_tag(store: "Store") -> None:
-    published = store.publish({"float32": b"large weights", "int8": b"weights"})
-    reader = LayoutReader(str(store.path))
-    release = reader.open_release("pets", "candidate")
-    assert release == reader.open_tag("v1") == reader.releases()[0]
+def test_a_release_is_found_by_channel_version_digest_and_reference(any_store: "Store") -> None:
+    published = any_store.publish({"float32": b"large weights", "int8": b"weights"})
+    reader, release = any_store.reader, any_store.serving()
+    assert release == reader.open_version(1) == reader.open_digest(published.digest)
+    assert release == reader.open(release.ref)
+    assert release.ref == ReleaseRef(1, published.index)
     assert (release.model, release.version, release.tag) == ("pets", 1, "v1")
-    assert release.digest == published.digest == reader.resolve("v1").digest
-    assert release.contract == store.contract
-    assert release.channels == ("candidate",)
+    assert release.digest == published.digest
+    assert release.contract == any_store.contract
     assert reader.read_verdict(release) == b"{}"
     assert [variant.name for variant in release.variants] == ["float32", "int8"]
     assert reader.read_model(release.variant("float32")) == b"large weights"
@@ -51,132 +34,123 @@ def test_a_release_is_found_by_channel_and_by_tag(store: "Store") -> None:
 
 def test_the_default_variant_has_the_smallest_file(store: "Store") -> None:
     store.publish({"float32": b"large weights", "int8": b"weights", "float16": b"some weights"})
-    assert LayoutReader(store.path).open_tag("v1").variant().name == "int8"
+    assert store.serving().variant().name == "int8"
 
 
-def test_a_channel_is_resolved_to_a_digest(store: "Store") -> None:
-    published = store.publish(channel="candidate")
-    reader = LayoutReader(store.path)
-    candidate = reader.channel("pets", "candidate")
-    assert candidate is not None
-    assert candidate.digest == published.digest
-    assert reader.channel("pets", "production") is None
-    assert reader.channel("birds", "candidate") is None
+def test_versions_are_in_the_order_of_their_numbers(any_store: "Store") -> None:
+    assert any_store.reader.versions() == []
+    published = any_store.publish()
+    tags = [(tag, published.index) for tag in ("v10", "v9", "v01", "v0", "v1-x", "vx", "V2")]
+    open_for_writing(any_store.location).commit(tags, expected={})
+    assert any_store.reader.versions() == [1, 9, 10]
 
 
-def test_what_is_not_there_is_named_with_what_is(store: "Store") -> None:
-    store.publish()
-    reader = LayoutReader(store.path)
-    with pytest.raises(NotFoundError, match=r"it has pets\.candidate"):
-        reader.open_release("pets", "production")
-    with pytest.raises(NotFoundError, match="it has v1"):
-        reader.open_tag("v2")
+def test_what_is_not_there_is_named_with_what_is(any_store: "Store") -> None:
+    any_store.publish()
+    reader = any_store.reader
+    with pytest.raises(NotFoundError, match=r"no release of 'pets' in channel 'production'; "):
+        any_store.serving(channel="production")
+    with pytest.raises(NotFoundError, match=r"it has pets/candidate"):
+        any_store.serving("birds")
+    with pytest.raises(NotFoundError, match=r"no release 'v2'; it has v1$"):
+        reader.open_version(2)
     with pytest.raises(NotFoundError, match="it has float32"):
-        reader.open_tag("v1").variant("int8")
-    with pytest.raises(NotFoundError, match="no tag 'v9'"):
-        reader.resolve("v9")
+        reader.open_version(1).variant("int8")
+    with pytest.raises(NotFoundError, match="no release with the digest sha256:0"):
+        reader.open_digest(f"sha256:{'0' * 64}")
 
 
-def test_a_path_that_is_no_registry_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(NotFoundError, match="is not a model registry"):
-            LayoutReader(path)
-    (tmp_path / "file").touch()
-    with pytest.raises(RegistryError):
-        LayoutReader(tmp_path / "file")
+def test_many_versions_are_named_by_their_ends(store: "Store") -> None:
+    published = store.publish()
+    tags = [(f"v{number}", published.index) for number in (2, 3, 7, 9, 10)]
+    open_for_writing(store.location).commit(tags, expected={})
+    with pytest.raises(NotFoundError, match=r"it has v1 to v3, v7, v9 to v10$"):
+        store.reader.open_version(11)
 
 
-@pytest.mark.parametrize("blob", ["index", "manifest", "model", "verdict"])
-class TestRefusesA:
-    """Every blob is refused alike, whichever it is and whatever was done to it."""
-
-    def test_tampered(self, blob: str, store: "Store") -> None:
-        store.publish()
-        path = store.blob(_digests(store)[blob])
-        data = bytearray(path.read_bytes())
-        data[-1] ^= 1
-        path.write_bytes(data)
-        with pytest.raises(IntegrityError, match="changed or damaged"):
-            _read_everything(store.path)
-
-    def test_truncated(self, blob: str, store: "Store") -> None:
-        store.publish()
-        path = store.blob(_digests(store)[blob])
-        path.write_bytes(path.read_bytes()[:-1])
-        with pytest.raises(IntegrityError, match="changed or damaged"):
-            _read_everything(store.path)
-
-    def test_grown(self, blob: str, store: "Store") -> None:
-        store.publish()
-        with store.blob(_digests(store)[blob]).open("ab") as file:
-            file.truncate(1 << 40)  # sparse: it would not fit into memory
-        with pytest.raises(IntegrityError, match="expected there"):
-            _read_everything(store.path)
-
-    def test_missing(self, blob: str, store: "Store") -> None:
-        store.publish()
-        store.blob(_digests(store)[blob]).unlink()
-        with pytest.raises(NotFoundError, match="does not exist"):
-            _read_everything(store.path)
-
-    def test_symlinked(self, blob: str, store: "Store", tmp_path: Path) -> None:
-        store.publish()
-        path = store.blob(_digests(store)[blob])
-        path.symlink_to(path.rename(tmp_path / "moved"))
-        with pytest.raises(IntegrityError, match="cannot be opened"):
-            _read_everything(store.path)
-
-    def test_pipe(self, blob: str, store: "Store") -> None:
-        store.publish()
-        path = store.blob(_digests(store)[blob])
-        path.unlink()
-        os.mkfifo(path)
-        with pytest.raises(IntegrityError, match="not a regular file"):
-            _read_everything(store.path)
+def test_a_release_is_found_by_digest_though_others_are_damaged(store: "Store") -> None:
+    wanted = store.publish({"float32": b"1"})
+    for content in (b"2", b"3"):
+        damaged = store.publish({"float32": content})
+        store.blob(damaged.digest).write_bytes(b"{}")
+    assert store.reader.open_digest(wanted.digest).version == 1
+    with pytest.raises(NotFoundError, match="v2 to v3 could not be read"):
+        store.reader.open_digest(damaged.digest)
 
 
-def test_a_symlinked_folder_of_blobs_is_refused(store: "Store", tmp_path: Path) -> None:
+def test_a_channel_that_serves_another_models_release_is_refused(any_store: "Store") -> None:
+    """Whoever signs for one model made a mistake, or would like to be taken for another."""
+    published = any_store.publish(model="cats")
+    any_store.repository().point("pets", "candidate", ReleaseRef(1, published.index))
+    with pytest.raises(IntegrityError, match="points at v1, which is a release of 'cats'"):
+        any_store.serving("pets")
+
+
+@pytest.mark.parametrize("part", ["index", "manifest", "contract", "model", "verdict"])
+@pytest.mark.parametrize("damaged", [b"", b"x", None], ids=["empty", "changed", "missing"])
+def test_a_damaged_part_is_not_read(part: str, damaged: bytes | None, store: "Store") -> None:
     store.publish()
-    blobs = store.path / "blobs" / "sha256"
-    blobs.symlink_to(blobs.rename(tmp_path / "moved"))
-    with pytest.raises(IntegrityError, match="cannot be opened"):
-        _read_everything(store.path)
+    release = store.serving()
+    variant = release.variant()
+    manifest = json.loads(store.blob(variant.manifest.digest).read_bytes())
+    blob = store.blob(
+        {
+            "index": release.digest,
+            "manifest": variant.manifest.digest,
+            "contract": manifest["layers"][1]["digest"],
+            "model": variant.model.digest,
+            "verdict": release.verdict.digest,
+        }[part]
+    )
+    if damaged is None:
+        blob.unlink()
+    else:
+        blob.write_bytes(damaged)
+    with pytest.raises((IntegrityError, NotFoundError)):
+        store.read_everything()
 
 
-def test_a_descriptor_larger_than_its_kind_allows_is_not_read(store: "Store") -> None:
-    store.publish()
-    descriptor = LayoutReader(store.path).open_tag("v1").verdict
-    with pytest.raises(IntegrityError, match="at most 1 are allowed"):
-        LayoutReader(store.path).read_blob(descriptor, limit=1)
+def _index_of(store: "Store") -> Document:
+    published = store.publish()
+    index = json.loads(store.blob(published.digest).read_bytes())
+    assert isinstance(index, dict)
+    return index
 
 
-Index = dict[str, Any]
+def _stored(store: "Store", content: bytes, media_type: str) -> Descriptor:
+    """Store what no publisher would: its digest and its size are right, and it is not."""
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    store.blob(digest).write_bytes(content)
+    return Descriptor(media_type, digest, len(content))
 
 
-def _drop_annotations(index: Index) -> None:
-    del index["annotations"]
+def _open(store: "Store", index: bytes) -> None:
+    store.reader.open(ReleaseRef(1, _stored(store, index, OCI_INDEX)))
 
 
-def _set_first(key: str, value: object) -> Callable[[Index], None]:
-    def change(index: Index) -> None:
-        index["manifests"][0][key] = value
-
-    return change
+def _set_first(key: str, value: object) -> Change:
+    return lambda index: index["manifests"][0].__setitem__(key, value)
 
 
-def _set(key: str, value: object) -> Callable[[Index], None]:
-    def change(index: Index) -> None:
-        index[key] = value
+def _multiply(index: Document, times: int) -> None:
+    """Add variants that are fine but for their number."""
+    (first,) = index["manifests"]
+    names = [{"dev.edgeline.variant": f"variant_{number}"} for number in range(times)]
+    index["manifests"] += [{**first, "annotations": name} for name in names]
 
-    return change
+
+def _set(key: str, value: object) -> Change:
+    return lambda document: document.__setitem__(key, value)
 
 
 @pytest.mark.parametrize(
     "change",
     [
         pytest.param(_set_first("digest", "sha256:../../../../etc/passwd"), id="a path in it"),
+        pytest.param(_set_first("digest", "/etc/passwd"), id="an absolute path"),
         pytest.param(_set_first("digest", f"sha256:{'A' * 64}"), id="capitals in it"),
         pytest.param(_set_first("digest", f"sha256:{'a' * 64}\n"), id="a line break in it"),
+        pytest.param(_set_first("digest", f"sha256:{'a' * 1_000_000}"), id="an overlong digest"),
         pytest.param(_set_first("digest", f"sha512:{'a' * 128}"), id="another algorithm"),
         pytest.param(_set_first("digest", None), id="no digest"),
         pytest.param(_set_first("size", -1), id="a negative size"),
@@ -187,26 +161,32 @@ def _set(key: str, value: object) -> Callable[[Index], None]:
         pytest.param(_set_first("annotations", None), id="annotations that are null"),
         pytest.param(_set_first("annotations", {"dev.edgeline.variant": 1}), id="a numeric name"),
         pytest.param(_set_first("annotations", {"dev.edgeline.variant": "\x1b"}), id="an escape"),
+        pytest.param(
+            _set_first("annotations", {"dev.edgeline.variant": "../int8"}), id="a name with a path"
+        ),
         pytest.param(_set_first("annotations", {}), id="a variant without a name"),
         pytest.param(_set("manifests", []), id="no variants"),
         pytest.param(_set("manifests", {}), id="variants that are no list"),
         pytest.param(_set("manifests", ["x"]), id="a variant that is a string"),
         pytest.param(_set("mediaType", "text/plain"), id="another media type"),
         pytest.param(_set("schemaVersion", 1), id="another schema"),
-        pytest.param(_set("annotations", {"dev.edgeline.model": "birds"}), id="another model"),
         pytest.param(_set("annotations", {"dev.edgeline.model": "../x"}), id="a hostile model"),
-        pytest.param(_drop_annotations, id="no model"),
+        pytest.param(lambda index: index.pop("annotations"), id="no model"),
         pytest.param(lambda index: index["manifests"].append(index["manifests"][0]), id="a twin"),
+        pytest.param(lambda index: _multiply(index, 64), id="too many variants"),
     ],
 )
-def test_refuses_a_release_with(change: Callable[[Index], None], store: "Store") -> None:
-    """The publisher is hostile: digest and size are right, and the content is not."""
-    published = store.publish()
-    index = json.loads(store.blob(published.digest).read_bytes())
+def test_refuses_a_release_with(change: Change, store: "Store") -> None:
+    index = _index_of(store)
     change(index)
-    _replace_release(store, json.dumps(index).encode())
-    with pytest.raises(RegistryError):
-        _read_everything(store.path)
+    with pytest.raises(EdgelineError):
+        _open(store, json.dumps(index).encode())
+
+
+def test_a_release_may_have_as_many_variants_as_publishers_make(store: "Store") -> None:
+    index = _index_of(store)
+    _multiply(index, 63)
+    _open(store, json.dumps(index).encode())
 
 
 @pytest.mark.parametrize(
@@ -217,102 +197,82 @@ def test_refuses_a_release_with(change: Callable[[Index], None], store: "Store")
         pytest.param(b"null", id="null"),
         pytest.param(b"\xff", id="bytes that are not UTF-8"),
         pytest.param(b"[" * 100_000, id="deep nesting"),
+        pytest.param(b" " * (1 << 20) + b"{}", id="larger than a manifest may be"),
         pytest.param(b'{"schemaVersion": 2, "schemaVersion": 2}', id="a key twice"),
+        pytest.param(b'{"schemaVersion": ' + b"9" * 100_000 + b"}", id="a number without end"),
     ],
 )
 def test_refuses_a_release_that_is(data: bytes, store: "Store") -> None:
-    store.publish()
-    _replace_release(store, data)
     with pytest.raises(IntegrityError):
-        _read_everything(store.path)
+        _open(store, data)
 
 
-def _replace_release(store: "Store", data: bytes) -> None:
-    """Make v1 and the channel point at other bytes, with their right digest and size."""
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    store.blob(digest).write_bytes(data)
-    path = store.path / "index.json"
-    document = json.loads(path.read_bytes())
-    for entry in document["manifests"]:
-        if entry["mediaType"] == "application/vnd.oci.image.index.v1+json":
-            entry |= {"digest": digest, "size": len(data)}
-    path.write_text(json.dumps(document))
-
-
-def test_manifests_that_are_not_modelpacks_are_refused(store: "Store") -> None:
-    published = store.publish()
-    index = json.loads(store.blob(published.digest).read_bytes())
-    manifest = json.loads(store.blob(index["manifests"][0]["digest"]).read_bytes())
-    weights, contract, verdict = manifest["layers"]
-    changes: tuple[dict[str, Any], ...] = (
-        {"artifactType": "application/vnd.example"},
-        {"layers": [weights, contract]},
-        {"layers": [weights, verdict]},
-        {"layers": [contract, verdict]},
-        {"layers": [weights, weights, contract, verdict]},
-        {"layers": {}},
+def _without(*layers: int) -> Change:
+    return lambda manifest: manifest.__setitem__(
+        "layers", [layer for i, layer in enumerate(manifest["layers"]) if i not in layers]
     )
-    for change in changes:
-        data = json.dumps({**manifest, **change}).encode()
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        store.blob(digest).write_bytes(data)
-        index["manifests"][0] |= {"digest": digest, "size": len(data)}
-        _replace_release(store, json.dumps(index).encode())
-        with pytest.raises(IntegrityError):
-            _read_everything(store.path)
 
 
 @pytest.mark.parametrize(
-    "data",
+    "change",
     [
-        pytest.param(b"", id="nothing"),
-        pytest.param(b"{}", id="no manifests"),
-        pytest.param(b'{"manifests": [1]}', id="a number in place of a descriptor"),
-        pytest.param(b'{"manifests": [{"annotations": []}]}', id="annotations in a list"),
-        pytest.param(
-            b'{"manifests": [{"annotations": {"org.opencontainers.image.ref.name": "v1"}}]}',
-            id="a tag and nothing else",
-        ),
+        pytest.param(_set("artifactType", "application/vnd.example"), id="no ModelPack"),
+        pytest.param(_without(0), id="no weights"),
+        pytest.param(_without(1), id="no contract"),
+        pytest.param(_without(2), id="no verdict"),
+        pytest.param(lambda m: m["layers"].append(m["layers"][0]), id="weights twice"),
+        pytest.param(_set("layers", {}), id="layers that are no list"),
+        pytest.param(_set("layers", [[]]), id="a layer that is a list"),
+        pytest.param(lambda m: m["layers"][1].__setitem__("size", 1 << 40), id="a vast contract"),
     ],
 )
-def test_refuses_a_store_index_with(data: bytes, store: "Store") -> None:
-    store.publish()
-    (store.path / "index.json").write_bytes(data)
+def test_refuses_a_manifest_with(change: Change, store: "Store") -> None:
+    index = _index_of(store)
+    manifest = json.loads(store.blob(index["manifests"][0]["digest"]).read_bytes())
+    change(manifest)
+    _replace_first(store, index, manifest)
     with pytest.raises(IntegrityError):
-        LayoutReader(store.path).releases()
-    with pytest.raises(IntegrityError):
-        store.publish()
+        _open(store, json.dumps(index).encode())
 
 
-def test_a_tag_that_is_there_twice_is_refused(store: "Store") -> None:
+def _replace_first(store: "Store", index: Document, manifest: Mapping[str, Any]) -> None:
+    child = _stored(store, json.dumps(manifest).encode(), OCI_MANIFEST)
+    index["manifests"][0] |= {"digest": child.digest, "size": child.size}
+
+
+def test_variants_that_passed_by_different_verdicts_are_refused(store: "Store") -> None:
+    published = store.publish({"float32": b"1", "int8": b"2"})
+    index = json.loads(store.blob(published.digest).read_bytes())
+    manifest = json.loads(store.blob(index["manifests"][0]["digest"]).read_bytes())
+    verdict = _stored(store, b"another", manifest["layers"][2]["mediaType"])
+    manifest["layers"][2] |= {"digest": verdict.digest, "size": verdict.size}
+    _replace_first(store, index, manifest)
+    with pytest.raises(IntegrityError, match="one contract, verdict, report and provenance"):
+        _open(store, json.dumps(index).encode())
+
+
+def test_a_vast_layer_is_not_read(store: "Store") -> None:
+    """What the manifest says of its size is believed only up to what its kind may have."""
+    index = _index_of(store)
+    manifest = json.loads(store.blob(index["manifests"][0]["digest"]).read_bytes())
+    manifest["layers"][0]["size"] = 1 << 40
+    manifest["layers"][2]["size"] = 1 << 40
+    _replace_first(store, index, manifest)
+    stored = _stored(store, json.dumps(index).encode(), OCI_INDEX)
+    release = store.reader.open(ReleaseRef(1, stored))
+    with pytest.raises(IntegrityError, match="at most 2147483648 are allowed"):
+        store.reader.read_model(release.variant())
+    with pytest.raises(IntegrityError, match="at most 16777216 are allowed"):
+        store.reader.read_verdict(release)
+
+
+def test_a_version_that_names_a_variant_is_refused(store: "Store") -> None:
     store.publish()
-    path = store.path / "index.json"
-    document = json.loads(path.read_bytes())
-    document["manifests"] *= 2
-    path.write_text(json.dumps(document))
-    with pytest.raises(IntegrityError, match="is there twice"):
-        LayoutReader(store.path).releases()
-
-
-def test_an_oversized_store_index_is_not_read(store: "Store") -> None:
-    store.publish()
-    with (store.path / "index.json").open("ab") as file:
-        file.truncate(1 << 40)
-    with pytest.raises(IntegrityError, match="at most 16777216"):
-        LayoutReader(store.path).releases()
-
-
-def test_a_channel_that_points_at_a_variant_is_refused(store: "Store") -> None:
-    store.publish()
-    path = store.path / "index.json"
-    document = json.loads(path.read_bytes())
-    tag = "org.opencontainers.image.ref.name"
-    entries = {entry["annotations"][tag]: entry for entry in document["manifests"]}
-    child = {**entries["v1-float32"], "annotations": {tag: "pets.candidate"}}
-    entries["pets.candidate"] = child
-    path.write_text(json.dumps({**document, "manifests": [*entries.values()]}))
-    with pytest.raises(EdgelineError, match=r"Expected application/vnd\.oci\.image\.index"):
-        _read_everything(store.path)
+    writer = open_for_writing(store.location)
+    child, _ = writer.read_tag("v1-float32", limit=1 << 20)
+    writer.commit([("v2", child)], expected={})
+    with pytest.raises(IntegrityError, match=r"Expected application/vnd\.oci\.image\.index"):
+        store.reader.open_version(2)
 
 
 def test_a_descriptor_survives_the_way_to_json_and_back() -> None:

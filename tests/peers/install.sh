@@ -5,6 +5,10 @@ set -euo pipefail
 packages=()
 command -v skopeo >/dev/null || packages+=(skopeo)
 command -v chromium >/dev/null || packages+=(chromium)
+command -v docker-registry >/dev/null || packages+=(docker-registry)
+command -v htpasswd >/dev/null || packages+=(apache2-utils)
+command -v node >/dev/null || packages+=(nodejs)
+command -v npm >/dev/null || packages+=(npm)
 # MediaPipe's wheel links to them.
 for library in libegl1 libgles2; do
     dpkg --status "$library" >/dev/null 2>&1 || packages+=("$library")

@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from edgeline.contract import PreprocessingContract
-from edgeline.registry.writer import VariantFiles, publish
+from tests.conftest import make_registry, publish_release
 
 pytestmark = pytest.mark.peers
 
@@ -44,16 +44,9 @@ def registry(tmp_path: Path) -> Path:
 
     function = tf.function(classify, input_signature=[pixels]).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
-    (tmp_path / "model.tflite").write_bytes(converter.convert())
     contract = PreprocessingContract(height=2, width=2, max_side=512, labels=("red", "green"))
-    publish(
-        tmp_path / "registry",
-        model="colours",
-        channel="candidate",
-        variants=[VariantFiles("float32", tmp_path / "model.tflite")],
-        preprocessing=contract,
-        verdict=b"{}",
-    )
+    make_registry(tmp_path, "colours")
+    publish_release(tmp_path, "colours", {"float32": converter.convert()}, contract)
     return tmp_path / "registry"
 
 
@@ -69,11 +62,15 @@ def run(device: Path, *arguments: str) -> str:
     ).stdout
 
 
-def test_it_predicts_from_a_registry(device: Path, registry: Path, tmp_path: Path) -> None:
+def test_it_trusts_a_registry_and_predicts_from_it(
+    device: Path, registry: Path, tmp_path: Path
+) -> None:
+    root = str(registry.parent / "keys" / "root.json")
     for name, colour in {"red": (255, 0, 0), "green": (0, 255, 0)}.items():
         image = tmp_path / f"{name}.png"
         Image.new("RGB", (20, 10), colour).save(image)
         where = ["--registry", str(registry), "--model", "colours", "--channel", "candidate"]
+        where += ["--root", root, "--state", str(tmp_path / "state")]
         said = json.loads(run(device, "edgeline", "predict", str(image), *where, "--json"))
         assert said["label"] == name
 
@@ -84,3 +81,4 @@ def test_neither_tensorflow_nor_tfx_is_there(device: Path) -> None:
     assert "edgeline" in names
     assert not {name for name in names if name.startswith(("tensorflow", "tfx", "keras"))}
     assert "apache-beam" not in names
+    assert "cryptography" not in names, "a device verifies with pure Python"

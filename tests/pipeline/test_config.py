@@ -71,6 +71,18 @@ MISTAKES = {
         "[rewriter]\nvariants = []",
         "rewriter.variants: expected at least one name, each once; received []",
     ),
+    "a channel that takes another key": (
+        '[registry]\nchannel = "production"',
+        "registry.channel: expected 'candidate' or 'canary'; received \"production\"",
+    ),
+    "a key itself": (
+        '[registry]\nkeys = ["-----BEGIN PRIVATE KEY-----MC4CAQAw"]',
+        "registry.keys.0: expected where the key is, such as a path; received a private key itself",
+    ),
+    "a registry's location by its old name": (
+        '[registry]\npath = "registry"',
+        "registry.path: unknown key; expected one of: location, channel, root",
+    ),
     "a value in a section's place": ("trainer = 3", "trainer: expected an object; received 3"),
     "shares that do not sum to 1": ("[ingest]\ntrain = 0.5", "received 0.5 + 0.1 + 0.1"),
     "nothing to train on": (
@@ -94,6 +106,14 @@ def test_a_mistake_is_one_line_that_names_file_key_expected_and_received(
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"{tmp_path / 'cells.toml'}: ")
     assert message in line
+
+
+def test_the_keys_are_looked_for_beside_the_root_and_named_after_the_model(tmp_path: Path) -> None:
+    assert load(tmp_path).key_uris == ("keys/online.pem", "keys/cells-ci.pem")
+    elsewhere = load(tmp_path, MINIMAL, "registry.root=/safe/root.json")
+    assert elsewhere.key_uris == ("/safe/online.pem", "/safe/cells-ci.pem")
+    given = load(tmp_path, MINIMAL, 'registry.keys=["envvar:CI_KEY"]')
+    assert given.key_uris == ("envvar:CI_KEY",)
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
@@ -134,7 +154,7 @@ OVERRIDES = {
         {"cell_type": 0.5},
     ),
     "a preset": ("rewriter.variants=speed", lambda c: c.rewriter.variants, ("float16", "int8")),
-    "a path": ("registry.path=a b/c", lambda config: config.registry.path, Path("a b/c")),
+    "a path": ("registry.root=a b/c", lambda config: config.registry.root, Path("a b/c")),
 }
 
 

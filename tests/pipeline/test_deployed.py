@@ -8,38 +8,39 @@ import pytest
 
 from components.verdict import Deployed, VariantVerdict, Verdict
 from edgeline.contract import PreprocessingContract
-from edgeline.registry.writer import Published, VariantFiles, publish
+from edgeline.errors import RegistryError
+from edgeline.publish.release import Published
 from pipeline.config import Config, parse_config
 from pipeline.deployed import baseline_digest, inputs_digest
+from tests.conftest import make_registry, publish_release
 from tests.pipeline.test_preflight import DATASET
+
+CONTRACT = PreprocessingContract(height=8, width=8, max_side=64, labels=("cat", "dog"))
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
+    make_registry(tmp_path, "pets")
     return configured(tmp_path)
 
 
-def configured(tmp_path: Path, min_accuracy: float = 0.9) -> Config:
+def configured(tmp_path: Path, min_accuracy: float = 0.9, channel: str = "candidate") -> Config:
     document = {
         "name": "pets",
         "data": {"path": "dataset"},
         "gate": {"min_accuracy": min_accuracy},
-        "registry": {"path": str(tmp_path / "registry")},
+        "registry": {
+            "location": str(tmp_path / "registry"),
+            "root": str(tmp_path / "keys" / "root.json"),
+            "channel": channel,
+        },
     }
     return parse_config(document, "test")
 
 
 def published(config: Config, model: bytes, verdict: bytes) -> Published:
-    file = config.registry.path.parent / "model.tflite"
-    file.write_bytes(model)
-    return publish(
-        config.registry.path,
-        model="pets",
-        channel="candidate",
-        variants=[VariantFiles("float32", file)],
-        preprocessing=PreprocessingContract(height=8, width=8, max_side=64, labels=("cat", "dog")),
-        verdict=verdict,
-    )
+    folder = Path(config.registry.location).parent
+    return publish_release(folder, "pets", {"float32": model}, CONTRACT, verdict=verdict)
 
 
 def verdict(inputs: str, deployed: Deployed | None = None) -> bytes:
@@ -50,8 +51,6 @@ def verdict(inputs: str, deployed: Deployed | None = None) -> bytes:
 
 
 def test_where_there_is_no_release_there_is_nothing_to_compare_with(config: Config) -> None:
-    assert baseline_digest(config, DATASET) == ""
-    config.registry.path.mkdir()
     assert baseline_digest(config, DATASET) == ""
 
 
@@ -76,3 +75,21 @@ def test_a_repeated_run_is_compared_with_what_it_was_compared_with(config: Confi
 def test_another_setting_makes_it_another_run(config: Config, tmp_path: Path) -> None:
     release = published(config, b"1", verdict(inputs_digest(config, DATASET)))
     assert baseline_digest(configured(tmp_path, 0.8), DATASET) == release.digest
+
+
+def test_each_channel_has_a_release_of_its_own(config: Config, tmp_path: Path) -> None:
+    published(config, b"1", verdict("other inputs"))
+    assert baseline_digest(configured(tmp_path, channel="canary"), DATASET) == ""
+
+
+def test_a_release_that_nobody_signed_for_is_no_baseline(config: Config, tmp_path: Path) -> None:
+    """Whoever can write to the store could lower the bar by putting a bad release there."""
+    published(config, b"1", verdict("other inputs"))
+    make_registry(tmp_path / "attacker", "pets")
+    ours = configured(tmp_path).registry
+    theirs = Path(configured(tmp_path / "attacker").registry.location)
+    published(configured(tmp_path / "attacker"), b"worse", verdict("other inputs"))
+    Path(ours.location).rename(tmp_path / "away")
+    theirs.rename(ours.location)
+    with pytest.raises(RegistryError, match="another registry than the one"):
+        baseline_digest(config, DATASET)

@@ -446,6 +446,20 @@ def test_the_dataset_must_not_overlap_with_the_photos(out: str, tmp_path: Path) 
         ingest(tmp_path / "photos", tmp_path / out)
 
 
+def test_a_dataset_from_before_it_had_a_digest_is_told_and_made_anew(
+    odd: Ingested, tmp_path: Path
+) -> None:
+    out = tmp_path / "dataset"
+    shutil.copytree(odd.out, out)
+    report = json.loads((out / "ingest_report.json").read_text())
+    digest = report.pop("digest")
+    (out / "ingest_report.json").write_text(json.dumps(report))
+    with pytest.raises(UserError, match="was ingested before datasets had a digest; run"):
+        Dataset.load(out)
+    ingest(odd.photos, out, IngestConfig(max_file_bytes=250_000))
+    assert Dataset.load(out).digest == digest, "equal input gives equal bytes"
+
+
 def test_a_damaged_dataset_is_told_and_made_anew(odd: Ingested, tmp_path: Path) -> None:
     out = tmp_path / "dataset"
     shutil.copytree(odd.out, out)

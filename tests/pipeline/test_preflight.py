@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgeline.cli import main
+from edgeline.publish.store import open_for_writing
 from pipeline.config import parse_config
 from pipeline.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.preflight import check
+from tests.conftest import make_registry
 
 COUNTS = {
     "train": {"cat": 60, "dog": 40},
@@ -26,16 +33,29 @@ DATASET = Dataset(
     max_side=512,
     counts=COUNTS,
     fingerprint="aa",
+    digest="bb",
 )
 
 
-def checked(dataset: Dataset = DATASET, **sections: dict[str, Any]) -> list[str]:
+@pytest.fixture(autouse=True, scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder to run in with a registry and keys in the usual places; nobody writes to it."""
+    folder = tmp_path_factory.mktemp("preflight")
+    make_registry(folder, "pets")
+    before = Path.cwd()
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+
+
+def checked(
+    dataset: Dataset = DATASET, name: str = "pets", **sections: dict[str, Any]
+) -> list[str]:
     document = {
-        "name": "pets",
+        "name": name,
         "data": {"path": "dataset"},
         "gate": {"min_accuracy": 0.9, **sections.pop("gate", {})},
         "trainer": {"base_weights": "random", **sections.pop("trainer", {})},
-        "registry": {"path": "/nonexistent/registry"},
         **sections,
     }
     return check(parse_config(document, "test"), dataset)
@@ -62,14 +82,123 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
         checked(trainer={"batch_size": 128})
 
 
-def test_a_registry_that_is_something_else_is_refused(tmp_path: Path) -> None:
+def refused(name: str = "pets", **settings: Any) -> str:
+    """What is said of settings of the registry, for a run that could not publish."""
+    with pytest.raises(UserError) as caught:
+        checked(name=name, registry=settings)
+    return str(caught.value)
+
+
+def test_without_a_registry_the_command_that_makes_it_is_told(tmp_path: Path) -> None:
+    said = refused(root=str(tmp_path / "keys" / "root.json"), location="oci://127.0.0.1:1/pets")
+    assert said.startswith(f"registry.root: {tmp_path}/keys/root.json can't be read: No such file")
+    command = f"registry init oci://127.0.0.1:1/pets --model pets --keys {tmp_path}/keys"
+    assert said.splitlines()[1] == f"  edgeline {command}"
+
+
+def test_that_command_makes_what_the_check_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = refused().splitlines()[1]
+    assert main([*shlex.split(command)[1:], "--no-passphrase"]) == 0
+    assert checked() == []
+
+
+def test_a_directory_that_is_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("not a registry")
-    with pytest.raises(UserError, match=r"registry\.path: "):
-        checked(registry={"path": str(tmp_path)})
+    said = refused(location=str(tmp_path))
+    assert said.startswith(f"registry.location: {tmp_path}")
 
 
-def test_an_empty_folder_may_become_a_registry(tmp_path: Path) -> None:
-    assert checked(registry={"path": str(tmp_path)}) == []
+def test_a_registry_that_was_never_signed_is_refused(tmp_path: Path) -> None:
+    store = open_for_writing(str(tmp_path / "registry"))
+    with store.exclusive():
+        pass
+    said = refused(location=store.location)
+    assert "holds no signed metadata: it has no tag 'tuf'" in said
+    assert f"edgeline registry init {store.location} --model pets --keys NEW-FOLDER" in said
+
+
+def test_a_registry_of_another_root_is_refused(tmp_path: Path) -> None:
+    make_registry(tmp_path, "pets")
+    said = refused(location=str(tmp_path / "registry"))
+    assert said.startswith("registry.location: ")
+    assert "is another registry than the one that the given root belongs to" in said
+
+
+def test_a_server_that_does_not_answer_is_one_clear_line() -> None:
+    said = refused(location="oci://127.0.0.1:1/pets")
+    assert said.startswith("registry.location: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_model_that_the_registry_does_not_know_is_refused() -> None:
+    said = refused(name="birds", keys=["keys/pets-ci.pem"])
+    assert said.startswith("name: registry has no model 'birds'; it has pets.")
+
+
+def test_the_commands_that_add_the_model_do_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_registry(tmp_path, "pets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGELINE_PASSPHRASE", "correct horse")
+    for command in refused(name="birds", keys=["keys"]).splitlines()[1:]:
+        assert main(shlex.split(command)[1:]) == 0
+    assert checked(name="birds") == []
+
+
+KEYS = {
+    "a file that is not there": ("keys/none.pem", "keys/none.pem cannot be read: No such file"),
+    "a variable that is not set": ("envvar:NO_SUCH_KEY", "'NO_SUCH_KEY' is not set"),
+    "another role's": ("keys/pets-release.pem", "Role 'pets-ci' is signed by 1 of the keys"),
+}
+
+
+@pytest.mark.parametrize(("key", "message"), KEYS.values(), ids=KEYS)
+def test_a_key_that_cannot_sign_the_channel_is_refused(key: str, message: str) -> None:
+    said = refused(keys=["keys/online.pem", key])
+    assert said.startswith("registry.keys: ")
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    ("passphrase", "message"),
+    [(None, "a run does not stop to ask for it: set EDGELINE_PASSPHRASE"), ("no", "is wrong")],
+    ids=["missing", "wrong"],
+)
+def test_a_passphrase_is_tried_before_the_run(
+    passphrase: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGELINE_PASSPHRASE", "correct horse")
+    command = ["registry", "init", str(tmp_path / "r"), "--model", "pets", "--keys"]
+    assert main([*command, str(tmp_path / "keys")]) == 0
+    settings = {"location": str(tmp_path / "r"), "root": str(tmp_path / "keys" / "root.json")}
+    assert checked(registry=settings) == []
+    if passphrase is None:
+        monkeypatch.delenv("EDGELINE_PASSPHRASE")
+    else:
+        monkeypatch.setenv("EDGELINE_PASSPHRASE", passphrase)
+    assert message in refused(**settings)
+
+
+def test_signatures_that_expire_soon_are_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_registry(tmp_path, "pets")
+    settings = {
+        "location": str(tmp_path / "registry"),
+        "root": str(tmp_path / "keys" / "root.json"),
+    }
+    in_25_days = datetime.now(timezone.utc) + timedelta(days=25)
+    monkeypatch.setattr("edgeline.publish.signatures.now", lambda: in_25_days)
+    (warning,) = checked(registry=settings)
+    said, command = warning.split(" expire: ")
+    assert "devices refuse it from" in said
+    assert "when signatures of snapshot, timestamp" in said
+    assert main(shlex.split(command)[1:]) == 0
+    assert checked(registry=settings) == []
 
 
 def test_a_gate_that_always_passes_is_warned_about() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,15 @@ from components.tflite_models import TFLiteModelsFolder, sha256_of
 from components.tflite_rewriter.metadata import read_labels
 from components.verdict import Verdict, metric_value
 from edgeline import Classifier
-from edgeline.registry.reader import LayoutReader
+from edgeline.cli import main
+from edgeline.golden import Golden
+from edgeline.golden import check as check_golden
+from edgeline.publish.keys import read_public_key
+from edgeline.publish.provenance import verify
+from edgeline.registry.reader import RegistryReader, Release
+from edgeline.registry.store import open_store
+from edgeline.registry.trust import TrustedChannels
+from edgeline.runtime.interpreter import PixelModel
 from tests.conftest import Workspace, command
 
 STEPS = (
@@ -142,8 +152,7 @@ def test_the_evaluator_and_the_verdict_agree_on_the_float_model(workspace: Works
 def test_the_release_holds_verdict_report_and_contract_and_only_what_passed(
     workspace: Workspace,
 ) -> None:
-    reader = LayoutReader(workspace.registry)
-    release = reader.open_release("cells", "candidate")
+    reader, release = served(workspace)
     assert (release.contract.height, release.contract.width) == (32, 32)
     assert release.contract.labels == ("defective", "functional")
     verdict = Verdict.from_json(reader.read_verdict(release))
@@ -152,6 +161,53 @@ def test_the_release_holds_verdict_report_and_contract_and_only_what_passed(
     report = reader.read_report(release)
     assert report is not None
     assert b"<!doctype html>" in report[:20].lower()
+
+
+def test_the_release_says_what_it_was_made_from_and_how_it_did(workspace: Workspace) -> None:
+    reader, release = served(workspace)
+    envelope = reader.read_provenance(release)
+    assert envelope is not None
+    provenance = verify(envelope, [read_public_key(workspace.root.parent / "cells-ci.pub")])
+    assert provenance.subjects == {
+        variant.name: variant.model.digest.removeprefix("sha256:") for variant in release.variants
+    }
+    predicate = provenance.statement["predicate"]
+    definition, details = predicate["buildDefinition"], predicate["runDetails"]
+    config = definition["externalParameters"]["config"]
+    assert (config["trainer"]["epochs"], config["gate"]["require"]) == (20, ["float16"])
+    made_from = {each["name"]: each for each in definition["resolvedDependencies"]}
+    dataset = json.loads((workspace.folder / "dataset" / "ingest_report.json").read_text())
+    assert made_from["dataset"]["digest"] == {"sha256": dataset["digest"]}
+    assert sum(made_from["dataset"]["annotations"]["images"].values()) == 260
+    assert re.fullmatch(r"[0-9a-f]{64}", made_from["code"]["digest"]["sha256"])
+    assert re.match(r"\d{4}-\d\d-\d\dT", details["metadata"]["invocationId"])
+    metrics = details["byproducts"][0]["annotations"]["metrics"]
+    verdict = Verdict.from_json(reader.read_verdict(release))
+    for judged in verdict.variants:
+        if judged.passed:
+            accuracy = metric_value(judged.checks, "accuracy")
+            assert metrics[judged.variant]["accuracy"] == accuracy
+
+
+def test_no_path_of_this_machine_leaves_with_a_release(workspace: Workspace) -> None:
+    reader, release = served(workspace)
+    for content in (reader.read_provenance(release), reader.read_verdict(release)):
+        assert content is not None
+        statement = json.loads(content)
+        payload = base64.b64decode(statement.get("payload", "")) or content
+        assert str(workspace.folder).encode() not in payload
+        assert str(Path.home()).encode() + b"/" not in payload
+
+
+def test_each_variant_brings_a_golden_pair_that_it_passes(workspace: Workspace) -> None:
+    reader, release = served(workspace)
+    for variant in release.variants:
+        golden = reader.read_golden(variant)
+        assert golden is not None
+        model = PixelModel(
+            reader.read_model(variant), height=32, width=32, classes=2, num_threads=2
+        )
+        check_golden(model, release.contract, Golden.from_json(golden))
 
 
 def test_the_report_can_be_written_to_a_file(workspace: Workspace) -> None:
@@ -180,13 +236,48 @@ def test_ingest_told_what_it_wrote(workspace: Workspace) -> None:
     assert "tensorflow/" not in workspace.ingested.stdout + workspace.ingested.stderr
 
 
+def test_a_person_promotes_what_the_pipeline_may_not(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a copy, as other tests look at this registry too."""
+    registry, keys = str(tmp_path / "registry"), workspace.root.parent
+    shutil.copytree(workspace.registry, registry)
+    promote = ["registry", "promote", registry, "cells", "--from", "candidate"]
+    promote += ["--to", "production", "--yes", "--root", str(workspace.root)]
+    pipeline_s = ["--key", str(keys / "cells-ci.pem"), "--key", str(keys / "online.pem")]
+    assert main([*promote, *pipeline_s]) == 3
+    assert "cells-release" in capsys.readouterr().err
+    person_s = ["--key", str(keys / "cells-release.pem"), "--key", str(keys / "online.pem")]
+    assert main([*promote, *person_s]) == 0
+    with Classifier.from_registry(
+        registry, "cells", root=workspace.root, state=tmp_path / "state"
+    ) as production:
+        assert production.tag == "v1"
+
+
 def releases(workspace: Workspace) -> list[tuple[str, str]]:
-    return [(r.tag, r.digest) for r in LayoutReader(workspace.registry).releases()]
+    reader = RegistryReader(open_store(str(workspace.registry)))
+    opened = map(reader.open_version, reader.versions())
+    return [(release.tag, release.digest) for release in opened]
+
+
+def served(workspace: Workspace) -> tuple[RegistryReader, Release]:
+    """What a device finds on the channel, which it trusts by the root alone."""
+    store = open_store(str(workspace.registry))
+    state = workspace.folder / "state"
+    channels = TrustedChannels(store, root=workspace.root.read_bytes(), state=state)
+    reader = RegistryReader(store)
+    return reader, reader.open_channel(channels, "cells", "candidate")
 
 
 def classifier(workspace: Workspace) -> Classifier:
     return Classifier.from_registry(
-        workspace.registry, model="cells", channel="candidate", variant="float16"
+        workspace.registry,
+        model="cells",
+        channel="candidate",
+        root=workspace.root,
+        state=workspace.folder / "state",
+        variant="float16",
     )
 
 

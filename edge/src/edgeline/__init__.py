@@ -2,7 +2,7 @@
 
     from edgeline import Classifier
 
-    with Classifier.from_registry("registry", "solar-cells", "production") as classifier:
+    with Classifier.from_registry("registry", "solar-cells", root="root.json") as classifier:
         print(classifier.predict("cell.png").label)
 
 Importing this package is cheap: NumPy, Pillow and LiteRT are loaded with the first name that needs
@@ -14,16 +14,27 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgeline.contract import PreprocessingContract
+    from edgeline.device.update import Device
+    from edgeline.device.watch import Watcher
     from edgeline.errors import EdgelineError
     from edgeline.runtime.classifier import Classifier, Prediction
 
-__all__ = ["Classifier", "EdgelineError", "Prediction", "PreprocessingContract"]
+__all__ = [
+    "Classifier",
+    "Device",
+    "EdgelineError",
+    "Prediction",
+    "PreprocessingContract",
+    "Watcher",
+]
 
 _MODULES = {
     "Classifier": "edgeline.runtime.classifier",
+    "Device": "edgeline.device.update",
     "EdgelineError": "edgeline.errors",
     "Prediction": "edgeline.runtime.classifier",
     "PreprocessingContract": "edgeline.contract",
+    "Watcher": "edgeline.device.watch",
 }
 
 

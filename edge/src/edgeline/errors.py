@@ -36,3 +36,35 @@ class NotFoundError(RegistryError):
 
 class IntegrityError(RegistryError):
     """The registry's content is not what its digests, sizes or format promise."""
+
+    exit_code = 4
+
+
+class TrustError(RegistryError):
+    """What the registry holds is not what the keys of its trusted root have signed."""
+
+    exit_code = 4
+
+
+class ExpiredError(TrustError):
+    """The signatures are genuine and too old to be acted on."""
+
+
+class UnreachableError(RegistryError):
+    """The registry does not answer, or not in time. Trying again later may help."""
+
+    exit_code = 5
+
+
+class ConflictError(RegistryError):
+    """Somebody else changed the registry meanwhile, and went on doing so at every retry."""
+
+    exit_code = 5
+
+
+class DeviceError(EdgelineError):
+    """This device cannot keep or run a release: its disk, its memory or its state is in the way."""
+
+
+class RejectedError(DeviceError):
+    """The release was tried here and failed. It is left alone until its channel moves."""

@@ -24,6 +24,7 @@ __all__ = [
     "PreprocessingContract",
     "limit_side",
     "load_image",
+    "load_pixels",
     "orientation",
     "preprocess",
     "resize_bilinear",
@@ -60,17 +61,16 @@ def load_image(source: ImageSource) -> NDArray[np.uint8]:
         ImageError: there is no such file, or it is not a complete image of one of these kinds, or
             it has more than `MAX_PIXELS` pixels.
     """
-    if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source))
-    if isinstance(source, Image.Image):
-        return _decode(source, "the image")
-    if isinstance(source, bytes):
-        return _open(io.BytesIO(source), "the image")
-    try:
-        with Path(source).open("rb") as file:
-            return _open(file, str(source))
-    except OSError as error:
-        raise ImageError(f"Cannot read {source}: {error.strerror}") from None
+    return np.asarray(_load(source))
+
+
+def load_pixels(contract: PreprocessingContract, source: ImageSource) -> NDArray[np.float32]:
+    """Return what `preprocess(contract, load_image(source))` does, with fewer copies on the way.
+
+    Raises:
+        ImageError: as `load_image`.
+    """
+    return _resized(contract, _load(source))
 
 
 def resize_bilinear(image: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
@@ -93,7 +93,7 @@ def preprocess(contract: PreprocessingContract, image: NDArray[np.uint8]) -> NDA
         float32 `[height, width, 3]` in the contract's value range.
     """
     if max(image.shape[:2]) > contract.max_side:
-        image = np.asarray(limit_side(Image.fromarray(image), contract.max_side))
+        return _resized(contract, Image.fromarray(image))
     return resize_bilinear(image, contract.height, contract.width) / np.float32(255)
 
 
@@ -128,7 +128,8 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def limit_side(image: Image.Image, max_side: int) -> Image.Image:
@@ -143,8 +144,29 @@ def limit_side(image: Image.Image, max_side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    return np.asarray(to_8_bit(image).convert("RGB"))
+def _load(source: ImageSource) -> Image.Image:
+    """Decode an image to 8-bit RGB, the way its EXIF orientation says; see `load_image`."""
+    if isinstance(source, np.ndarray):
+        return _to_rgb(_from_array(source))
+    if isinstance(source, Image.Image):
+        return _decode(source, "the image")
+    if isinstance(source, bytes):
+        return _open(io.BytesIO(source), "the image")
+    try:
+        with Path(source).open("rb") as file:
+            return _open(file, str(source))
+    except OSError as error:
+        raise ImageError(f"Cannot read {source}: {error.strerror}") from None
+
+
+def _resized(contract: PreprocessingContract, image: Image.Image) -> NDArray[np.float32]:
+    limited = np.asarray(limit_side(image, contract.max_side))
+    return resize_bilinear(limited, contract.height, contract.width) / np.float32(255)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = to_8_bit(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _neighbours(
@@ -172,7 +194,7 @@ def _blend(
     return first + (second - first) * weight
 
 
-def _open(file: IO[bytes], name: str) -> NDArray[np.uint8]:
+def _open(file: IO[bytes], name: str) -> Image.Image:
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
@@ -184,7 +206,7 @@ def _open(file: IO[bytes], name: str) -> NDArray[np.uint8]:
     return _decode(image, name)
 
 
-def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _decode(image: Image.Image, name: str) -> Image.Image:
     """Decode an image whose header, and nothing else, has been read."""
     _check_pixels(*image.size, name)
     if image.mode == "F":

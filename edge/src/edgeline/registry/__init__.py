@@ -1,4 +1,5 @@
-"""The edge model registry: releases of models in an OCI image-layout directory.
+"""The edge model registry, for reading: releases in a store, and the trust in them.
 
-`format` is what both sides agree on, `writer` publishes, `reader` finds and verifies.
+`format` is what both sides agree on. A `store` holds content: `layout` in a directory, `remote` on
+a registry server. `reader` opens and verifies releases, `trust` says which one a channel serves.
 """

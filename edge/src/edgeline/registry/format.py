@@ -1,7 +1,7 @@
 """The registry's format: what a publisher writes and a device accepts.
 
-A store is an OCI image-layout directory, and may hold several models. A release is an OCI image
-index with one CNCF ModelPack manifest per variant of the model:
+A store is an OCI image-layout directory or a repository of a registry server, and may hold several
+models. A release is an OCI image index with one CNCF ModelPack manifest per variant of the model:
 
     v7                       index           dev.edgeline.model: solar-cells
       v7-float32             manifest        dev.edgeline.variant: float32
@@ -10,14 +10,19 @@ index with one CNCF ModelPack manifest per variant of the model:
         preprocessing.json   application/vnd.edgeline.preprocessing.v1+json
         verdict.json         application/vnd.edgeline.verdict.v1+json
         report.html          application/vnd.edgeline.report.v1+html (optional)
+        provenance.json      application/vnd.dsse.envelope.v1+json (optional)
         golden.json          application/vnd.edgeline.golden.v1+json (optional)
       v7-int8                manifest
         ...
-    solar-cells.candidate    the same index: the channel is a tag that moves
+    tuf                      manifest        the newest signed metadata, one layer a file
+    tuf-12                   the same, by the version of its timestamp
 
 Versions are counted per store, so `v7` names one release. Neither index nor manifest holds a
 version or a time: the same content has the same digest whenever it is published. The children have
 tags of their own because some registries collect untagged manifests as garbage.
+
+Which release a channel serves is no tag's business: TUF's target `solar-cells/production` says it,
+by the length and the SHA-256 of the release's index, and signatures vouch for it.
 """
 
 import re
@@ -38,6 +43,10 @@ PREPROCESSING = "application/vnd.edgeline.preprocessing.v1+json"
 VERDICT = "application/vnd.edgeline.verdict.v1+json"
 REPORT = "application/vnd.edgeline.report.v1+html"
 GOLDEN = "application/vnd.edgeline.golden.v1+json"
+PROVENANCE = "application/vnd.dsse.envelope.v1+json"  # an in-toto statement
+TUF_METADATA = "application/vnd.tuf.metadata+json"
+TUF_BUNDLE = "application/vnd.edgeline.tuf.v1+json"  # artifactType of the manifest of all metadata
+EMPTY_CONFIG = "application/vnd.oci.empty.v1+json"
 
 MODEL_ANNOTATION = "dev.edgeline.model"
 VARIANT_ANNOTATION = "dev.edgeline.variant"
@@ -45,9 +54,14 @@ FILEPATH_ANNOTATION = "org.cncf.model.filepath"
 TITLE_ANNOTATION = "org.opencontainers.image.title"
 TAG_ANNOTATION = "org.opencontainers.image.ref.name"
 
+TUF_TAG = "tuf"  # of the newest bundle of metadata; "tuf-<n>" names the one with timestamp n
+CHANNELS = ("candidate", "canary", "production")
+
 LAYOUT_FILE = "oci-layout"
 LAYOUT_VERSION = "1.0.0"
 INDEX_FILE = "index.json"
+
+MAX_VARIANTS = 64  # of a release
 
 # Largest sizes in bytes that a reader accepts, and so a writer produces.
 MAX_STORE_INDEX = 16 << 20
@@ -56,6 +70,8 @@ MAX_CONTRACT = contract.MAX_BYTES
 MAX_VERDICT = 16 << 20
 MAX_REPORT = 16 << 20
 MAX_GOLDEN = 16 << 20
+MAX_PROVENANCE = 1 << 20
+MAX_TUF_METADATA = 512 << 10
 MAX_MODEL = 2 << 30
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -63,7 +79,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _VERSION_TAG = re.compile(r"v([1-9][0-9]{0,8})")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _VARIANT = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
-_MAX_NAME = 63  # characters: "<model>.<channel>" then fits the 128 of a tag
+_MAX_NAME = 63  # characters: "v<n>-<variant>" then fits the 128 of a tag
 
 
 @dataclass(frozen=True)
@@ -107,6 +123,14 @@ class Descriptor:
             size=size,
             annotations=parse_annotations(value.get("annotations", {})),
         )
+
+
+@dataclass(frozen=True)
+class ReleaseRef:
+    """A release as signed metadata names it: by its index's digest and size, and by its number."""
+
+    version: int
+    index: Descriptor  # an OCI_INDEX
 
 
 def parse_annotations(value: object) -> dict[str, str]:
@@ -170,13 +194,21 @@ def variant_tag(version: int, variant: str) -> str:
     return f"{version_tag(version)}-{variant}"
 
 
-def channel_tag(model: str, channel: str) -> str:
-    """Return the moving tag that points at a channel's release.
+def parse_variant_tag(tag: str) -> int | None:
+    """Return the version of which a tag names one variant, or None when it names none."""
+    version, _, variant = tag.partition("-")
+    return parse_version_tag(version) if variant else None
 
-    Raises:
-        RegistryError: one of the names is malformed.
-    """
-    return f"{check_model(model)}.{check_channel(channel)}"
+
+def metadata_tag(version: int) -> str:
+    """Return the tag of the signed metadata with this version of timestamp: 12 -> "tuf-12"."""
+    return f"{TUF_TAG}-{version}"
+
+
+def parse_metadata_tag(tag: str) -> int | None:
+    """Return the version of timestamp in the metadata that a tag names, or None for another tag."""
+    prefix, _, version = tag.rpartition("-")
+    return parse_version_tag(f"v{version}") if prefix == TUF_TAG else None
 
 
 def check_model(name: object) -> str:

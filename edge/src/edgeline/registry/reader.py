@@ -1,50 +1,54 @@
 """The device's side of the registry: find a release, and trust nothing about it before checking.
 
-    reader = LayoutReader("registry")
-    release = reader.open_release("solar-cells", "production")
+    store = open_store("registry")
+    channels = TrustedChannels(store, root=root, state=default_state(store.location, root))
+    reader = RegistryReader(store)
+    release = reader.open_channel(channels, "solar-cells", "production")
     model = reader.read_model(release.variant("int8"))
 
-The store's index names a release by digest, and everything below chains by digest: each blob is
-read no further than its expected size, and hashed before anybody sees a byte of it.
+Signed metadata names a release by digest, and everything below chains by digest: each blob is read
+no further than its expected size, and hashed before anybody sees a byte of it.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import IntegrityError, NotFoundError
-from edgeline.registry import _layout
 from edgeline.registry.format import (
     GOLDEN,
     MAX_CONTRACT,
+    MAX_GOLDEN,
     MAX_MANIFEST,
     MAX_MODEL,
+    MAX_PROVENANCE,
     MAX_REPORT,
+    MAX_VARIANTS,
     MAX_VERDICT,
     MODEL_ANNOTATION,
     MODEL_MANIFEST,
     OCI_INDEX,
     OCI_MANIFEST,
     PREPROCESSING,
+    PROVENANCE,
     REPORT,
-    TAG_ANNOTATION,
     VARIANT_ANNOTATION,
     VERDICT,
     WEIGHTS,
     Descriptor,
-    channel_tag,
+    ReleaseRef,
     check_model,
     check_variant,
-    is_tag,
     parse_annotations,
     parse_document,
     parse_version_tag,
     version_tag,
 )
+from edgeline.registry.store import ReadStore
+
+if TYPE_CHECKING:
+    from edgeline.registry.trust import TrustedChannels
 
 
 @dataclass(frozen=True)
@@ -63,17 +67,27 @@ class Release:
 
     model: str
     version: int
-    digest: str
-    channels: tuple[str, ...]  # that point at it now, sorted
+    index: Descriptor
     contract: PreprocessingContract
     verdict: Descriptor
     report: Descriptor | None
+    provenance: Descriptor | None
     variants: tuple[Variant, ...]  # sorted by name
+
+    @property
+    def digest(self) -> str:
+        """The digest of the release's index, which stands for all of it."""
+        return self.index.digest
 
     @property
     def tag(self) -> str:
         """The release's tag, such as "v7"."""
         return version_tag(self.version)
+
+    @property
+    def ref(self) -> ReleaseRef:
+        """The release as signed metadata names it."""
+        return ReleaseRef(self.version, self.index)
 
     def variant(self, name: str | None = None) -> Variant:
         """Return the variant called `name`, or by default the one with the smallest model.
@@ -93,74 +107,59 @@ class Release:
 
 
 @dataclass(frozen=True)
-class _Child:
-    """What one manifest of a release says."""
+class _Shared:
+    """What all variants of a release have in common."""
 
-    variant: Variant
     contract: Descriptor
     verdict: Descriptor
     report: Descriptor | None
+    provenance: Descriptor | None
 
 
-class LayoutReader:
-    """Reads a registry stored as an OCI image-layout directory.
+class RegistryReader:
+    """Reads releases from a store, which is not trusted.
 
-    Nothing is kept between calls, so a reader sees what was published since; and publishers replace
-    files whole, so it never sees half of it.
-
-    Raises:
-        RegistryError: `path` is not an OCI layout.
+    Nothing is kept between calls, so a reader sees what was published since. Every method raises
+    what `ReadStore` raises, besides what it lists.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
-        self._root = Path(path)
-        _layout.check_layout(self._root)
+    def __init__(self, store: ReadStore) -> None:
+        self._store = store
 
-    def resolve(self, tag: str) -> Descriptor:
-        """Return what `tag` points at.
+    def versions(self) -> list[int]:
+        """Return the version of every release in the store, oldest first; none is opened."""
+        return sorted(
+            version for tag in self._store.tags() if (version := parse_version_tag(tag)) is not None
+        )
 
-        Raises:
-            NotFoundError: the store has no such tag.
-            RegistryError: the store's index is broken.
-        """
-        descriptor = self._read_tags().get(tag)
-        if descriptor is None:
-            raise NotFoundError(f"{self._root} has no tag {tag!r}")
-        return descriptor
-
-    def channel(self, model: str, channel: str) -> Descriptor | None:
-        """Return the index of the release that `channel` points at, or None without one.
+    def open(self, ref: ReleaseRef) -> Release:
+        """Open the release that `ref` names.
 
         Raises:
-            RegistryError: a name is malformed, or the store's index is broken.
+            NotFoundError: a part of it is missing.
+            IntegrityError: a part of it is not what it should be.
+            ContractError: it needs preprocessing that this edgeline does not know.
         """
-        return self._read_tags().get(channel_tag(model, channel))
+        data = self._store.read_manifest(ref.index, limit=MAX_MANIFEST)
+        return self._open(ref, data)
 
-    def releases(self) -> list[Release]:
-        """Return every release in the store, oldest first.
-
-        Raises:
-            RegistryError: the store's index or one of the releases is broken.
-        """
-        tags = self._read_tags()
-        versions = {version: tags[tag] for tag in tags if (version := parse_version_tag(tag))}
-        return [self._open(versions[version], tags) for version in sorted(versions)]
-
-    def open_release(self, model: str, channel: str) -> Release:
-        """Open the release that `channel` of `model` points at.
+    def open_channel(self, channels: "TrustedChannels", model: str, channel: str) -> Release:
+        """Open the release that `channel` of `model` serves, as its signers say.
 
         Raises:
             NotFoundError: the model has no such channel.
-            RegistryError: a name is malformed, or what is stored is broken.
+            TrustError: the signed metadata is not to be trusted, or too old.
+            IntegrityError: the release is not what was signed, or is one of another model.
+            ContractError: it needs preprocessing that this edgeline does not know.
         """
-        tags = self._read_tags()
-        descriptor = tags.get(channel_tag(model, channel))
-        if descriptor is None:
+        found = channels.channel(model, channel)
+        if found is None:
+            there = (f"{each.model}/{each.name}" for each in channels.channels())
             raise NotFoundError(
-                f"{self._root} has no release of {model!r} in channel {channel!r}; "
-                f"it has {_listed(tag for tag in tags if '.' in tag)}"
+                f"{self._store.location} has no release of {model!r} in channel {channel!r}; "
+                f"it has {_listed(there)}"
             )
-        release = self._open(descriptor, tags)
+        release = self.open(found.release)
         if release.model != model:
             raise IntegrityError(
                 f"Channel {channel!r} of {model!r} points at {release.tag}, "
@@ -168,140 +167,118 @@ class LayoutReader:
             )
         return release
 
-    def open_tag(self, tag: str) -> Release:
-        """Open the release that `tag`, such as "v7", points at.
+    def open_version(self, version: int) -> Release:
+        """Open a release by number: it is intact, but no signature vouches for it.
 
         Raises:
-            NotFoundError: the store has no such tag.
-            RegistryError: what is stored is broken.
+            NotFoundError: the store has no such release, or a part of it is missing.
+            IntegrityError: a part of it is not what it should be.
+            ContractError: it needs preprocessing that this edgeline does not know.
         """
-        tags = self._read_tags()
-        if tag not in tags:
-            versions = (tag for tag in tags if parse_version_tag(tag))
-            raise NotFoundError(f"{self._root} has no release {tag!r}; it has {_listed(versions)}")
-        return self._open(tags[tag], tags)
+        try:
+            index, data = self._store.read_tag(version_tag(version), limit=MAX_MANIFEST)
+        except NotFoundError:
+            versions = self.versions()
+            if version in versions:
+                raise
+            raise NotFoundError(
+                f"{self._store.location} has no release {version_tag(version)!r}; "
+                f"it has {_listed_versions(versions)}"
+            ) from None
+        return self._open(ReleaseRef(version, index), data)
 
     def open_digest(self, digest: str) -> Release:
-        """Open the release whose index has this digest.
+        """Open the release whose index has this digest; the newest ones are found first.
 
         Raises:
-            NotFoundError: the store has no such release.
-            RegistryError: what is stored is broken.
+            NotFoundError: the store has no such release, or a part of it is missing.
+            IntegrityError: a part of it is not what it should be.
+            ContractError: it needs preprocessing that this edgeline does not know.
         """
-        tags = self._read_tags()
-        for descriptor in tags.values():
-            if descriptor.digest == digest:
-                return self._open(descriptor, tags)
-        raise NotFoundError(f"{self._root} has no release with the digest {digest}")
-
-    def read_verdict(self, release: Release) -> bytes:
-        """Return the verdict that let `release` pass, verified.
-
-        Raises:
-            RegistryError: the blob is missing or not what its descriptor promises.
-        """
-        return self.read_blob(release.verdict, limit=MAX_VERDICT)
-
-    def read_report(self, release: Release) -> bytes | None:
-        """Return the report on `release` for people, HTML, verified; None if it has none.
-
-        Raises:
-            RegistryError: the blob is missing or not what its descriptor promises.
-        """
-        return self.read_blob(release.report, limit=MAX_REPORT) if release.report else None
-
-    def read_model(self, variant: Variant) -> bytes:
-        """Return the TFLite model of `variant`, verified.
-
-        Raises:
-            RegistryError: the blob is missing or not what its descriptor promises.
-        """
-        return self.read_blob(variant.model, limit=MAX_MODEL)
-
-    def read_blob(self, descriptor: Descriptor, *, limit: int) -> bytes:
-        """Return a blob's bytes when size and SHA-256 are those of `descriptor`.
-
-        Raises:
-            NotFoundError: the blob is missing.
-            IntegrityError: it is larger than `limit` bytes, or not what the descriptor promises.
-        """
-        if descriptor.size > limit:
-            raise IntegrityError(
-                f"Blob {descriptor.digest} is said to have {descriptor.size} bytes; "
-                f"at most {limit} are allowed for {descriptor.media_type}"
-            )
-        algorithm, _, encoded = descriptor.digest.partition(":")
-        data = _layout.read_file(self._root, "blobs", algorithm, encoded, limit=descriptor.size)
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        if len(data) != descriptor.size or digest != descriptor.digest:
-            raise IntegrityError(
-                f"Blob {descriptor.digest} in {self._root} was changed or damaged: expected "
-                f"{descriptor.size} bytes with this digest, got {len(data)} bytes with {digest}. "
-                "Publish the release again to restore it"
-            )
-        return data
-
-    def _read_tags(self) -> dict[str, Descriptor]:
-        """Return what the store's tags point at; entries of other tools are passed over."""
-        tags: dict[str, Descriptor] = {}
-        for entry in _layout.read_index_entries(self._root):
-            tag = parse_annotations(entry.get("annotations", {})).get(TAG_ANNOTATION)
-            if tag is None or not is_tag(tag):
+        damaged = []
+        for version in reversed(self.versions()):
+            try:
+                index, data = self._store.read_tag(version_tag(version), limit=MAX_MANIFEST)
+            except (NotFoundError, IntegrityError):
+                damaged.append(version)  # another release's damage must not hide this one
                 continue
-            if tag in tags:
-                raise IntegrityError(f"{self._root} is broken: tag {tag!r} is there twice")
-            tags[tag] = Descriptor.from_json(entry)
-        return tags
-
-    def _open(self, descriptor: Descriptor, tags: Mapping[str, Descriptor]) -> Release:
-        index = self._read_document(descriptor, OCI_INDEX)
-        annotations = parse_annotations(index.get("annotations"))
-        model = check_model(annotations.get(MODEL_ANNOTATION))
-        children = [self._read_child(child) for child in _descriptors(index, "manifests")]
-        first, names = children[0], {child.variant.name for child in children}
-        if len(names) != len(children) or any(
-            (child.contract, child.verdict, child.report)
-            != (first.contract, first.verdict, first.report)
-            for child in children
-        ):
-            raise IntegrityError(
-                f"Release {descriptor.digest} is broken: expected variants with names of their own "
-                "and one contract, verdict and report for all"
-            )
-        here = [tag for tag in tags if tags[tag].digest == descriptor.digest]
-        return Release(
-            model=model,
-            version=_version(here, descriptor),
-            digest=descriptor.digest,
-            channels=_channels(here, model),
-            contract=self._read_contract(first.contract),
-            verdict=first.verdict,
-            report=first.report,
-            variants=tuple(sorted((child.variant for child in children), key=lambda v: v.name)),
+            if index.digest == digest:
+                return self._open(ReleaseRef(version, index), data)
+        besides = f"; {_listed_versions(damaged)} could not be read" if damaged else ""
+        raise NotFoundError(
+            f"{self._store.location} has no release with the digest {digest}{besides}"
         )
 
-    def _read_document(self, descriptor: Descriptor, media_type: str) -> dict[str, Any]:
-        return parse_document(self.read_blob(descriptor, limit=MAX_MANIFEST), media_type)
+    def read_verdict(self, release: Release) -> bytes:
+        """Return the verdict that let `release` pass, verified."""
+        return self._store.read_blob(release.verdict, limit=MAX_VERDICT)
 
-    def _read_child(self, descriptor: Descriptor) -> "_Child":
-        manifest = self._read_document(descriptor, OCI_MANIFEST)
+    def read_report(self, release: Release) -> bytes | None:
+        """Return the report on `release` for people, HTML, verified; None if it has none."""
+        return self._read_optional(release.report, limit=MAX_REPORT)
+
+    def read_provenance(self, release: Release) -> bytes | None:
+        """Return the DSSE envelope that says where `release` comes from; None if it has none."""
+        return self._read_optional(release.provenance, limit=MAX_PROVENANCE)
+
+    def read_model(self, variant: Variant) -> bytes:
+        """Return the TFLite model of `variant`, verified."""
+        return self._store.read_blob(variant.model, limit=MAX_MODEL)
+
+    def read_golden(self, variant: Variant) -> bytes | None:
+        """Return an input of `variant` with its output, verified; None if it has none."""
+        return self._read_optional(variant.golden, limit=MAX_GOLDEN)
+
+    def _read_optional(self, descriptor: Descriptor | None, *, limit: int) -> bytes | None:
+        return self._store.read_blob(descriptor, limit=limit) if descriptor else None
+
+    def _open(self, ref: ReleaseRef, data: bytes) -> Release:
+        index = parse_document(data, OCI_INDEX)
+        annotations = parse_annotations(index.get("annotations"))
+        model = check_model(annotations.get(MODEL_ANNOTATION))
+        entries = _descriptors(index, "manifests")
+        if len(entries) > MAX_VARIANTS:
+            raise IntegrityError(
+                f"Release {ref.index.digest} has {len(entries)} variants; "
+                f"at most {MAX_VARIANTS} are allowed"
+            )
+        children = [self._read_child(entry) for entry in entries]
+        shared, names = children[0][1], {variant.name for variant, _ in children}
+        if len(names) != len(children) or any(other != shared for _, other in children):
+            raise IntegrityError(
+                f"Release {ref.index.digest} is broken: expected variants with names of their own "
+                "and one contract, verdict, report and provenance for all"
+            )
+        contract = self._store.read_blob(shared.contract, limit=MAX_CONTRACT)
+        return Release(
+            model=model,
+            version=ref.version,
+            index=ref.index,
+            contract=PreprocessingContract.from_json(contract),
+            verdict=shared.verdict,
+            report=shared.report,
+            provenance=shared.provenance,
+            variants=tuple(sorted((variant for variant, _ in children), key=lambda v: v.name)),
+        )
+
+    def _read_child(self, descriptor: Descriptor) -> tuple[Variant, _Shared]:
+        data = self._store.read_manifest(descriptor, limit=MAX_MANIFEST)
+        manifest = parse_document(data, OCI_MANIFEST)
         if manifest.get("artifactType") != MODEL_MANIFEST:
             raise IntegrityError(f"Manifest {descriptor.digest} is not a {MODEL_MANIFEST}")
         layers = _descriptors(manifest, "layers")
-        return _Child(
-            variant=Variant(
-                name=check_variant(descriptor.annotations.get(VARIANT_ANNOTATION)),
-                manifest=descriptor,
-                model=_only(layers, WEIGHTS),
-                golden=_optional(layers, GOLDEN),
-            ),
+        variant = Variant(
+            name=check_variant(descriptor.annotations.get(VARIANT_ANNOTATION)),
+            manifest=descriptor,
+            model=_only(layers, WEIGHTS),
+            golden=_optional(layers, GOLDEN),
+        )
+        return variant, _Shared(
             contract=_only(layers, PREPROCESSING),
             verdict=_only(layers, VERDICT),
             report=_optional(layers, REPORT),
+            provenance=_optional(layers, PROVENANCE),
         )
-
-    def _read_contract(self, descriptor: Descriptor) -> PreprocessingContract:
-        return PreprocessingContract.from_json(self.read_blob(descriptor, limit=MAX_CONTRACT))
 
 
 def _descriptors(document: Mapping[str, Any], key: str) -> list[Descriptor]:
@@ -325,17 +302,20 @@ def _optional(layers: Iterable[Descriptor], media_type: str) -> Descriptor | Non
     return found[0] if found else None
 
 
-def _version(tags: Iterable[str], descriptor: Descriptor) -> int:
-    versions = [version for tag in tags if (version := parse_version_tag(tag))]
-    if not versions:
-        raise IntegrityError(f"{descriptor.digest} is no release: it has no tag such as 'v7'")
-    return min(versions)
-
-
-def _channels(tags: Iterable[str], model: str) -> tuple[str, ...]:
-    prefix = f"{model}."
-    return tuple(sorted(tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)))
-
-
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
+
+
+def _listed_versions(versions: Iterable[int]) -> str:
+    """Name versions, of which there may be a thousand: runs of them by their ends."""
+    runs: list[list[int]] = []
+    for version in sorted(versions):
+        if runs and version == runs[-1][1] + 1:
+            runs[-1][1] = version
+        else:
+            runs.append([version, version])
+    named = [
+        version_tag(first) if first == last else f"{version_tag(first)} to {version_tag(last)}"
+        for first, last in runs
+    ]
+    return ", ".join(named) or "none"

@@ -24,20 +24,30 @@ class PixelModel:
         width: Width of the input in pixels.
         classes: How many probabilities to expect.
         num_threads: Threads for one inference.
+        xnnpack: Whether XNNPACK computes what it can, several times faster than TFLite's own
+            kernels.
 
     Raises:
         ModelError: the bytes are not a TFLite model, or one of another shape.
     """
 
     def __init__(
-        self, content: bytes, *, height: int, width: int, classes: int, num_threads: int
+        self,
+        content: bytes,
+        *,
+        height: int,
+        width: int,
+        classes: int,
+        num_threads: int,
+        xnnpack: bool = True,
     ) -> None:
         try:
             interpreter = Interpreter(
                 model_content=content,
                 num_threads=num_threads,
-                # The built-in kernels with XNNPACK, several times faster than without.
-                experimental_op_resolver_type=OpResolverType.BUILTIN,
+                experimental_op_resolver_type=OpResolverType.BUILTIN
+                if xnnpack
+                else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
             )
             self._run = interpreter.get_signature_runner(_signature(interpreter))
             self._input = self._run.get_input_details()[_INPUT]

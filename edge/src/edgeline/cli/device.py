@@ -1,0 +1,317 @@
+"""`edgeline pull`, `status` and `rollback`: the model on this device; and what they share."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeline.cli.options import (
+    add_command,
+    add_connection,
+    add_json,
+    add_root,
+    add_state,
+    at_least,
+)
+from edgeline.cli.output import Progress, print_json, print_table, printable
+
+if TYPE_CHECKING:
+    from edgeline.device.state import InstalledModel, State
+    from edgeline.device.update import Device
+
+REGISTRY_VARIABLE = "EDGELINE_REGISTRY"
+MODEL_VARIABLE = "EDGELINE_MODEL"
+SYSTEMD_STATE_VARIABLE = "STATE_DIRECTORY"  # systemd sets it for a unit with StateDirectory=
+
+
+def add_device_commands(commands: Any) -> None:
+    """Add the commands to the parser."""
+    from edgeline.cli.benchmark import add_benchmark
+    from edgeline.cli.doctor import add_doctor
+    from edgeline.cli.watch import add_watch
+
+    _add_pull(commands)
+    add_watch(commands)
+    _add_status(commands)
+    add_benchmark(commands)
+    _add_rollback(commands)
+    add_doctor(commands)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add which model of which registry the device runs, and how it gets there."""
+    registry, model = os.environ.get(REGISTRY_VARIABLE), os.environ.get(MODEL_VARIABLE)
+    parser.add_argument(
+        "--registry",
+        default=registry,
+        required=not registry,
+        metavar="STORE",
+        help=f"a directory, or oci://host[:port]/repository; default: ${REGISTRY_VARIABLE}",
+    )
+    parser.add_argument(
+        "--model",
+        default=model,
+        required=not model,
+        metavar="NAME",
+        help=f"the model's name in it; default: ${MODEL_VARIABLE}",
+    )
+    parser.add_argument(
+        "--channel", default="production", metavar="NAME", help="default: %(default)s"
+    )
+    add_root(parser)
+    add_state(parser)
+    add_connection(parser)
+
+
+def add_variant(parser: argparse.ArgumentParser) -> None:
+    """Add which variants are preferred."""
+    parser.add_argument(
+        "--variant",
+        metavar="NAMES",
+        help="the variant to run, or several with commas between them, best first, or auto for the "
+        "fastest on this device; remembered; default: as said last time, at first auto",
+    )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add how many threads an inference takes."""
+    parser.add_argument(
+        "--threads",
+        type=at_least(1),
+        metavar="N",
+        help="threads per inference, default: one per core, at most 4",
+    )
+
+
+def open_device(options: argparse.Namespace) -> "Device":
+    """Return the device that the command line describes.
+
+    Raises:
+        UsageError: there is no root.
+        RegistryError: a name is malformed, or the root cannot be read.
+    """
+    from edgeline.cli.access import connection, required_root
+    from edgeline.device.update import Device
+
+    return Device(
+        options.registry,
+        options.model,
+        options.channel,
+        root=required_root(options),
+        state=state_of_device(options),
+        connection=connection(options),
+        num_threads=getattr(options, "threads", None),
+        progress=Progress(),
+    )
+
+
+def state_of_device(options: argparse.Namespace) -> Path | None:
+    """Return the state folder that was named, on the command line or in the environment."""
+    from edgeline.cli.access import state_folder
+
+    # Of several names, systemd's own first one counts.
+    systemd = os.environ.get(SYSTEMD_STATE_VARIABLE, "").partition(":")[0]
+    return state_folder(options) or (Path(systemd) if systemd else None)
+
+
+def preference(options: argparse.Namespace) -> tuple[str, ...] | None:
+    """Return the preferred variants, None when nothing is said.
+
+    Raises:
+        RegistryError: a name is malformed.
+    """
+    from edgeline.device.selection import parse_preference
+
+    return None if options.variant is None else parse_preference(options.variant)
+
+
+def log_to_stderr(*, verbose: bool = False) -> None:
+    """Have warnings that the package logs, or all it logs, look like the command line's own."""
+    import logging
+
+    class Formatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            text = super().format(record)
+            return text if record.exc_info else printable(text)
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("edgeline: %(message)s"))
+    logger = logging.getLogger("edgeline")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger.propagate = False
+
+
+def model_json(installed: "InstalledModel") -> dict[str, Any]:
+    """Return an installed model for programs."""
+    return {
+        "model": installed.model,
+        "version": installed.version,
+        "tag": installed.tag,
+        "digest": installed.digest,
+        "variant": installed.variant,
+    }
+
+
+def _add_pull(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "pull",
+        run=_pull,
+        summary="bring the model on this device up to date",
+        description="Install the release that a channel serves: check its signatures, download\n"
+        "what is missing, verify it, try it in a process of its own, and switch to it.\n"
+        "The model before it stays; when anything fails, it stays the one that is served.",
+        examples="""\
+  edgeline pull --registry oci://registry.example/cells --root root.json --model solar-cells
+  edgeline pull --registry registry --model solar-cells --variant int8,float16
+""",
+    )
+    add_device(parser)
+    add_variant(parser)
+    add_threads(parser)
+    add_json(parser)
+
+
+def _pull(options: argparse.Namespace) -> int:
+    log_to_stderr()
+    device = open_device(options)
+    device.repair()
+    outcome = device.update(preference(options))
+    installed = outcome.installed
+    if options.json:
+        print_json({"action": outcome.action, **model_json(installed)})
+        return 0
+    text = {
+        "updated": "is served from now on",
+        "current": "is what the channel serves, and installed",
+        "held": "is held by `edgeline rollback` until the channel moves",
+    }[outcome.action]
+    print(printable(f"{installed.model} {installed.tag} {installed.variant} {text}"))
+    return 0
+
+
+def _add_status(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "status",
+        run=_status,
+        summary="say what this device serves, and how the last check went",
+        description="Say what this device serves, and how the last check went; asks nobody.",
+        examples="""\
+  edgeline status --registry oci://registry.example/cells --root root.json --model solar-cells
+  edgeline status --registry registry --model solar-cells --json | jq .active.version
+""",
+    )
+    add_device(parser)
+    add_json(parser)
+
+
+def _status(options: argparse.Namespace) -> int:
+    device = open_device(options)
+    state = device.folder.read()
+    models = device.folder.models(state)
+    if options.json:
+        print_json(_status_json(device, state, models))
+        return 0
+    rows = [
+        ("following", f"{device.model}/{device.channel} of {device.registry}"),
+        ("active", _model_line(models.get(state.active or ""))),
+        ("previous", _model_line(models.get(state.previous or ""))),
+        ("variants", ", ".join(state.preference) or "auto"),
+        ("last check", _when(state.checked)),
+        ("signatures", _signatures(state)),
+    ]
+    if state.held:
+        rows.append(("held", "by `edgeline rollback`, until the channel moves"))
+    if state.rejected:
+        rows.append(("rejected", f"v{state.rejected.version}: {state.rejected.reason}"))
+    if state.error:
+        rows.append(("last error", f"{_when(state.failed)}: {state.error}"))
+    rows.append(("state", f"{device.folder.path}, {device.folder.size() / 1e6:.1f} MB"))
+    print_table(rows)
+    return 0
+
+
+def _status_json(
+    device: "Device", state: "State", models: dict[str, "InstalledModel"]
+) -> dict[str, Any]:
+    active, previous = models.get(state.active or ""), models.get(state.previous or "")
+    return {
+        "registry": device.registry,
+        "model": device.model,
+        "channel": device.channel,
+        "active": model_json(active) if active else None,
+        "previous": model_json(previous) if previous else None,
+        "variants": list(state.preference) or ["auto"],
+        "held": state.held is not None,
+        "rejected": (
+            {"version": state.rejected.version, "reason": state.rejected.reason}
+            if state.rejected
+            else None
+        ),
+        "checked": state.checked or None,
+        "expires": state.expires or None,
+        "stale": _stale(state),
+        "failed": state.failed or None,
+        "error": state.error,
+        "bytes": device.folder.size(),
+    }
+
+
+def _model_line(installed: "InstalledModel | None") -> str:
+    if installed is None:
+        return "none"
+    return f"{installed.tag} {installed.variant} {installed.digest[:19]}"
+
+
+def _stale(state: "State") -> bool:
+    import time
+
+    return 0 < state.expires < max(time.time(), state.floor)
+
+
+def _signatures(state: "State") -> str:
+    if not state.expires:
+        return "none seen yet"
+    if _stale(state):
+        return f"stale: they expired on {_when(state.expires)}; no updates until signed anew"
+    return f"good until {_when(state.expires)}"
+
+
+def _when(seconds: float) -> str:
+    from edgeline.device.clock import as_time
+
+    return f"{as_time(seconds):%Y-%m-%d %H:%M} UTC" if seconds else "never"
+
+
+def _add_rollback(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "rollback",
+        run=_rollback,
+        summary="go back to the model that this device served before",
+        description="Go back to the model that this device served before, at once and offline,\n"
+        "and stay there until the channel moves. For all devices: `edgeline registry rollback`.",
+        examples="""\
+  edgeline rollback --registry oci://registry.example/cells --root root.json --model solar-cells
+""",
+    )
+    add_device(parser)
+    add_json(parser)
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    log_to_stderr()
+    installed = open_device(options).rollback()
+    if options.json:
+        print_json(model_json(installed))
+    else:
+        print(
+            printable(
+                f"{installed.model} {installed.tag} {installed.variant} is served until the "
+                "channel moves"
+            )
+        )
+    return 0

@@ -1,0 +1,162 @@
+"""What the commands' options have in common: their help, their shared arguments, their syntax."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+EXIT_CODES = """\
+exit codes:
+  0  all went well
+  1  an image could not be read and the others were predicted; or you answered no
+  2  the command line is wrong
+  3  the registry, the release or the model cannot be used, or the request was refused
+  4  content or signatures are not genuine, are damaged, or have expired
+  5  the registry did not answer in time, or others kept changing it; try again later
+"""
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    *,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    description: str,
+    examples: str,
+) -> argparse.ArgumentParser:
+    """Add a command that `run` carries out and gives the exit code of."""
+    parser = _parser(commands, name, summary, description, examples)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_group(commands: Any, name: str, *, summary: str, description: str, examples: str) -> Any:
+    """Add a command that consists of others; return where to add them."""
+    parser = _parser(commands, name, summary, description, examples)
+    return parser.add_subparsers(metavar="command", required=True)
+
+
+def _parser(
+    commands: Any, name: str, summary: str, description: str, examples: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"examples:\n{examples.rstrip()}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def add_store(parser: argparse.ArgumentParser, name: str = "store") -> None:
+    """Add the store as the next positional argument."""
+    parser.add_argument(
+        name,
+        metavar=name.upper(),
+        help="a directory, or oci://host[:port]/repository",
+    )
+
+
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    """Add how to reach a registry server. Credentials come from Docker's config.json."""
+    group = parser.add_argument_group("connection, for oci:// only")
+    group.add_argument(
+        "--ca-file", type=Path, metavar="FILE", help="certificates (PEM) to trust, not the system's"
+    )
+    group.add_argument(
+        "--client-cert", type=Path, metavar="FILE", help="your certificate (PEM), for mutual TLS"
+    )
+    group.add_argument(
+        "--client-key", type=Path, metavar="FILE", help="its key (PEM), unless it is in that file"
+    )
+    group.add_argument(
+        "--insecure", action="store_true", help="allow plain HTTP to other hosts than this one"
+    )
+    group.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="for one request and its retries, default: 60",
+    )
+
+
+def add_root(parser: argparse.ArgumentParser) -> None:
+    """Add the trusted root; it is not required here, as it may come from the environment."""
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="FILE",
+        help="the trusted root.json that `edgeline registry init` made; default: $EDGELINE_ROOT",
+    )
+
+
+def add_state(parser: argparse.ArgumentParser) -> None:
+    """Add where trusted metadata is kept, which protects from being shown an older state."""
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="remembers which metadata was seen, so that an older one is refused; "
+        "default: $EDGELINE_STATE, else below ~/.local/state/edgeline",
+    )
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Add what to sign with."""
+    parser.add_argument(
+        "--key",
+        action="append",
+        dest="keys",
+        metavar="URI",
+        help="sign with it: a PEM file, a folder of them, envvar:NAME, or <key id>=<URI> of a "
+        "KMS or HSM; repeatable; default: $EDGELINE_KEYS, separated by spaces. A passphrase comes "
+        "from $EDGELINE_PASSPHRASE or is asked for",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser, what: str = "one JSON object") -> None:
+    """Add the output for programs."""
+    parser.add_argument("--json", action="store_true", help=f"print {what} instead of tables")
+
+
+def add_yes(parser: argparse.ArgumentParser) -> None:
+    """Add the consent that is otherwise asked for on a terminal."""
+    parser.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
+
+
+def add_signing(parser: argparse.ArgumentParser) -> None:
+    """Add what every command that changes signed metadata takes."""
+    add_root(parser)
+    add_keys(parser)
+    add_json(parser)
+    add_connection(parser)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a type for whole numbers from `least` on."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected at least {least}, got {value}")
+        return value
+
+    return number
+
+
+def version(text: str) -> int:
+    """Return the number of a release that is written "v7" or "7"."""
+    digits = text.removeprefix("v")
+    if not digits.isascii() or not digits.isdecimal() or len(digits) > 9 or int(digits) < 1:
+        raise argparse.ArgumentTypeError(f"expected a version such as v7, got {text!r}")
+    return int(digits)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0 and up to 3600, got {text}")
+    return value

@@ -1,0 +1,146 @@
+"""What the commands print: tables for people, JSON for programs, progress, and questions."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from edgeline.errors import EdgelineError
+
+if TYPE_CHECKING:
+    from edgeline.publish.metadata import RoleStatus
+
+_SHORT = 12  # digits of a key's id that tables show
+_PATIENCE = 2.0  # seconds before progress is told, and between two lines of it
+
+
+class UsageError(EdgelineError):
+    """The command line does not say what is needed."""
+
+    exit_code = 2
+
+
+class Progress:
+    """Tells on stderr how far something has come, once it takes longer than one likes to wait."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._next = clock() + _PATIENCE
+
+    def __call__(self, text: str) -> None:
+        """Tell it, unless it is too soon."""
+        now = self._clock()
+        if now >= self._next:
+            self._next = now + _PATIENCE
+            note(text)
+
+
+def note(text: str) -> None:
+    """Print a remark on stderr, where it is in no program's way."""
+    print(f"edgeline: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one line of JSON; a number that is not finite becomes null."""
+    print(json.dumps(_finite(document), allow_nan=False))
+
+
+def print_table(
+    rows: Sequence[Sequence[str]], *, right: Collection[int] = (), error: bool = False
+) -> None:
+    """Print rows as columns, of which those in `right` are right-aligned; on stderr if `error`."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        aligned = (
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join(aligned).rstrip(), file=sys.stderr if error else sys.stdout)
+
+
+def printable(text: str) -> str:
+    """Escape what is not printable: on a terminal, a control character is a command."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def megabytes(size: int) -> str:
+    """Return a size for people."""
+    return f"{size / 1e6:.1f} MB"
+
+
+def number(value: float | None) -> str:
+    """Return a metric for people; a dash where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def day(time: datetime | None) -> str:
+    """Return a date for people; a dash where there is none."""
+    return "-" if time is None else f"{time:%Y-%m-%d}"
+
+
+def note_expired(roles: Sequence["RoleStatus"]) -> None:
+    """Say on stderr which signatures expired."""
+    now = datetime.now(timezone.utc)
+    expired = [f"{role.name} on {day(role.expires)}" for role in roles if _is_past(role, now)]
+    if expired:
+        note(
+            f"signatures expired, and devices refuse the registry: {', '.join(expired)}; "
+            "sign anew with `edgeline registry refresh`"
+        )
+
+
+def print_roles(roles: Sequence["RoleStatus"]) -> None:
+    """Print roles as a table."""
+    header = ("ROLE", "KEYS", "NEEDED", "VERSION", "EXPIRES")
+    print_table([header, *map(_role_row, roles)], right=(2, 3))
+
+
+def role_json(role: "RoleStatus") -> dict[str, Any]:
+    """Return a role for programs."""
+    return {
+        "role": role.name,
+        "version": role.version,
+        "threshold": role.threshold,
+        "keys": [key.keyid for key in role.keys],
+        "expires": role.expires.isoformat() if role.expires else None,
+    }
+
+
+def confirmed(question: str, *, yes: bool) -> bool:
+    """Ask, unless the answer was given with --yes.
+
+    Raises:
+        UsageError: there is no terminal to ask on.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError("Nothing was signed: without a terminal to ask on, --yes has to say so")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _role_row(role: "RoleStatus") -> tuple[str, ...]:
+    keys = ", ".join(key.keyid[:_SHORT] for key in role.keys)
+    signed = str(role.version) if role.version else "-"
+    return role.name, keys, str(role.threshold), signed, day(role.expires)
+
+
+def _is_past(role: "RoleStatus", now: datetime) -> bool:
+    return role.expires is not None and role.expires <= now
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

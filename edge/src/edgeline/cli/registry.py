@@ -1,0 +1,42 @@
+"""`edgeline registry`: the group of its commands, which are in the modules beside this one."""
+
+from typing import Any
+
+from edgeline.cli.options import add_group
+from edgeline.cli.registry_channels import add_promote, add_rollback
+from edgeline.cli.registry_init import add_init
+from edgeline.cli.registry_keys import add_key_commands
+from edgeline.cli.registry_list import add_list
+from edgeline.cli.registry_show import add_show
+from edgeline.cli.registry_upkeep import add_copy, add_gc, add_refresh
+from edgeline.cli.registry_verify import add_verify
+
+
+def add_registry(commands: Any) -> None:
+    """Add the group of commands to the parser."""
+    group = add_group(
+        commands,
+        "registry",
+        summary="manage an edge model registry",
+        description="Look into an edge model registry, decide which release its channels serve,\n"
+        "and keep it in order. Signing needs edgeline[publish]; looking and verifying do not.",
+        examples="""\
+  edgeline registry init registry --model solar-cells --keys keys
+  edgeline registry list registry --root keys/root.json
+  edgeline registry promote registry solar-cells --from candidate --to production
+  edgeline registry verify oci://registry.example/cells --root keys/root.json
+""",
+    )
+    for add in (
+        add_init,
+        add_list,
+        add_show,
+        add_promote,
+        add_rollback,
+        add_verify,
+        add_refresh,
+        add_gc,
+        add_copy,
+        add_key_commands,
+    ):
+        add(group)

@@ -1,0 +1,186 @@
+"""`edgeline registry promote` and `rollback`: let a channel serve another release."""
+
+import argparse
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from edgeline.cli.access import existing_store, repository
+from edgeline.cli.options import (
+    add_command,
+    add_signing,
+    add_store,
+    add_yes,
+    version,
+)
+from edgeline.cli.output import Progress, confirmed, note, number, print_json, print_table
+
+if TYPE_CHECKING:
+    from edgeline.publish.channels import Change, Metric
+
+
+def add_promote(group: Any) -> None:
+    """Add `promote` to the parser."""
+    parser = add_command(
+        group,
+        "promote",
+        run=_promote,
+        summary="let a channel serve the release of another one",
+        description="Let a channel serve the release that another one serves, such as production "
+        "the\ncandidate. Refuses a release that was changed, or whose recorded verdict is not a "
+        "pass.\nShows the metrics of both releases side by side, and asks before it signs.",
+        examples="""\
+  edgeline registry promote registry solar-cells --from candidate --to production \\
+      --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
+  export EDGELINE_ROOT=keys/root.json EDGELINE_KEYS=keys
+  edgeline registry promote registry solar-cells --from candidate --to canary
+  edgeline registry promote registry solar-cells --from canary --to production --yes --json
+""",
+    )
+    add_store(parser)
+    parser.add_argument("model", metavar="MODEL", help="the model's name in the registry")
+    parser.add_argument(
+        "--from", required=True, dest="source", metavar="CHANNEL", help="whose release to take"
+    )
+    parser.add_argument(
+        "--to", required=True, dest="target", metavar="CHANNEL", help="which is to serve it too"
+    )
+    add_yes(parser)
+    add_signing(parser)
+
+
+def add_rollback(group: Any) -> None:
+    """Add `rollback` to the parser."""
+    parser = add_command(
+        group,
+        "rollback",
+        run=_rollback,
+        summary="let a channel serve the release before",
+        description="Let a channel serve a release that it served before. To devices it is one "
+        "more signed\nchange; nothing is undone in the metadata.",
+        examples="""\
+  edgeline registry rollback registry solar-cells --channel production \\
+      --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
+  edgeline registry rollback registry solar-cells --channel production --to v5 --yes
+""",
+    )
+    add_store(parser)
+    parser.add_argument("model", metavar="MODEL", help="the model's name in the registry")
+    parser.add_argument("--channel", required=True, metavar="CHANNEL", help="to change")
+    parser.add_argument(
+        "--to",
+        type=version,
+        dest="version",
+        metavar="VERSION",
+        help="one of those it served before, such as v5; default: the last of them",
+    )
+    add_yes(parser)
+    add_signing(parser)
+
+
+def _promote(options: argparse.Namespace) -> int:
+    store = existing_store(options)
+    trusted = repository(options, store)
+    from edgeline.publish.channels import promote
+
+    change = promote(
+        store,
+        trusted,
+        options.model,
+        options.source,
+        options.target,
+        confirm=partial(_confirm, options),
+        notify=Progress(),
+    )
+    return _report(change, options)
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    store = existing_store(options)
+    trusted = repository(options, store)
+    from edgeline.publish.channels import rollback
+
+    change = rollback(
+        store,
+        trusted,
+        options.model,
+        options.channel,
+        options.version,
+        confirm=partial(_confirm, options),
+        notify=Progress(),
+    )
+    return _report(change, options)
+
+
+def _confirm(options: argparse.Namespace, change: "Change") -> bool:
+    """Show what is to be signed, and ask."""
+    for remark in change.remarks:
+        note(remark)
+    if not options.json or not options.yes:
+        _print_comparison(change, error=options.json)
+    where = f"{change.model}/{change.channel}"
+    return confirmed(f"Sign that {where} serves {change.release.tag}?", yes=options.yes)
+
+
+def _print_comparison(change: "Change", *, error: bool) -> None:
+    from edgeline.registry.format import version_tag
+
+    old, new = change.replaced, change.release.tag
+    columns = (f"{version_tag(old.version)}, NOW", new, "DIFFERENCE") if old else (new,)
+    rows = [
+        (each.variant, each.metric, each.slice, *(_numbers(each) if old else [number(each.new)]))
+        for each in change.metrics
+    ]
+    if rows:
+        print_table([("VARIANT", "METRIC", "ON", *columns), *rows], right=(3, 4, 5), error=error)
+
+
+def _report(change: "Change", options: argparse.Namespace) -> int:
+    from edgeline.publish.channels import Outcome
+
+    if options.json:
+        print_json(_change_json(change))
+    else:
+        where, tag = f"{change.model}/{change.channel}", change.release.tag
+        print(
+            {
+                Outcome.DONE: f"{where} serves {tag} ({change.release.digest}).",
+                Outcome.UNCHANGED: f"{where} serves {tag} already; nothing was signed.",
+                Outcome.DECLINED: f"Nothing was signed; {where} is as it was.",
+            }[change.outcome]
+        )
+    return 1 if change.outcome is Outcome.DECLINED else 0
+
+
+def _change_json(change: "Change") -> dict[str, Any]:
+    from edgeline.registry.format import version_tag
+
+    replaced = change.replaced
+    return {
+        "model": change.model,
+        "channel": change.channel,
+        "outcome": change.outcome.value,
+        "tag": change.release.tag,
+        "digest": change.release.digest,
+        "replaced": {"tag": version_tag(replaced.version), "digest": replaced.index.digest}
+        if replaced
+        else None,
+        "metrics": [
+            {
+                "variant": metric.variant,
+                "metric": metric.metric,
+                "slice": metric.slice,
+                "old": metric.old,
+                "new": metric.new,
+                "difference": metric.difference,
+            }
+            for metric in change.metrics
+        ],
+        "remarks": list(change.remarks),
+    }
+
+
+def _numbers(metric: "Metric") -> list[str]:
+    change = metric.difference
+    difference = "-" if change is None or math.isnan(change) else f"{change:+.4f}"
+    return [number(metric.old), number(metric.new), difference]

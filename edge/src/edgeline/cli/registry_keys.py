@@ -1,0 +1,186 @@
+"""`edgeline registry keys`: make keys, and decide whose keys count."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from edgeline.cli.access import (
+    existing_store,
+    public_key,
+    repository,
+    repository_to_read,
+    require_publishing,
+)
+from edgeline.cli.options import (
+    add_command,
+    add_connection,
+    add_group,
+    add_json,
+    add_root,
+    add_signing,
+    add_store,
+)
+from edgeline.cli.output import note_expired, print_json, print_roles, print_table, role_json
+from edgeline.cli.registry_init import add_no_passphrase, new_passphrase
+from edgeline.cli.registry_rotate import add_apply, add_rotate, add_sign
+
+
+def add_key_commands(group: Any) -> None:
+    """Add `keys` and its commands to the parser."""
+    commands = add_group(
+        group,
+        "keys",
+        summary="make keys, and decide whose keys count",
+        description="Make keys, and decide whose keys count in a registry. A key is an Ed25519 key "
+        "in a PEM\nfile, with its public half beside it in a file *.pub, to be handed on.",
+        examples="""\
+  edgeline registry keys create keys/anna.pem
+  edgeline registry keys list registry --root keys/root.json
+  edgeline registry keys rotate registry solar-cells-release --add anna.pub --remove 1f3a09
+""",
+    )
+    _add_create(commands)
+    _add_public(commands)
+    _add_list(commands)
+    _add_add_model(commands)
+    add_rotate(commands)
+    add_sign(commands)
+    add_apply(commands)
+
+
+def _add_create(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "create",
+        run=_create,
+        summary="make a key",
+        description="Make a key: FILE, which signs, and beside it *.pub, which is to be handed on.",
+        examples="""\
+  edgeline registry keys create keys/anna.pem
+  EDGELINE_PASSPHRASE=... edgeline registry keys create keys/online-2.pem --json
+""",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="to write, named *.pem")
+    add_no_passphrase(parser)
+    add_json(parser)
+
+
+def _add_public(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "public",
+        run=_public,
+        summary="show the public halves of keys",
+        description="Show the id and the public half of keys.",
+        examples="""\
+  edgeline registry keys public keys/anna.pem
+  edgeline registry keys public keys/*.pub --json | jq .key_id
+""",
+    )
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="*.pub or *.pem")
+    add_json(parser, "a line of JSON per key")
+
+
+def _add_list(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "list",
+        run=_list,
+        summary="list roles, their keys, and when they expire",
+        description="List who signs what in a registry, and until when the signatures hold.",
+        examples="""\
+  edgeline registry keys list registry --root keys/root.json
+  edgeline registry keys list registry --json | jq 'select(.role == "timestamp").expires'
+""",
+    )
+    add_store(parser)
+    add_root(parser)
+    add_json(parser, "a line of JSON per role")
+    add_connection(parser)
+
+
+def _add_add_model(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "add-model",
+        run=_add_model,
+        summary="let keys sign for another model",
+        description="Let two keys sign for another model. Needs the targets key and the online key "
+        "to sign.",
+        examples="""\
+  edgeline registry keys create keys/panels-ci.pem
+  edgeline registry keys create keys/panels-release.pem
+  edgeline registry keys add-model registry panels --root keys/root.json \\
+      --ci-key keys/panels-ci.pub --release-key keys/panels-release.pub \\
+      --key keys/targets.pem --key keys/online.pem
+""",
+    )
+    add_store(parser)
+    parser.add_argument("model", metavar="MODEL", help="the model's name")
+    for option, what in (("--ci-key", "candidate and canary"), ("--release-key", "production")):
+        parser.add_argument(
+            option, type=Path, required=True, metavar="FILE", help=f"(*.pub) that signs {what}"
+        )
+    add_signing(parser)
+
+
+def _create(options: argparse.Namespace) -> int:
+    require_publishing()
+    from edgeline.publish.keys import generate_key
+
+    key = generate_key(options.file, new_passphrase(options))
+    public = options.file.with_suffix(".pub")
+    if options.json:
+        print_json({"file": str(options.file), "public_file": str(public), "key_id": key.keyid})
+    else:
+        print(f"{options.file} signs as key {key.keyid}; hand on {public}.")
+    return 0
+
+
+def _public(options: argparse.Namespace) -> int:
+    keys = [(file, public_key(file)) for file in options.files]
+    if options.json:
+        for file, key in keys:
+            print_json(
+                {
+                    "file": str(file),
+                    "key_id": key.keyid,
+                    "scheme": key.scheme,
+                    "public": key.keyval["public"],
+                }
+            )
+    else:
+        rows = [(str(file), key.keyid, key.keyval["public"]) for file, key in keys]
+        print_table([("FILE", "KEY ID", "PUBLIC"), *rows])
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    store = existing_store(options)
+    roles = repository_to_read(options, store).roles()
+    note_expired(roles)
+    if options.json:
+        for role in roles:
+            print_json(role_json(role))
+    else:
+        print_roles(roles)
+    return 0
+
+
+def _add_model(options: argparse.Namespace) -> int:
+    store = existing_store(options)
+    trusted = repository(options, store)
+    from edgeline.publish.repository import ModelKeys
+
+    keys = ModelKeys(ci=public_key(options.ci_key), release=public_key(options.release_key))
+    trusted.add_model(options.model, keys)
+    if options.json:
+        print_json(
+            {"model": options.model, "ci": keys.ci.keyid, "release": keys.release.keyid},
+        )
+    else:
+        print(
+            f"{options.ci_key} signs {options.model}/candidate and canary now, "
+            f"{options.release_key} signs {options.model}/production."
+        )
+    return 0

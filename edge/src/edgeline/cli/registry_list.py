@@ -1,0 +1,87 @@
+"""`edgeline registry list`: which releases a registry holds, and which channels serve them."""
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgeline.cli.access import existing_store, repository_to_read
+from edgeline.cli.options import (
+    add_command,
+    add_connection,
+    add_json,
+    add_root,
+    add_store,
+    at_least,
+)
+from edgeline.cli.output import Progress, megabytes, note, note_expired, print_json, print_table
+
+if TYPE_CHECKING:
+    from edgeline.registry.reader import Release
+
+
+def add_list(group: Any) -> None:
+    """Add `list` to the parser."""
+    parser = add_command(
+        group,
+        "list",
+        run=_list,
+        summary="list releases and the channels that serve them",
+        description="List the releases of a registry, newest first.",
+        examples="""\
+  edgeline registry list registry --root keys/root.json
+  edgeline registry list oci://registry.example/cells --all
+  edgeline registry list registry --json | jq .tag
+""",
+    )
+    add_store(parser)
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--limit", type=at_least(1), default=20, metavar="N", help="the newest N, default: 20"
+    )
+    shown.add_argument("--all", action="store_true", help="list every release")
+    add_root(parser)
+    add_json(parser, "a line of JSON per release")
+    add_connection(parser)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from edgeline.registry.reader import RegistryReader
+
+    store = existing_store(options)
+    repository = repository_to_read(options, store)
+    channels = repository.channels()
+    note_expired(repository.roles())
+    reader, progress = RegistryReader(store), Progress()
+    versions = reader.versions()[::-1]
+    shown = versions if options.all else versions[: options.limit]
+    rows: list[tuple[str, ...]] = [("RELEASE", "MODEL", "CHANNELS", "VARIANTS")]
+    for position, version in enumerate(shown):
+        progress(f"read {position} of {len(shown)} releases")
+        release = reader.open_version(version)
+        serving = [each.name for each in channels if each.release.index.digest == release.digest]
+        if options.json:
+            print_json(release_json(release, serving))
+        else:
+            rows.append(_release_row(release, serving))
+    if not options.json:
+        print_table(rows)
+        if len(shown) < len(versions):
+            note(f"{len(versions) - len(shown)} older ones are not shown; --all lists them")
+    return 0
+
+
+def _release_row(release: "Release", serving: Sequence[str]) -> tuple[str, ...]:
+    variants = (f"{each.name} ({megabytes(each.model.size)})" for each in release.variants)
+    return release.tag, release.model, ", ".join(serving) or "-", ", ".join(variants)
+
+
+def release_json(release: "Release", serving: Sequence[str]) -> dict[str, Any]:
+    """Return a release, and the channels that serve it, for programs."""
+    return {
+        "tag": release.tag,
+        "version": release.version,
+        "model": release.model,
+        "digest": release.digest,
+        "channels": list(serving),
+        "variants": {each.name: each.model.size for each in release.variants},
+    }

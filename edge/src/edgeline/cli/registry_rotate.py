@@ -1,0 +1,220 @@
+"""`edgeline registry keys rotate`, `sign` and `apply`: exchange keys, alone or with others."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeline.cli.access import (
+    existing_store,
+    public_key,
+    require_publishing,
+    required_root,
+    signers,
+)
+from edgeline.cli.options import (
+    add_command,
+    add_json,
+    add_keys,
+    add_root,
+    add_signing,
+    add_store,
+    add_yes,
+    at_least,
+)
+from edgeline.cli.output import confirmed, note, print_json, print_roles, role_json
+from edgeline.errors import RegistryError
+
+if TYPE_CHECKING:
+    from edgeline.publish.metadata import RoleStatus
+    from edgeline.publish.repository import Repository
+    from edgeline.publish.root_signing import RootDraft
+
+
+def add_rotate(commands: Any) -> None:
+    """Add `rotate` to the parser."""
+    parser = add_command(
+        commands,
+        "rotate",
+        run=_rotate,
+        summary="change whose keys count for a role",
+        description="Change whose keys count for a role: root, targets, online, <model>-ci or "
+        "<model>-release.\nThe first three change the root, which several people may have to sign: "
+        "then --draft writes\na file for them. Without a change, what the role signs is signed "
+        "anew, to last its full time.",
+        examples="""\
+  edgeline registry keys rotate registry solar-cells-release --add anna.pub --remove 1f3a09 \\
+      --root keys/root.json --key keys/targets.pem --key keys/online.pem --key anna.pem
+  edgeline registry keys rotate registry root --add anna.pub --threshold 2 --draft draft.json
+  edgeline registry keys rotate registry root --draft draft.json  # only to extend its time
+""",
+    )
+    add_store(parser)
+    parser.add_argument("role", metavar="ROLE", help="such as online or solar-cells-release")
+    parser.add_argument(
+        "--add",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="a key (*.pub) that shall count; repeatable",
+    )
+    parser.add_argument(
+        "--remove",
+        action="append",
+        default=[],
+        metavar="KEY-ID",
+        help="a key that shall not, by its id or the start of it; repeatable",
+    )
+    parser.add_argument(
+        "--threshold", type=at_least(1), metavar="N", help="how many of the keys have to sign"
+    )
+    parser.add_argument(
+        "--draft",
+        type=Path,
+        metavar="FILE",
+        help="write the new root to it if others have to sign it too",
+    )
+    _add_base(parser)
+    add_signing(parser)
+
+
+def add_sign(commands: Any) -> None:
+    """Add `sign` to the parser."""
+    parser = add_command(
+        commands,
+        "sign",
+        run=_sign,
+        summary="sign a draft of a new root",
+        description="Add your signature to a draft of a new root that somebody handed you. Needs "
+        "no registry:\nthe draft is verified from the root that you trust. Shows what changes, and "
+        "asks.",
+        examples="""\
+  edgeline registry keys sign draft.json --root keys/root.json --key keys/root-2.pem
+  edgeline registry keys sign draft.json --root keys/root.json --key keys/root-2.pem --yes --json
+""",
+    )
+    parser.add_argument("draft", type=Path, metavar="DRAFT", help="that `rotate --draft` wrote")
+    add_yes(parser)
+    add_root(parser)
+    add_keys(parser)
+    add_json(parser)
+
+
+def add_apply(commands: Any) -> None:
+    """Add `apply` to the parser."""
+    parser = add_command(
+        commands,
+        "apply",
+        run=_apply,
+        summary="make a signed draft the registry's root",
+        description="Make a draft that enough people signed the registry's root. Needs the online "
+        "key, and what\nelse the new root asks to be signed.",
+        examples="""\
+  edgeline registry keys apply registry draft.json --root keys/root.json --key keys/online.pem
+  edgeline registry keys apply oci://registry.example/cells draft.json --json
+""",
+    )
+    add_store(parser)
+    parser.add_argument("draft", type=Path, metavar="DRAFT", help="that enough people signed")
+    _add_base(parser)
+    add_signing(parser)
+
+
+def _add_base(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base",
+        metavar="TAG",
+        help="start from older metadata, such as tuf-41, when a stolen online key spoiled the "
+        "newest; see docs/registry-trust.md",
+    )
+
+
+def _rotate(options: argparse.Namespace) -> int:
+    trusted = _repository_from(options)
+    draft = trusted.rotate(
+        options.role,
+        add=[public_key(file) for file in options.add],
+        remove=_key_ids(options.remove, trusted) if options.remove else (),
+        threshold=options.threshold,
+        draft=options.draft,
+    )
+    if draft is None:
+        _report_roles(trusted.roles(), options)
+    else:
+        _report_draft(draft, options.draft, options)
+    return 0
+
+
+def _sign(options: argparse.Namespace) -> int:
+    root, keys = required_root(options), signers(options)
+    from edgeline.publish.root_signing import RootDraft, sign_draft
+
+    if not options.yes:
+        for change in RootDraft.read(options.draft).changes:
+            note(change)
+    if not confirmed(f"Sign {options.draft}?", yes=options.yes):
+        note("nothing was signed")
+        return 1
+    _report_draft(sign_draft(options.draft, root=root, signers=keys), options.draft, options)
+    return 0
+
+
+def _apply(options: argparse.Namespace) -> int:
+    trusted = _repository_from(options)
+    trusted.apply_draft(options.draft)
+    _report_roles(trusted.roles(), options)
+    return 0
+
+
+def _repository_from(options: argparse.Namespace) -> "Repository":
+    """Return the metadata to change keys in: the newest, or what --base names."""
+    store = existing_store(options)
+    require_publishing()
+    from edgeline.publish.repository import Repository
+    from edgeline.registry.format import TUF_TAG
+
+    root, keys = required_root(options), signers(options)
+    return Repository(store, root=root, signers=keys, base=options.base or TUF_TAG)
+
+
+def _key_ids(given: Sequence[str], trusted: "Repository") -> list[str]:
+    """Return the whole ids of keys that are given by the start of theirs."""
+    known = {key.keyid for role in trusted.roles() for key in role.keys}
+    found = []
+    for start in given:
+        matching = [key_id for key_id in known if key_id.startswith(start)]
+        if len(matching) != 1:
+            raise RegistryError(
+                f"{len(matching)} of the registry's keys have an id that starts with {start!r}; "
+                "expected one. See `edgeline registry keys list`"
+            )
+        found += matching
+    return found
+
+
+def _report_roles(roles: list["RoleStatus"], options: argparse.Namespace) -> None:
+    if options.json:
+        print_json({"complete": True, "roles": [role_json(role) for role in roles]})
+    else:
+        print("Signed and stored. The roles are now:\n")
+        print_roles(roles)
+
+
+def _report_draft(draft: "RootDraft", path: Path, options: argparse.Namespace) -> None:
+    if options.json:
+        missing = draft.missing
+        print_json({"complete": not missing, "draft": str(path), "missing": missing})
+        return
+    for line in draft.missing:
+        print(f"{line}.")
+    if draft.missing:
+        print(
+            f"Hand {path} to their holders, who give:\n"
+            f"  edgeline registry keys sign {path} --root root.json --key KEY.pem"
+        )
+    else:
+        print(
+            f"{path} is complete. Whoever has the online key gives:\n"
+            f"  edgeline registry keys apply STORE {path} --root root.json --key online.pem"
+        )

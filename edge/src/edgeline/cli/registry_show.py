@@ -1,0 +1,289 @@
+"""`edgeline registry show`: everything about one release, and who vouches for it."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeline.cli.access import existing_store, repository_to_read
+from edgeline.cli.options import add_command, add_connection, add_json, add_root, add_store
+from edgeline.cli.output import (
+    UsageError,
+    day,
+    megabytes,
+    note,
+    note_expired,
+    number,
+    print_json,
+    print_table,
+)
+from edgeline.cli.registry_list import release_json
+from edgeline.errors import IntegrityError, NotFoundError, RegistryError
+
+if TYPE_CHECKING:
+    from edgeline.publish.metadata import RoleStatus
+    from edgeline.publish.repository import Repository
+    from edgeline.registry.bundle import Channel
+    from edgeline.registry.reader import RegistryReader, Release
+    from edgeline.registry.verdict import Verdict
+
+_MAX_LABELS = 20  # that are named to a person
+
+
+def add_show(group: Any) -> None:
+    """Add `show` to the parser."""
+    parser = add_command(
+        group,
+        "show",
+        run=_show,
+        summary="show everything about one release",
+        description="Show a release: its variants with their metrics, the verdict it passed by, "
+        "where it\ncomes from, which channels serve it, who signed that, and until when it holds.",
+        examples="""\
+  edgeline registry show registry v7
+  edgeline registry show registry solar-cells/production --root keys/root.json
+  edgeline registry show registry solar-cells/candidate --report report.html
+""",
+    )
+    add_store(parser)
+    parser.add_argument("name", metavar="NAME", help="a version, v7, or a channel, model/channel")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write the report for people, HTML, to it"
+    )
+    add_root(parser)
+    add_json(parser)
+    add_connection(parser)
+
+
+@dataclass(frozen=True)
+class _Signed:
+    """A channel that serves the release, and the role that signed so."""
+
+    channel: "Channel"
+    role: "RoleStatus"
+
+
+@dataclass(frozen=True)
+class _Details:
+    """All that is known of a release; what cannot be read is told in its place."""
+
+    release: "Release"
+    signed: tuple[_Signed, ...]
+    verdict: "Verdict | None"
+    objections: list[str]  # to its being promoted
+    provenance: dict[str, Any] | None
+
+
+def _show(options: argparse.Namespace) -> int:
+    from edgeline.registry.reader import RegistryReader
+
+    store = existing_store(options)
+    repository = repository_to_read(options, store)
+    reader = RegistryReader(store)
+    release = _open(options.name, repository, reader)
+    roles = repository.roles()
+    note_expired(roles)
+    verdict, objections = _judge(reader, release)
+    details = _Details(
+        release,
+        tuple(_signed(release, repository.channels(), roles)),
+        verdict,
+        objections,
+        _provenance(reader, release, roles),
+    )
+    if options.report is not None:
+        _write_report(options.report, reader.read_report(release), release)
+    if options.json:
+        print_json(_details_json(details))
+    else:
+        _print_details(details)
+    return 0
+
+
+def _open(name: str, repository: "Repository", reader: "RegistryReader") -> "Release":
+    from edgeline.registry.format import parse_version_tag
+
+    version = parse_version_tag(name)
+    if version is not None:
+        return reader.open_version(version)
+    model, separator, channel = name.partition("/")
+    if not separator:
+        raise UsageError(f"Expected a version such as v7, or model/channel; got {name!r}")
+    served = repository.channel(model, channel)
+    if served is None:
+        raise NotFoundError(f"{name} serves nothing yet: publish or promote a release")
+    release = reader.open(served.release)
+    if release.model != model:
+        raise IntegrityError(f"{name} serves {release.tag}, a release of {release.model!r}")
+    return release
+
+
+def _signed(
+    release: "Release", channels: list["Channel"], roles: list["RoleStatus"]
+) -> Iterator[_Signed]:
+    for channel in channels:
+        if channel.release.index.digest != release.digest:
+            continue
+        kind = "release" if channel.name == "production" else "ci"
+        for role in roles:
+            if role.name == f"{channel.model}-{kind}":
+                yield _Signed(channel, role)
+
+
+def _judge(reader: "RegistryReader", release: "Release") -> tuple["Verdict | None", list[str]]:
+    from edgeline.registry.verdict import Verdict
+
+    try:
+        verdict = Verdict.from_json(reader.read_verdict(release))
+    except IntegrityError as error:
+        return None, [str(error)]
+    return verdict, verdict.objections(
+        {variant.name: variant.model.digest for variant in release.variants}
+    )
+
+
+def _provenance(
+    reader: "RegistryReader", release: "Release", roles: list["RoleStatus"]
+) -> dict[str, Any] | None:
+    """Return what the release says of where it comes from, and whether that is vouched for."""
+    from edgeline.publish.verify import check_provenance
+
+    names = (f"{release.model}-ci", f"{release.model}-release")
+    keys = [key for role in roles if role.name in names for key in role.keys]
+    try:
+        checked = check_provenance(reader, release, keys)
+    except IntegrityError as error:
+        return {"verified": False, "error": str(error), "statement": None}
+    if checked is None:
+        return None
+    found, verified = checked
+    return {
+        "verified": verified,
+        "error": None if verified else "none of the model's keys of today signed it",
+        "statement": found.statement,
+    }
+
+
+def _write_report(path: Path, report: bytes | None, release: "Release") -> None:
+    if report is None:
+        raise NotFoundError(f"{release.model} {release.tag} was published without a report")
+    try:
+        path.write_bytes(report)
+    except OSError as error:
+        raise RegistryError(f"The report cannot be written to {path}: {error.strerror}") from None
+    note(f"wrote {path}")
+
+
+def _print_details(details: _Details) -> None:
+    release = details.release
+    print(f"{release.model} {release.tag}, {release.digest}\n")
+    if details.signed:
+        header = ("CHANNEL", "SIGNED BY", "KEYS", "EXPIRES")
+        print_table([header, *map(_signed_row, details.signed)])
+    else:
+        print("No channel serves it, so no signature vouches for it now.")
+    print()
+    _print_metrics(release, details.verdict)
+    print()
+    facts = [*_verdict_facts(details), *_contract_facts(release), *_origin(details.provenance)]
+    print_table([(f"{name}:", value) for name, value in facts])
+
+
+def _signed_row(signed: _Signed) -> tuple[str, ...]:
+    role = signed.role
+    keys = ", ".join(key.keyid[:12] for key in role.keys)
+    return signed.channel.name, role.name, keys, day(role.expires)
+
+
+def _print_metrics(release: "Release", verdict: "Verdict | None") -> None:
+    names = [variant.name for variant in release.variants]
+    values = verdict.metrics() if verdict else {}
+    rows = dict.fromkeys((metric, slice_) for _, metric, slice_ in values)
+    print_table(
+        [
+            ("METRIC", "ON", *names),
+            ("file", "", *(megabytes(variant.model.size) for variant in release.variants)),
+            *((*row, *(number(values.get((name, *row))) for name in names)) for row in rows),
+        ],
+        right=range(2, 2 + len(names)),
+    )
+
+
+def _verdict_facts(details: _Details) -> Iterator[tuple[str, str]]:
+    verdict, objections = details.verdict, details.objections
+    yield "verdict", "; ".join(["not a pass", *objections]) if objections else "pass"
+    if verdict:
+        yield "judged on", f"{verdict.examples} images of the {verdict.split} split"
+        yield "compared with", verdict.deployed or "nothing: no release was deployed then"
+
+
+def _contract_facts(release: "Release") -> Iterator[tuple[str, str]]:
+    contract = release.contract
+    yield "input", f"{contract.width} x {contract.height} px, {contract.color}"
+    more = len(contract.labels) - _MAX_LABELS
+    yield (
+        "labels",
+        ", ".join(contract.labels[:_MAX_LABELS]) + (f" and {more} more" if more > 0 else ""),
+    )
+
+
+def _origin(provenance: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """Yield what a statement says, which anybody may have written: expect nothing of its shape."""
+    if provenance is None:
+        yield "provenance", "none"
+        return
+    yield "provenance", provenance["error"] or "signed with a key of the model"
+    predicate = _object(provenance["statement"], "predicate")
+    details = _object(predicate, "runDetails")
+    for name, value in (
+        ("run", _object(details, "metadata").get("invocationId")),
+        ("builder", _object(details, "builder").get("id")),
+    ):
+        if isinstance(value, str):
+            yield name, _short(value)
+    made_from = _object(predicate, "buildDefinition").get("resolvedDependencies")
+    for resource in made_from if isinstance(made_from, list) else ():
+        if isinstance(resource, dict):
+            digests = _object(resource, "digest")
+            digest = ", ".join(f"{algorithm}:{value}" for algorithm, value in digests.items())
+            yield f"made from {_short(str(resource.get('name')))}", _short(digest)
+
+
+def _object(document: Any, name: str) -> dict[str, Any]:
+    value = document.get(name) if isinstance(document, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:120]}..."
+
+
+def _details_json(details: _Details) -> dict[str, Any]:
+    verdict = details.verdict
+    return {
+        **release_json(details.release, [signed.channel.name for signed in details.signed]),
+        "signed": [
+            {
+                "channel": signed.channel.name,
+                "role": signed.role.name,
+                "keys": [key.keyid for key in signed.role.keys],
+                "threshold": signed.role.threshold,
+                "expires": signed.role.expires.isoformat() if signed.role.expires else None,
+            }
+            for signed in details.signed
+        ],
+        "labels": list(details.release.contract.labels),
+        "verdict": {
+            "passed": not details.objections,
+            "objections": details.objections,
+            "split": verdict.split if verdict else None,
+            "examples": verdict.examples if verdict else None,
+            "deployed": verdict.deployed if verdict else None,
+        },
+        "metrics": [
+            {"variant": variant, "metric": metric, "slice": slice_, "value": value}
+            for (variant, metric, slice_), value in (verdict.metrics() if verdict else {}).items()
+        ],
+        "provenance": details.provenance,
+    }

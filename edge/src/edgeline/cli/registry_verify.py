@@ -1,0 +1,62 @@
+"""`edgeline registry verify`: check everything in a registry."""
+
+import argparse
+from typing import Any
+
+from edgeline.cli.access import existing_store, repository_to_read
+from edgeline.cli.options import add_command, add_connection, add_json, add_root, add_store
+from edgeline.cli.output import Progress, megabytes, print_json, print_table
+from edgeline.errors import IntegrityError
+
+
+def add_verify(group: Any) -> None:
+    """Add `verify` to the parser."""
+    parser = add_command(
+        group,
+        "verify",
+        run=_verify,
+        summary="check everything in a registry",
+        description="Read every release wholly and check every digest, every channel's signature, "
+        "when\neach signature expires, and that no tag is left over. Exit code 4 when something is "
+        "wrong,\n0 when there are only warnings.",
+        examples="""\
+  edgeline registry verify registry --root keys/root.json
+  edgeline registry verify oci://registry.example/cells --json | jq '.findings[].text'
+""",
+    )
+    add_store(parser)
+    add_root(parser)
+    add_json(parser)
+    add_connection(parser)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    store = existing_store(options)
+    repository = repository_to_read(options, store)
+    from edgeline.publish.verify import verify
+
+    found = verify(store, repository, notify=Progress())
+    if options.json:
+        print_json(
+            {
+                "passed": found.passed,
+                "releases": found.releases,
+                "channels": found.channels,
+                "roles": found.roles,
+                "bytes": found.size,
+                "findings": [
+                    {"level": each.level, "subject": each.subject, "text": each.text}
+                    for each in found.findings
+                ],
+            }
+        )
+    else:
+        if found.findings:
+            print_table([(each.level, each.subject, each.text) for each in found.findings])
+        errors = sum(each.level == "error" for each in found.findings)
+        print(
+            f"Checked {found.releases} releases ({megabytes(found.size)}), {found.channels} "
+            f"channels and {found.roles} roles: {errors} errors, "
+            f"{len(found.findings) - errors} warnings."
+        )
+    return 0 if found.passed else IntegrityError.exit_code

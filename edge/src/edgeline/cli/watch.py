@@ -1,0 +1,173 @@
+"""`edgeline watch`: keep this device up to date until it is told to stop."""
+
+import argparse
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgeline.cli.device import (
+    add_device,
+    add_threads,
+    add_variant,
+    log_to_stderr,
+    open_device,
+    preference,
+)
+from edgeline.cli.options import add_command
+from edgeline.errors import DeviceError
+
+if TYPE_CHECKING:
+    from edgeline.device.state import InstalledModel
+
+HOOK_SECONDS = 60.0
+
+_DAY = 86_400.0
+
+
+def add_watch(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_command(
+        commands,
+        "watch",
+        run=_run,
+        summary="keep the model on this device up to date",
+        description="Check the channel now and then, and switch to what it serves, once verified\n"
+        "and tried. SIGTERM ends it, and SIGHUP has it check at once.\n\n"
+        "With --port it answers on the loopback interface: GET /metrics for Prometheus,\n"
+        "GET /healthz, and POST /predict with the bytes of an image.",
+        examples="""\
+  edgeline watch --registry oci://registry.example/cells --root root.json --model solar-cells
+  edgeline watch --registry registry --model solar-cells --port 9464
+  edgeline watch --registry registry --model solar-cells --on-update systemctl restart camera
+""",
+    )
+    add_device(parser)
+    add_variant(parser)
+    add_threads(parser)
+    parser.add_argument(
+        "--interval",
+        type=_seconds,
+        default=300.0,
+        metavar="SECONDS",
+        help="between two checks, default: 300",
+    )
+    parser.add_argument(
+        "--jitter",
+        type=_share,
+        default=0.2,
+        metavar="SHARE",
+        help="by which part of it an interval varies at random, default: 0.2",
+    )
+    parser.add_argument(
+        "--max-interval",
+        type=_seconds,
+        default=3600.0,
+        metavar="SECONDS",
+        help="that failures let the interval grow to, default: 3600",
+    )
+    parser.add_argument(
+        "--port", type=_port, metavar="PORT", help="serve health and predictions on 127.0.0.1"
+    )
+    parser.add_argument(
+        "--on-update",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND",
+        help="run a program after each switch, with the arguments that follow, so that this option "
+        f"is the last one; without a shell, for at most {HOOK_SECONDS:.0f} seconds, and with "
+        "EDGELINE_MODEL, EDGELINE_VERSION, EDGELINE_VARIANT and EDGELINE_DIGEST in its environment",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from edgeline.cli.output import UsageError, note
+    from edgeline.device.health import HOST, HealthServer
+    from edgeline.device.watch import Watcher
+
+    log_to_stderr(verbose=True)
+    if options.on_update is not None and not options.on_update:
+        raise UsageError("--on-update: expected a program to run")
+    if options.interval > options.max_interval:
+        raise UsageError("--interval: expected at most --max-interval")
+    watcher = Watcher(
+        open_device(options),
+        preference=preference(options),
+        interval=options.interval,
+        jitter=options.jitter,
+        max_interval=options.max_interval,
+        on_update=_hook(options.on_update) if options.on_update else None,
+        predicts=options.port is not None,
+    )
+    # A download that is broken off is resumed, so that there is nothing to wait for.
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, lambda *_: watcher.wake())
+    if options.port is None:
+        watcher.run()
+        return 0
+    try:
+        server = HealthServer(watcher, options.port)
+    except OSError as error:
+        raise DeviceError(
+            f"Port {options.port} cannot be listened on: {error.strerror}. Name another --port"
+        ) from None
+    note(f"listening on http://{HOST}:{server.port}")
+    try:
+        watcher.run()
+    finally:
+        server.close()
+    return 0
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit(0)
+
+
+def _hook(command: Sequence[str]) -> Callable[["InstalledModel"], None]:
+    import subprocess
+
+    def run(installed: "InstalledModel") -> None:
+        environment = {
+            **os.environ,
+            "EDGELINE_MODEL": installed.model,
+            "EDGELINE_VERSION": installed.tag,
+            "EDGELINE_VARIANT": installed.variant,
+            "EDGELINE_DIGEST": installed.digest,
+        }
+        try:
+            # A session of its own, so that its children go with it when its time is over.
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        except OSError as error:
+            raise DeviceError(f"{command[0]} cannot be run: {error.strerror}") from None
+        try:
+            code = process.wait(HOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise DeviceError(f"{command[0]} took more than {HOOK_SECONDS:.0f} seconds") from None
+        if code != 0:
+            raise DeviceError(f"{command[0]} ended with exit code {code}")
+
+    return run
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= _DAY:
+        raise argparse.ArgumentTypeError(f"expected seconds from 1 to {_DAY:.0f}, got {text}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 0 and less than 1, got {text}")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 1 << 16:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text}")
+    return value

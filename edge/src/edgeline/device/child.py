@@ -1,0 +1,108 @@
+"""Work with a model in a process of its own: it may crash, hang or eat memory there.
+
+A request goes in as JSON, an answer comes out as a line of JSON. Whatever becomes of the child, the
+device's own process goes on.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgeline.errors import DeviceError, EdgelineError
+
+_MAX_SAID = 2000  # characters of a child's output that are shown
+
+
+class ChildError(Exception):
+    """The work failed, or its process did. Its text says why, in one line."""
+
+
+def ask_child(
+    module: str, request: Mapping[str, Any], *, folder: Path, seconds: float
+) -> dict[str, Any]:
+    """Have a child do what `answer_parent` of a module's `main` is given, and return its answer.
+
+    Args:
+        module: The module.
+        request: What JSON can hold.
+        folder: Where the child works.
+        seconds: How long it may take.
+
+    Raises:
+        ChildError: it failed, crashed, or took too long.
+        DeviceError: no process can be started.
+    """
+    done = _run(module, json.dumps({**request, "seconds": seconds}), folder, seconds)
+    if done.returncode < 0:
+        raise ChildError(f"it crashed here ({_signal(-done.returncode)}){_said(done.stderr)}")
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+        error = answer.pop("error")
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise ChildError(
+            f"it ended its process here with exit code {done.returncode}{_said(done.stderr)}"
+        ) from None
+    if error is not None:
+        raise ChildError(" ".join(str(error).split())[:_MAX_SAID])
+    return dict(answer)
+
+
+def answer_parent(work: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+    """Be the child: read the request, do the work, and print the answer."""
+    request = json.loads(sys.stdin.read())
+    # A child whose parent was killed must not stay.
+    signal.alarm(int(request["seconds"]) + 1)
+    try:
+        answer = {"error": None, **work(request)}
+    except (EdgelineError, MemoryError) as error:
+        answer = {"error": str(error) or "there is not enough memory for it"}
+    print(json.dumps(answer), flush=True)
+
+
+def _run(
+    module: str, request: str, folder: Path, seconds: float
+) -> "subprocess.CompletedProcess[str]":
+    package = str(Path(__file__).parents[2])
+    inherited = os.environ.get("PYTHONPATH")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [package, inherited])),
+    }
+    try:
+        return subprocess.run(
+            [sys.executable, "-c", f"from {module} import main; main()"],
+            input=request,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            # With -c, Python looks for modules in the working directory first.
+            cwd=folder,
+            env=environment,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ChildError(f"it hangs here: not ready after {seconds:.0f} seconds") from None
+    except OSError as error:
+        raise DeviceError(
+            f"No process can be started to run the model in: {error.strerror}. "
+            "Free some memory, or restart the device"
+        ) from None
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _said(stderr: str) -> str:
+    """Return the last thing that a child said, for the end of a message."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return f": {lines[-1][:_MAX_SAID]}" if lines else ""

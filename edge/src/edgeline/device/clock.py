@@ -1,0 +1,40 @@
+"""Time on a device whose clock may be wrong: many have no battery, and start in the past.
+
+A time that has passed stays passed. The latest one that is known, from the last check that found
+the registry genuine or from when its metadata was signed, is kept as the floor: signatures that had
+expired by then have expired, whatever the clock says.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeline.registry.trust import TrustedRole
+
+_TOLERANCE = 60.0  # seconds that clocks of machines in order differ, and are set back now and then
+
+
+def as_time(seconds: float) -> datetime:
+    """Return the time that is so many seconds after 1970 began, UTC."""
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def complaint(now: float, floor: float) -> str | None:
+    """Return what is wrong with a clock that says `now`, None if nothing is known to be."""
+    if now >= floor - _TOLERANCE:
+        return None
+    return (
+        f"this device's clock says {as_time(now):%Y-%m-%d %H:%M} UTC, though it was "
+        f"{as_time(floor):%Y-%m-%d %H:%M} UTC before. Set it (`timedatectl` shows whether NTP is "
+        "on); until then, signatures are checked by the later time"
+    )
+
+
+def raised_floor(floor: float, now: float, roles: Iterable["TrustedRole"]) -> float:
+    """Return the floor after a check that found these roles genuine and none of them expired.
+
+    A clock that is ahead raises it no further than to where the first signature expires.
+    """
+    signed = [role.signed.timestamp() for role in roles if role.signed is not None]
+    return max(floor, now, *signed)

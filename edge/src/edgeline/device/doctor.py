@@ -1,0 +1,199 @@
+"""What is wrong with a device, and what to do about it: one finding per part that can fail."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Literal
+
+from edgeline.device import clock
+from edgeline.device.child import ChildError
+from edgeline.device.download import SPARE
+from edgeline.device.selection import available_memory, device_name
+from edgeline.device.state import InstalledModel, State
+from edgeline.device.trial import try_model
+from edgeline.errors import DeviceError, EdgelineError, IntegrityError, NotFoundError
+from edgeline.registry.store import open_store
+
+if TYPE_CHECKING:
+    from edgeline.device.update import Device
+
+_SOON = 7 * 86_400.0  # seconds before an expiry that somebody should know of it
+_BUILT = datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp()  # no clock in order is before it
+_MEMORY = 128 << 20  # bytes below which hardly any model runs
+
+Level = Literal["ok", "warning", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one part of the device."""
+
+    part: str
+    level: Level
+    text: str  # what is the case, and what to do about it
+
+
+def examine(device: "Device") -> Iterator[Finding]:
+    """Look at every part of the device, and yield what is found, as it is found."""
+    yield _runtime()
+    yield from _state_and_model(device)
+    yield _disk(device)
+    yield _memory()
+    yield from _registry(device)
+
+
+def _runtime() -> Finding:
+    try:
+        import numpy
+        from ai_edge_litert import interpreter
+        from PIL import features
+
+        used = interpreter.Interpreter.__name__, numpy.__version__
+        missing = [name for name in ("jpg", "zlib", "webp") if not features.check(name)]
+        found = f"ai-edge-litert {version('ai-edge-litert')}, numpy {used[1]}; {device_name()}"
+    except (ImportError, PackageNotFoundError, OSError) as error:
+        return Finding(
+            "runtime", "problem", f"it cannot be loaded: {error}. Install edgeline anew with pip"
+        )
+    if missing:
+        return Finding(
+            "runtime", "warning", f"Pillow lacks {', '.join(missing)}. Install its wheel from PyPI"
+        )
+    return Finding("runtime", "ok", found)
+
+
+def _state_and_model(device: "Device") -> Iterator[Finding]:
+    folder = device.folder
+    try:
+        with folder.locked():
+            state = folder.read()
+            folder.write(state)
+    except DeviceError as error:
+        yield Finding("state", "problem", str(error))
+        yield _clock(State())
+        return
+    yield Finding("state", "ok", f"{folder.path}, {folder.size() / 1e6:.1f} MB")
+    yield _clock(state)
+    yield _model(device, state)
+
+
+def _clock(state: State) -> Finding:
+    now = time.time()
+    complaint = clock.complaint(now, max(state.floor, _BUILT))
+    if complaint:
+        return Finding("clock", "problem", complaint)
+    return Finding("clock", "ok", f"{clock.as_time(now):%Y-%m-%d %H:%M} UTC")
+
+
+def _model(device: "Device", state: State) -> Finding:
+    try:
+        installed = device.folder.load_active(fall_back=False).installed
+    except NotFoundError as error:
+        return Finding("model", "problem", str(error))
+    except EdgelineError as error:
+        return Finding("model", "problem", str(error))
+    try:
+        files = {name: device.folder.file(installed.id, name) for name in installed.files}
+        try_model(files, threads=device.num_threads, benchmark=False)
+    except (ChildError, EdgelineError) as error:
+        return Finding(
+            "model",
+            "problem",
+            f"{_named(installed)} does not pass its trial any more: {error}. Has ai-edge-litert "
+            "been updated? `edgeline rollback`, or `edgeline pull --variant` with another one",
+        )
+    if state.held is not None:
+        text = f"{_named(installed)}, held by `edgeline rollback` until the channel moves"
+        return Finding("model", "warning", text)
+    return Finding("model", "ok", f"{_named(installed)}, whole, and it passes its trial")
+
+
+def _named(installed: InstalledModel) -> str:
+    return f"{installed.model} {installed.tag} {installed.variant}"
+
+
+def _disk(device: "Device") -> Finding:
+    try:
+        free = shutil.disk_usage(device.folder.path).free
+        models = device.folder.models(device.folder.read()).values()
+    except (OSError, DeviceError) as error:
+        return Finding("disk", "problem", f"it cannot be looked at: {error}")
+    largest = max((sum(f.size for f in each.files.values()) for each in models), default=0)
+    found = f"{free / 1e6:.0f} MB free"
+    if free < largest + SPARE:
+        needed = f"the next model needs about {(largest + SPARE) / 1e6:.0f}"
+        return Finding("disk", "problem", f"{found}, and {needed}. Free some space")
+    return Finding("disk", "ok", found)
+
+
+def _memory() -> Finding:
+    available = available_memory()
+    if available is None:
+        return Finding("memory", "ok", "unknown")
+    found = f"{available / 1e6:.0f} MB available"
+    if available < _MEMORY:
+        return Finding("memory", "warning", f"{found}, which is little. Stop other programs")
+    return Finding("memory", "ok", found)
+
+
+def _registry(device: "Device") -> Iterator[Finding]:
+    """Look at the registry as an update does, and change nothing but what is trusted."""
+    from edgeline.registry.trust import TrustedChannels
+
+    started = time.monotonic()
+    try:
+        floor = device.folder.read().floor
+        store = open_store(device.registry, device.connection)
+        channels = TrustedChannels(
+            store,
+            root=device.root,
+            state=device.folder.base,
+            not_before=clock.as_time(floor) if floor else None,
+        )
+        found = channels.channel(device.model, device.channel)
+        roles = channels.roles()
+    except EdgelineError as error:
+        yield Finding("registry", "problem", str(error))
+        return
+    yield Finding(
+        "registry", "ok", f"{store.location} answered in {time.monotonic() - started:.2f} seconds"
+    )
+    now = max(time.time(), floor)
+    soon = [role for role in roles if role.expires.timestamp() < now + _SOON]
+    expiring = ", ".join(f"{role.name} on {role.expires:%Y-%m-%d}" for role in soon)
+    if expiring:
+        text = f"they expire soon: {expiring}. Tell the registry's keeper to sign anew"
+        yield Finding("signatures", "warning", text)
+    else:
+        root = next(role for role in roles if role.name == "root")
+        first = min(roles, key=lambda role: role.expires)
+        yield Finding(
+            "signatures",
+            "ok",
+            f"root until {root.expires:%Y-%m-%d}; the first to expire is {first.name}, on "
+            f"{first.expires:%Y-%m-%d}",
+        )
+    if found is None:
+        there = ", ".join(f"{each.model}/{each.name}" for each in channels.channels()) or "none"
+        text = f"{device.model}/{device.channel} serves nothing; there is {there}. Check --model"
+        yield Finding("channel", "problem", text)
+        return
+    yield _channel(device, found.release.version, found.release.index.digest)
+
+
+def _channel(device: "Device", number: int, digest: str) -> Finding:
+    state = device.folder.read()
+    with_trial = state.rejected
+    if with_trial is not None and with_trial.digest == digest:
+        text = f"v{number} failed its trial here: {with_trial.reason}"
+        return Finding("channel", "problem", text)
+    try:
+        active = device.folder.describe(state.active) if state.active else None
+    except IntegrityError:
+        active = None
+    if active is None or active.digest != digest:
+        return Finding("channel", "warning", f"it serves v{number}: `edgeline pull` installs it")
+    return Finding("channel", "ok", f"it serves v{number}, which is installed")

@@ -1,0 +1,430 @@
+"""Keeping a device's model up to date: checked, downloaded, verified, tried, and switched to.
+
+    device = Device("oci://registry.example/cells", "solar-cells", root=root)
+    outcome = device.update()
+
+An update never makes things worse: the model that is served stays until another one has been
+verified and has passed its trial here, and any failure on the way leaves it where it is.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgeline.device import clock
+from edgeline.device.child import ChildError
+from edgeline.device.download import Downloads, Progress
+from edgeline.device.selection import (
+    Speeds,
+    available_memory,
+    candidates,
+    runtime_version,
+)
+from edgeline.device.state import (
+    CONTRACT_FILE,
+    GOLDEN_FILE,
+    MODEL_FILE,
+    InstalledModel,
+    Rejection,
+    State,
+    StateFolder,
+    StoredFile,
+    write_whole,
+)
+from edgeline.device.trial import TRIAL_SECONDS, try_model
+from edgeline.errors import (
+    DeviceError,
+    EdgelineError,
+    IntegrityError,
+    NotFoundError,
+    RejectedError,
+)
+from edgeline.registry.home import default_state
+from edgeline.registry.store import Connection, open_store
+from edgeline.runtime.threads import default_threads
+
+if TYPE_CHECKING:
+    from edgeline.registry.bundle import Channel
+    from edgeline.registry.format import Descriptor
+    from edgeline.registry.reader import Release, Variant
+    from edgeline.registry.store import ReadStore
+
+_SPEEDS_FILE = "speeds.json"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an update may take."""
+
+    download_seconds: float = 1800.0  # of one check; what has come is kept for the next one
+    trial_seconds: float = TRIAL_SECONDS  # of one variant
+    lock_seconds: float = 60.0  # to wait for another process that updates
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an update has led to."""
+
+    action: Literal["updated", "current", "held"]
+    installed: InstalledModel
+
+
+class Device:
+    """One channel of one model on this device.
+
+    Several processes and threads may use one state folder: updates take turns.
+
+    Args:
+        registry: A directory's path, or "oci://host[:port]/repository".
+        model: The model's name in it.
+        channel: The channel to follow.
+        root: The root to trust the registry by, as it came with the device.
+        state: The state folder; by default one in the user's home directory.
+        connection: How to reach a registry server.
+        limits: What an update may take.
+        num_threads: Threads for one inference; by default one per core, at most 4.
+        progress: Told in a few words what is going on.
+
+    Raises:
+        RegistryError: a name is malformed, or there is no place for the state.
+    """
+
+    def __init__(
+        self,
+        registry: str,
+        model: str,
+        channel: str = "production",
+        *,
+        root: bytes,
+        state: Path | None = None,
+        connection: Connection | None = None,
+        limits: Limits = Limits(),
+        num_threads: int | None = None,
+        progress: Progress = lambda _: None,
+    ) -> None:
+        self.registry = registry
+        self.model = model
+        self.channel = channel
+        self.root = root
+        self.connection = connection or Connection()
+        self.limits = limits
+        self.num_threads = num_threads or default_threads()
+        self.progress = progress
+        base = default_state(registry, root) if state is None else state
+        self.folder = StateFolder(base, model, channel, root)
+
+    def update(self, preference: Sequence[str] | None = None) -> Outcome:
+        """Bring the model up to what the channel serves.
+
+        Args:
+            preference: Which variants to run, best first, none for the fastest here; it is
+                remembered. By default what was said last time.
+
+        Raises:
+            UnreachableError: the registry does not answer in time.
+            ExpiredError: what it says was signed too long ago.
+            TrustError: it is not what the keys behind the root signed, or has gone back.
+            IntegrityError: it holds something else than was signed.
+            NotFoundError: it has no such channel, or none of the preferred variants.
+            ContractError: the release needs a newer edgeline.
+            RejectedError: the release failed its trial here.
+            DeviceError: the device has no room for it, or another process is updating.
+            RegistryError: the registry cannot be used for another reason.
+        """
+        with self.folder.locked(self.limits.lock_seconds):
+            check = _Check(self, self.folder.sweep(self.folder.read()), preference)
+            try:
+                return check.run()
+            except EdgelineError as error:
+                with suppress(DeviceError):  # a full disk must not hide what happened first
+                    self.folder.write(replace(check.state, failed=time.time(), error=str(error)))
+                raise
+
+    def lend(
+        self, variants: Sequence[str] = ()
+    ) -> Iterator[tuple["Release", "Variant", Mapping[str, Path]]]:
+        """Yield variants of the release that the channel serves, with the paths of their files.
+
+        The files are verified, but not tried, and go when the iteration ends. What is installed
+        stays as it is; nobody else can update meanwhile.
+
+        Args:
+            variants: Which; none for every one.
+
+        Raises:
+            EdgelineError: as `update`.
+        """
+        with self.folder.locked(self.limits.lock_seconds):
+            state = self.folder.sweep(self.folder.read())
+            try:
+                yield from _Check(self, state, None).lend(variants)
+            finally:
+                self.folder.clear_downloads()
+
+    def repair(self) -> None:
+        """Read every byte of the installed models, and forget those that are damaged.
+
+        Raises:
+            DeviceError: the state folder cannot be used, or another process is updating.
+        """
+        with self.folder.locked(self.limits.lock_seconds):
+            self.folder.forget_damaged(self.folder.read())
+
+    def rollback(self) -> InstalledModel:
+        """Go back to the model before, and stay there until the channel moves.
+
+        Raises:
+            NotFoundError: there is none.
+            IntegrityError: it is damaged.
+            DeviceError: the state folder cannot be used, or another process is updating.
+        """
+        with self.folder.locked(self.limits.lock_seconds):
+            state = self.folder.sweep(self.folder.read())
+            if state.active is None or state.previous is None:
+                raise NotFoundError(
+                    f"There is no model before the one that {self.folder.path} serves"
+                )
+            back = self.folder.load(state.previous).installed
+            left = self.folder.describe(state.active)
+            self.folder.write(
+                replace(state, active=state.previous, previous=state.active, held=left.digest)
+            )
+            return back
+
+
+class _Check:
+    """One look at the registry, and what follows from it; the state folder is locked."""
+
+    def __init__(self, device: Device, state: State, preference: Sequence[str] | None) -> None:
+        self._device = device
+        self._folder = device.folder
+        self._preference = state.preference if preference is None else tuple(preference)
+        self.state = state
+
+    def run(self) -> Outcome:
+        """Carry it out; see `Device.update`."""
+        store = open_store(self._device.registry, self._device.connection)
+        channel = self._trusted_channel(store)
+        digest = channel.release.index.digest
+        if self.state.held not in (None, digest):
+            self.state = replace(self.state, held=None)
+        active = self._active()
+        if active is not None and (self.state.held == digest or self._satisfies(active, digest)):
+            self._remember(preference=self._preference)
+            return Outcome("current" if active.digest == digest else "held", active)
+        self._refuse_rejected(digest)
+        return Outcome("updated", self._install(store, channel))
+
+    def lend(
+        self, variants: Sequence[str]
+    ) -> Iterator[tuple["Release", "Variant", Mapping[str, Path]]]:
+        """Download and yield variants; see `Device.lend`."""
+        store = open_store(self._device.registry, self._device.connection)
+        release = self._open(store, self._trusted_channel(store))
+        downloads = self._downloads(store)
+        for variant in candidates(release, variants, None):
+            downloads.check_space(_blobs(variant))
+            yield release, variant, self._bring(release, variant, downloads)
+
+    def _trusted_channel(self, store: "ReadStore") -> "Channel":
+        from edgeline.registry.trust import TrustedChannels
+
+        now, floor = time.time(), self.state.floor
+        complaint = clock.complaint(now, floor)
+        if complaint:
+            _log.warning("%s", complaint)
+        channels = TrustedChannels(
+            store,
+            root=self._device.root,
+            state=self._folder.base,
+            not_before=clock.as_time(floor) if floor else None,
+        )
+        found = channels.channel(self._device.model, self._device.channel)
+        roles = channels.roles()
+        self.state = replace(
+            self.state,
+            root=self._folder.root,
+            floor=clock.raised_floor(floor, now, roles),
+            expires=min(role.expires.timestamp() for role in roles),
+            checked=now,
+            failed=0.0,
+            error=None,
+        )
+        if found is None:
+            there = ", ".join(f"{each.model}/{each.name}" for each in channels.channels())
+            raise NotFoundError(
+                f"{store.location} has no release of {self._device.model!r} in channel "
+                f"{self._device.channel!r}; it has {there or 'none'}"
+            )
+        return found
+
+    def _active(self) -> InstalledModel | None:
+        return None if self.state.active is None else self._folder.describe(self.state.active)
+
+    def _satisfies(self, active: InstalledModel, digest: str) -> bool:
+        """Tell whether the active model is the channel's, in a variant that is wanted."""
+        wanted = self._preference == self.state.preference or active.variant in self._preference[:1]
+        return active.digest == digest and wanted
+
+    def _remember(self, **changes: object) -> None:
+        self.state = replace(self.state, **changes)  # type: ignore[arg-type]
+        self._folder.write(self.state)
+
+    def _refuse_rejected(self, digest: str) -> None:
+        rejected = self.state.rejected
+        if rejected is None:
+            return
+        tried_with = rejected.digest, rejected.preference, rejected.runtime
+        if tried_with == (digest, self._preference, runtime_version()):
+            raise self._rejection(rejected)
+
+    def _rejection(self, rejected: Rejection) -> RejectedError:
+        active = self._active()
+        goes_on = f"{active.tag} goes on" if active else "there is no model to go on with"
+        return RejectedError(
+            f"{self._device.model} v{rejected.version} failed its trial on this device, and "
+            f"{goes_on}: {rejected.reason}. It is tried again when the channel has moved, with "
+            "another --variant, or with another version of ai-edge-litert"
+        )
+
+    def _install(self, store: "ReadStore", channel: "Channel") -> InstalledModel:
+        installed, files = self._choose(self._open(store, channel), self._downloads(store))
+        self._switch(installed, files)
+        return installed
+
+    def _open(self, store: "ReadStore", channel: "Channel") -> "Release":
+        from edgeline.registry.reader import RegistryReader
+
+        release = RegistryReader(store).open(channel.release)
+        if release.model != self._device.model:
+            raise IntegrityError(
+                f"Channel {channel.name!r} of {channel.model!r} points at {release.tag}, "
+                f"which is a release of {release.model!r}"
+            )
+        return release
+
+    def _downloads(self, store: "ReadStore") -> Downloads:
+        return Downloads(
+            self._folder,
+            self.state,
+            store,
+            end=time.monotonic() + self._device.limits.download_seconds,
+            progress=self._device.progress,
+        )
+
+    def _choose(
+        self, release: "Release", downloads: Downloads
+    ) -> tuple[InstalledModel, Mapping[str, Path]]:
+        """Return the variant to run, having downloaded and tried as many as that takes."""
+        options = candidates(release, self._preference, available_memory())
+        speeds = Speeds.load(self._folder.path / _SPEEDS_FILE)
+        measure = not self._preference and len(options) > 1 and not speeds.know(options)
+        if not self._preference:
+            options = speeds.fastest_first(options)
+        downloads.keep_only(blob for variant in options for blob in _blobs(variant))
+        if measure:
+            downloads.check_space(blob for variant in options for blob in _blobs(variant))
+        failures: dict[str, str] = {}
+        passed: dict[str, float | None] = {}
+        tried: dict[str, Mapping[str, Path]] = {}
+        for variant in options:
+            downloads.check_space(_blobs(variant))
+            self._device.progress(f"downloading {release.model} {release.tag} {variant.name}")
+            tried[variant.name] = self._bring(release, variant, downloads)
+            self._device.progress(f"trying {release.model} {release.tag} {variant.name}")
+            try:
+                passed[variant.name] = self._try(tried[variant.name], measure=measure)
+            except ChildError as error:
+                _log.warning("%s %s %s: %s", release.model, release.tag, variant.name, str(error))
+                failures[variant.name] = str(error)
+                continue
+            if not measure:
+                break
+        if measure:
+            sizes = {variant.name: variant.model.size for variant in options}
+            seconds = {name: taken for name, taken in passed.items() if taken is not None}
+            measured = replace(speeds, sizes=sizes, seconds=seconds)
+            with self._folder.translated():
+                measured.save(self._folder.path / _SPEEDS_FILE)
+            options = measured.fastest_first(options)
+        for variant in options:
+            if variant.name in passed:
+                files = tried[variant.name]
+                return _describe(release, variant, files), files
+        raise self._reject(release, failures)
+
+    def _bring(
+        self, release: "Release", variant: "Variant", downloads: Downloads
+    ) -> Mapping[str, Path]:
+        """Return the paths of a variant's files, all of them verified."""
+        contract = release.contract.to_json()
+        path = self._folder.downloads / hashlib.sha256(contract).hexdigest()
+        with self._folder.translated():
+            write_whole(path, contract)
+        files = {CONTRACT_FILE: path, MODEL_FILE: downloads.get(variant.model)}
+        if variant.golden is not None:
+            files[GOLDEN_FILE] = downloads.get(variant.golden)
+        return files
+
+    def _try(self, files: Mapping[str, Path], *, measure: bool) -> float | None:
+        return try_model(
+            files,
+            threads=self._device.num_threads,
+            benchmark=measure,
+            seconds=self._device.limits.trial_seconds,
+        )
+
+    def _reject(self, release: "Release", failures: Mapping[str, str]) -> RejectedError:
+        reason = "; ".join(f"{name}: {why}" for name, why in failures.items())
+        rejected = Rejection(
+            release.digest, release.version, reason, self._preference, runtime_version()
+        )
+        self._folder.clear_downloads()
+        self._remember(rejected=rejected)
+        return self._rejection(rejected)
+
+    def _switch(self, installed: InstalledModel, files: Mapping[str, Path]) -> None:
+        """Serve another model from now on; the one before is kept."""
+        if installed.id in (self.state.active, self.state.previous):
+            # Going back to a release that is still here: it is not touched unless it is damaged.
+            self.state = self._folder.forget_damaged(self.state)
+        if installed.id not in (self.state.active, self.state.previous):
+            self._folder.install(installed, files)
+        before = self.state.active
+        self._remember(
+            active=installed.id,
+            previous=before if before != installed.id else self.state.previous,
+            preference=self._preference,
+            held=None,
+            rejected=None,
+        )
+        self._folder.clear_downloads()
+        self._folder.sweep(self.state)
+
+
+def _blobs(variant: "Variant") -> list["Descriptor"]:
+    return [variant.model, *([variant.golden] if variant.golden else [])]
+
+
+def _describe(release: "Release", variant: "Variant", files: Mapping[str, Path]) -> InstalledModel:
+    digests = {
+        MODEL_FILE: variant.model.digest,
+        CONTRACT_FILE: f"sha256:{files[CONTRACT_FILE].name}",
+        **({GOLDEN_FILE: variant.golden.digest} if variant.golden else {}),
+    }
+    return InstalledModel(
+        model=release.model,
+        version=release.version,
+        digest=release.digest,
+        variant=variant.name,
+        files={
+            name: StoredFile(digest, files[name].stat().st_size) for name, digest in digests.items()
+        },
+    )

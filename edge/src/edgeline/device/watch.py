@@ -1,0 +1,217 @@
+"""Watching a channel: check now and then, switch when it moves, go on whatever happens.
+
+    with Watcher(device, on_update=print) as watcher:
+        watcher.predict("cell.png")     # always with the newest good model
+
+Checks are spread by chance, so that a fleet that was switched on together does not ask together; a
+registry that does not answer is asked ever more rarely. Nothing that a check finds ends the watch.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from edgeline.device.health import Metrics
+from edgeline.device.state import InstalledModel, State
+from edgeline.device.update import Device
+from edgeline.errors import EdgelineError, ImageError, NotFoundError, RejectedError
+
+if TYPE_CHECKING:
+    from edgeline.preprocessing import ImageSource
+    from edgeline.runtime.classifier import Classifier, Prediction
+
+_log = logging.getLogger(__name__)
+
+
+class Watcher:
+    """Keeps a device up to date, and predicts with what it serves.
+
+    Any number of threads may predict while it switches: each prediction is made with one model.
+
+    Args:
+        device: What to keep up to date.
+        preference: Variants, best first, none for the fastest; by default as said last time.
+        interval: Seconds between two checks.
+        jitter: By which part of it each of them is longer or shorter, at random.
+        max_interval: Seconds that failures let the interval grow to, doubling it each time.
+        on_update: Called with the new model after each switch; what it raises is logged.
+        predicts: Whether to load models; without, it only keeps the state folder up to date.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        preference: Sequence[str] | None = None,
+        interval: float = 300.0,
+        jitter: float = 0.2,
+        max_interval: float = 3600.0,
+        on_update: Callable[[InstalledModel], object] | None = None,
+        predicts: bool = True,
+    ) -> None:
+        if not 0 < interval <= max_interval or not 0 <= jitter < 1:
+            raise ValueError(
+                "expected 0 < interval <= max_interval and 0 <= jitter < 1, got "
+                f"{interval}, {max_interval} and {jitter}"
+            )
+        self.device = device
+        self.metrics = Metrics()
+        self._preference = preference
+        self._interval = interval
+        self._jitter = jitter
+        self._max_interval = max_interval
+        self._on_update = on_update
+        self._predicts = predicts
+        self._failures = 0
+        self._repaired = False
+        self._serving: InstalledModel | None = None
+        self._classifier: Classifier | None = None
+        self._state = State()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def run(self) -> None:
+        """Watch until `stop` is called from another thread or a signal handler."""
+        self._follow(first=True)
+        self._go_on(0.0)
+
+    def check(self) -> float:
+        """Check once, and switch if there is something newer; return the seconds to wait then."""
+        problem = None
+        try:
+            if not self._repaired:
+                self.device.repair()
+                self._repaired = True
+            outcome = self.device.update(self._preference)
+        except EdgelineError as error:
+            self.metrics.checked("failed")
+            problem = str(error)
+            # A release that does not run here is no reason to ask more rarely for the next one.
+            self._failures = 0 if isinstance(error, RejectedError) else self._failures + 1
+        except Exception:
+            # A bug of ours must not be the end of the device's updates.
+            self.metrics.checked("failed")
+            _log.exception("A check failed in a way that it should not")
+            self._failures += 1
+        else:
+            self.metrics.checked(outcome.action)
+            self._failures = 0
+        self._follow(first=False)
+        if problem:
+            # Not before: who reads it may ask for the state at once.
+            _log.warning("%s", problem)
+        return self._pause()
+
+    def wake(self) -> None:
+        """Have the next check start at once."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Have `run` return, after the check that is being made."""
+        self._stopping = True
+        self._wake.set()
+
+    def predict(self, image: "ImageSource") -> "Prediction":
+        """Classify an image with the model that is served, and count what comes of it.
+
+        Raises:
+            NotFoundError: there is no model yet.
+            ImageError: the image cannot be read.
+            ModelError: the model fails on it.
+        """
+        return self.classify(image)[1]
+
+    def classify(self, image: "ImageSource") -> tuple["Classifier", "Prediction"]:
+        """Predict, and return also which model said so; see `predict`."""
+        classifier = self._classifier
+        if classifier is None:
+            raise NotFoundError(
+                self._state.error or f"No model of {self.device.model} is loaded (yet)"
+            )
+        started = time.perf_counter()
+        try:
+            prediction = classifier.predict(image)
+        except ImageError:
+            self.metrics.refused_image()
+            raise
+        self.metrics.predicted(prediction, time.perf_counter() - started)
+        return classifier, prediction
+
+    def unhealthy(self) -> str | None:
+        """Return why no model is served, None while one is."""
+        if self._serving is not None:
+            return None
+        return self._state.error or "there is no model yet"
+
+    def render_metrics(self) -> str:
+        """Return what is known in Prometheus' text format."""
+        return self.metrics.render(self.device.channel, self._serving, self._state)
+
+    def __enter__(self) -> "Watcher":
+        self._follow(first=True)
+        pause = self.check() if self._serving is None else 0.0
+        self._thread = threading.Thread(
+            target=self._go_on, args=(pause,), name="edgeline-watch", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _go_on(self, pause: float) -> None:
+        while True:
+            self._wake.wait(pause)
+            self._wake.clear()
+            if self._stopping:
+                return
+            pause = self.check()
+
+    def _pause(self) -> float:
+        interval = min(self._interval * 2.0 ** min(self._failures, 30), self._max_interval)
+        return interval * (1 + random.uniform(-self._jitter, self._jitter))
+
+    def _follow(self, *, first: bool) -> None:
+        """Serve what the state folder says, which a rollback from outside changes, too."""
+        try:
+            self._state = self.device.folder.read()
+            active = self._state.active
+            if active is None or (self._serving is not None and self._serving.id == active):
+                return
+            installed = self._load() if self._predicts else self.device.folder.describe(active)
+        except EdgelineError as error:
+            _log.warning("%s", str(error))
+            return
+        # When the previous one had to step in, the next check brings the active one anew.
+        self._repaired = self._repaired and installed.id == active
+        self._serving = installed
+        self.metrics.new_model()
+        _log.info("serving %s %s %s", installed.model, installed.tag, installed.variant)
+        if not first:
+            self._tell(installed)
+
+    def _load(self) -> InstalledModel:
+        from edgeline.runtime.classifier import Classifier
+
+        loaded = self.device.folder.load_active()
+        # The one before is let go, not closed: a thread may be predicting with it.
+        self._classifier = Classifier.from_installed(loaded, num_threads=self.device.num_threads)
+        return loaded.installed
+
+    def _tell(self, installed: InstalledModel) -> None:
+        if self._on_update is None:
+            return
+        try:
+            self._on_update(installed)
+        except Exception as error:
+            self.metrics.hook_failed()
+            _log.warning("on_update failed: %s", str(error))

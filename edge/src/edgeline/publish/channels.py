@@ -1,0 +1,277 @@
+"""Deciding which release a channel serves: what an administrator does, without the printing.
+
+    change = promote(store, repository, "solar-cells", "candidate", "production")
+    change = rollback(store, repository, "solar-cells", "production")
+
+Nothing is signed before the release was read wholly, every byte of it, and found to be what the
+channel's signature promises. A promotion needs a verdict on these very weights besides, which must
+be a pass.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from edgeline.errors import ContractError, IntegrityError, NotFoundError, RegistryError
+from edgeline.publish.repository import Repository
+from edgeline.publish.verify import Notify, check_provenance, check_release
+from edgeline.registry.bundle import Channel
+from edgeline.registry.format import ReleaseRef, check_channel, check_model, version_tag
+from edgeline.registry.reader import RegistryReader, Release
+from edgeline.registry.store import ReadStore
+from edgeline.registry.verdict import OVERALL, Verdict
+
+
+class Outcome(Enum):
+    """What became of a change."""
+
+    PROPOSED = "proposed"  # checked, and nothing signed yet
+    DONE = "done"
+    UNCHANGED = "unchanged"  # the channel serves that release already
+    DECLINED = "declined"  # by whoever was asked to confirm it
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of one variant on one slice, in two releases; None where one lacks it."""
+
+    variant: str
+    metric: str
+    slice: str  # "overall" or "<key>=<value>"
+    old: float | None
+    new: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """How much it grew; None unless both releases have it."""
+        return None if self.old is None or self.new is None else self.new - self.old
+
+
+@dataclass(frozen=True)
+class Change:
+    """A channel that is to serve, or serves now, another release.
+
+    Attributes:
+        model: whose channel it is.
+        channel: its name.
+        release: that it is to serve.
+        replaced: that it served before; None if it served none.
+        metrics: of both releases, side by side; none when nothing changes.
+        remarks: what a person should know of it, and why metrics are missing if some are.
+        outcome: whether it was made.
+    """
+
+    model: str
+    channel: str
+    release: Release
+    replaced: ReleaseRef | None
+    metrics: tuple[Metric, ...] = ()
+    remarks: tuple[str, ...] = ()
+    outcome: Outcome = Outcome.PROPOSED
+
+
+Confirm = Callable[[Change], bool]
+
+
+def promote(
+    store: ReadStore,
+    repository: Repository,
+    model: str,
+    source: str,
+    target: str,
+    *,
+    confirm: Confirm | None = None,
+    notify: Notify | None = None,
+) -> Change:
+    """Let the channel `target` of `model` serve the release that `source` serves.
+
+    Args:
+        store: where the releases are.
+        repository: the signed metadata of that store, and the keys to change it.
+        model: whose channels these are.
+        source: the channel that serves the release.
+        target: the channel that is to serve it too.
+        confirm: is shown the change before it is signed, and may decline.
+        notify: is told how far the reading has come.
+
+    Raises:
+        NotFoundError: the source serves no release.
+        RegistryError: the keys at hand may not sign for the target, or the recorded verdict is not
+            a pass of these weights.
+        IntegrityError: the release was changed or damaged.
+        ConflictError: others keep changing the registry.
+    """
+    check_model(model)
+    check_channel(source)
+    check_channel(target)
+    if source == target:
+        raise RegistryError(f"Expected two channels, got {source!r} as source and as target")
+    channels = {each.name: each for each in repository.channels() if each.model == model}
+    if source not in channels:
+        raise NotFoundError(
+            f"{store.location} has no release of {model!r} in channel {source!r}; of that model "
+            f"it has {', '.join(channels) or 'no channel'}"
+        )
+    wanted = channels[source].release
+    return _change(
+        store,
+        repository,
+        model,
+        target,
+        channels.get(target),
+        wanted,
+        judged=True,
+        sign=lambda: repository.point(model, target, wanted),
+        confirm=confirm,
+        notify=notify,
+    )
+
+
+def rollback(
+    store: ReadStore,
+    repository: Repository,
+    model: str,
+    channel: str,
+    version: int | None = None,
+    *,
+    confirm: Confirm | None = None,
+    notify: Notify | None = None,
+) -> Change:
+    """Let `channel` of `model` serve a release again that it served before.
+
+    Args:
+        store: where the releases are.
+        repository: the signed metadata of that store, and the keys to change it.
+        model: whose channel it is.
+        channel: to change.
+        version: of the release; by default the one that the channel served last.
+        confirm: is shown the change before it is signed, and may decline.
+        notify: is told how far the reading has come.
+
+    Raises:
+        NotFoundError: the channel serves no release, or did not serve such a one lately.
+        RegistryError: the keys at hand may not sign for the channel.
+        IntegrityError: the older release was changed or damaged.
+        ConflictError: others keep changing the registry.
+    """
+    check_model(model)
+    check_channel(channel)
+    served = repository.channel(model, channel)
+    if served is None or not served.history:
+        named = "none yet" if served is None else f"only {version_tag(served.release.version)}"
+        raise NotFoundError(
+            f"{model}/{channel} of {store.location} has no release to go back to: it served {named}"
+        )
+    past = {ref.version: ref for ref in reversed((served.release, *served.history))}
+    wanted = served.history[0].version if version is None else version
+    if wanted not in past:
+        raise NotFoundError(
+            f"{model}/{channel} of {store.location} did not serve {version_tag(wanted)} lately; "
+            f"it served {', '.join(map(version_tag, sorted(past)))}"
+        )
+    return _change(
+        store,
+        repository,
+        model,
+        channel,
+        served,
+        past[wanted],
+        judged=False,
+        sign=lambda: repository.rollback(model, channel, wanted),
+        confirm=confirm,
+        notify=notify,
+    )
+
+
+def compare(old: Verdict | None, new: Verdict) -> tuple[Metric, ...]:
+    """Put the metrics of what two verdicts let pass side by side.
+
+    Variants come in the order of the new verdict, and for each what is overall before any slice.
+    """
+    before, after = old.metrics() if old else {}, new.metrics()
+    rank = {variant.variant: number for number, variant in enumerate(new.variants)}
+    keys = sorted(
+        {**after, **before},
+        key=lambda key: (rank.get(key[0], len(rank)), key[0], key[2] != OVERALL),
+    )
+    return tuple(Metric(*key, before.get(key), after.get(key)) for key in keys)
+
+
+def _change(
+    store: ReadStore,
+    repository: Repository,
+    model: str,
+    channel: str,
+    served: Channel | None,
+    wanted: ReleaseRef,
+    *,
+    judged: bool,
+    sign: Callable[[], Channel],
+    confirm: Confirm | None,
+    notify: Notify | None,
+) -> Change:
+    reader = RegistryReader(store)
+    replaced = served.release if served else None
+    if replaced and replaced.index.digest == wanted.index.digest:
+        release = reader.open(wanted)
+        return Change(model, channel, release, replaced, outcome=Outcome.UNCHANGED)
+    repository.check_can_sign(model, channel)
+    release = reader.open(wanted)
+    if release.model != model:
+        raise IntegrityError(
+            f"{release.tag} of {store.location} is a release of {release.model!r}; expected one of "
+            f"{model!r}. Whoever signed for {model!r} made a mistake: publish it anew"
+        )
+    check_release(store, release, notify=notify)
+    remarks: list[str] = []
+    if judged:
+        _check_verdict(reader, release)
+        remarks += _check_origin(reader, repository, release)
+    metrics, missing = _metrics(reader, replaced, release)
+    change = Change(model, channel, release, replaced, metrics, (*remarks, *missing))
+    if confirm and not confirm(change):
+        return replace(change, outcome=Outcome.DECLINED)
+    sign()
+    return replace(change, outcome=Outcome.DONE)
+
+
+def _check_verdict(reader: RegistryReader, release: Release) -> None:
+    verdict = Verdict.from_json(reader.read_verdict(release))
+    weights = {variant.name: variant.model.digest for variant in release.variants}
+    objections = verdict.objections(weights)
+    if objections:
+        raise RegistryError(
+            f"{release.model} {release.tag} may not be promoted, its verdict is not a pass: "
+            + "; ".join(objections)
+        )
+
+
+def _check_origin(
+    reader: RegistryReader, repository: Repository, release: Release
+) -> Iterator[str]:
+    """Yield what is to be said of the provenance, which must not be about other weights."""
+    roles = (f"{release.model}-ci", f"{release.model}-release")
+    keys = [key for role in repository.roles() if role.name in roles for key in role.keys]
+    checked = check_provenance(reader, release, keys)
+    if checked is None:
+        yield f"{release.tag} does not say where it comes from: it has no provenance"
+    elif not checked[1]:
+        # Its channel's signature covers it, and keys are rotated: a remark is enough.
+        yield f"the provenance of {release.tag} is not signed with a key the model has today"
+
+
+def _metrics(
+    reader: RegistryReader, replaced: ReleaseRef | None, release: Release
+) -> tuple[tuple[Metric, ...], list[str]]:
+    """Return the comparison, and what is missing from it, which is no reason to stay."""
+    try:
+        new = Verdict.from_json(reader.read_verdict(release))
+    except IntegrityError as error:
+        return (), [f"{release.tag} cannot be compared: {error}"]
+    if replaced is None:
+        return compare(None, new), []
+    try:
+        old = Verdict.from_json(reader.read_verdict(reader.open(replaced)))
+    except (RegistryError, ContractError) as error:
+        return compare(None, new), [f"{version_tag(replaced.version)} cannot be compared: {error}"]
+    return compare(old, new), []

@@ -1,0 +1,333 @@
+"""Keys: made as files, and brought together as what one person or one machine can sign with.
+
+    key = generate_key(Path("keys/release.pem"), passphrase)
+    signers = Signers.load(["keys/release.pem", "envvar:ONLINE_KEY"], ask_passphrase)
+
+A private key is an Ed25519 key in a PKCS#8 PEM file, encrypted when there is a passphrase. Its
+public half lies beside it with the suffix `.pub`, to be handed to whoever adds it to a role; with
+it there, the passphrase of an encrypted key is asked for only when that key has to sign.
+"""
+
+import getpass
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from securesystemslib.signer import ED25519, Key, Signature, Signer, SSlibKey
+
+from edgeline._text import one_line
+from edgeline.errors import RegistryError
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner
+
+# Takes the name of a key, returns its passphrase, or None when there is nobody to ask.
+Passphrase: TypeAlias = Callable[[str], str | None]
+
+PASSPHRASE_VARIABLE = "EDGELINE_PASSPHRASE"
+
+_ENVIRONMENT = "envvar:"
+_PRIVATE = ".pem"
+_PUBLIC = ".pub"
+_KEY_ID_DIGITS = 64
+_MAX_KEY_FILE = 1 << 16  # bytes
+
+
+def generate_key(file: Path, passphrase: str | None) -> SSlibKey:
+    """Make an Ed25519 key pair; return the public half, which is also written beside `file`.
+
+    `file` is readable by its owner only, and on the disk when this returns.
+
+    Raises:
+        RegistryError: one of the two files exists or cannot be written, or the passphrase is empty.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    if passphrase == "":
+        raise RegistryError("A key's passphrase must not be empty; give none to leave it readable")
+    if file.suffix == _PUBLIC:
+        raise RegistryError(f"{file} would be a public key's name; name private keys *{_PRIVATE}")
+    for path in (file, file.with_suffix(_PUBLIC)):
+        if os.path.lexists(path):
+            raise _exists(path)
+    private = Ed25519PrivateKey.generate()
+    encryption = (
+        serialization.NoEncryption()
+        if passphrase is None
+        else serialization.BestAvailableEncryption(passphrase.encode())
+    )
+    pem = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
+    )
+    public = private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    _create(file, pem, 0o600)
+    _create(file.with_suffix(_PUBLIC), public, 0o644)
+    return SSlibKey.from_crypto(private.public_key())
+
+
+def read_public_key(file: Path) -> Key:
+    """Read the public half of a key from its own PEM file, `*.pub`, or from beside a private key.
+
+    Raises:
+        RegistryError: the file cannot be read, or holds no public key that devices can use.
+    """
+    path = file if file.suffix != _PRIVATE else file.with_suffix(_PUBLIC)
+    return _parse_public(_read(path), str(path))
+
+
+def check_usable(key: Key) -> Key:
+    """Return `key` when every device can verify what it signs.
+
+    Raises:
+        RegistryError: it is of another kind than Ed25519, the one that takes no other library.
+    """
+    if key.scheme != ED25519:
+        raise RegistryError(
+            f"Key {short(key.keyid)} is of the kind {key.scheme[:40]!r}; devices verify Ed25519 "
+            "and nothing else. Use a key that `edgeline registry keys` made, or an Ed25519 key of "
+            "another signer"
+        )
+    return key
+
+
+def short(key_id: str) -> str:
+    """Return a key's id as messages show it: its first 12 digits."""
+    return key_id[:12]
+
+
+def ask_passphrase(name: str) -> str | None:
+    """Return the passphrase of the key `name` from EDGELINE_PASSPHRASE, or from the terminal.
+
+    Without either, there is None.
+    """
+    given = os.environ.get(PASSPHRASE_VARIABLE)
+    if given is not None:
+        return given
+    if not sys.stdin.isatty():
+        return None
+    return getpass.getpass(f"Passphrase of {name}: ")
+
+
+class Signers:
+    """What a person or a machine can sign with. Made by `load`."""
+
+    def __init__(
+        self,
+        signers: Iterable[Signer] = (),
+        *,
+        uris: dict[str, str] | None = None,
+        passphrase: Passphrase = ask_passphrase,
+    ) -> None:
+        self._signers = {signer.public_key.keyid: signer for signer in signers}
+        self._uris = dict(uris or {})
+        self._passphrase = passphrase
+
+    @classmethod
+    def load(cls, uris: Sequence[str], passphrase: Passphrase = ask_passphrase) -> "Signers":
+        """Find the keys that `uris` name.
+
+        Each is the path of a PEM file or of a folder with `*.pem` files, or "envvar:NAME" for a PEM
+        in the environment, or "<key id>=<URI>" with a URI of securesystemslib, such as
+        "hv:release" for a key in HashiCorp Vault.
+
+        Raises:
+            RegistryError: one of them does not exist, cannot be read, or holds no usable key, or
+                its passphrase is wrong or missing.
+        """
+        signers: list[Signer] = []
+        remote = {}
+        for uri in uris:
+            key_id, separator, address = uri.partition("=")
+            if separator and _is_key_id(key_id):
+                remote[key_id] = address
+            elif uri.startswith(_ENVIRONMENT):
+                signers.append(_from_environment(uri.removeprefix(_ENVIRONMENT), passphrase))
+            else:
+                signers += [_FileSigner(path, passphrase) for path in _key_files(Path(uri))]
+        return cls(signers, uris=remote, passphrase=passphrase)
+
+    @property
+    def public_keys(self) -> tuple[Key, ...]:
+        """The keys whose public half is known: all but those given by id and URI."""
+        return tuple(signer.public_key for signer in self._signers.values())
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """The ids of all keys."""
+        return (*self._signers, *(key_id for key_id in self._uris if key_id not in self._signers))
+
+    def for_key(self, key: Key) -> Signer | None:
+        """Return what signs with `key`; None when it is not here.
+
+        Raises:
+            RegistryError: the URI given for the key does not lead to it.
+        """
+        signer = self._signers.get(key.keyid)
+        if signer is None and key.keyid in self._uris:
+            signer = self._open(self._uris[key.keyid], key)
+            self._signers[key.keyid] = signer
+        # One id for two keys is somebody's mistake, or a trick.
+        return signer if signer is not None and signer.public_key.keyval == key.keyval else None
+
+    def _open(self, uri: str, key: Key) -> Signer:
+        try:
+            return Signer.from_priv_key_uri(uri, key, self._secret)
+        except Exception as error:
+            # Each of securesystemslib's signers raises what the library under it does.
+            raise RegistryError(
+                f"Key {short(key.keyid)} cannot be used through {uri!r}: {one_line(error)}"
+            ) from error
+
+    def _secret(self, name: str) -> str:
+        secret = self._passphrase(name)
+        if secret is None:
+            raise _no_passphrase(name)
+        return secret
+
+
+class _FileSigner(Signer):
+    """Signs with a PEM file's key, decrypted when it is first used."""
+
+    def __init__(self, path: Path, passphrase: Passphrase) -> None:
+        self._path = path
+        self._passphrase = passphrase
+        self._signer: CryptoSigner | None = None
+        public = path.with_suffix(_PUBLIC)
+        if public != path and public.exists():
+            self._public_key = _parse_public(_read(public), str(public))
+        else:
+            self._public_key = self._load().public_key
+
+    @property
+    def public_key(self) -> Key:
+        return self._public_key
+
+    def sign(self, payload: bytes) -> Signature:
+        signer = self._load()
+        if signer.public_key != self._public_key:
+            raise RegistryError(
+                f"{self._path} and {self._path.with_suffix(_PUBLIC).name} beside it are not two "
+                "halves of one key. Remove the wrong one"
+            )
+        return signer.sign(payload)
+
+    @classmethod
+    def from_priv_key_uri(
+        cls, priv_key_uri: str, public_key: Key, secrets_handler: object = None
+    ) -> Signer:
+        raise NotImplementedError("files are opened by path")
+
+    def _load(self) -> "CryptoSigner":
+        if self._signer is None:
+            self._signer = _parse_private(_read(self._path), str(self._path), self._passphrase)
+        return self._signer
+
+
+def _key_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob(f"*{_PRIVATE}"))
+    if not files:
+        raise RegistryError(f"{path} holds no keys: expected files named *{_PRIVATE}")
+    return files
+
+
+def _from_environment(name: str, passphrase: Passphrase) -> Signer:
+    pem = os.environ.get(name)
+    if not pem:
+        raise RegistryError(
+            f"The environment variable {name!r} is not set; expected a private key in PEM"
+        )
+    return _parse_private(pem.encode(), f"{_ENVIRONMENT}{name}", passphrase)
+
+
+def _parse_private(pem: bytes, name: str, passphrase: Passphrase) -> "CryptoSigner":
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from securesystemslib.signer import CryptoSigner
+
+    secret = None
+    if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in pem:
+        secret = passphrase(name)
+        if secret is None:
+            raise _no_passphrase(name)
+    try:
+        private = load_pem_private_key(pem, None if secret is None else secret.encode())
+        signer = CryptoSigner(private)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        if secret is not None:
+            raise RegistryError(
+                f"The passphrase of {name} is wrong, or the key in it is damaged"
+            ) from error
+        raise RegistryError(
+            f"{name} is no private key that can be used; expected PKCS#8 in PEM: {one_line(error)}"
+        ) from error
+    check_usable(signer.public_key)
+    return signer
+
+
+def _parse_public(pem: bytes, name: str) -> Key:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = SSlibKey.from_crypto(load_pem_public_key(pem))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise RegistryError(
+            f"{name} is no public key that can be used; expected PEM with 'BEGIN PUBLIC KEY'"
+        ) from error
+    return check_usable(key)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_KEY_FILE + 1)
+    except OSError as error:
+        raise RegistryError(f"The key {path} cannot be read: {error.strerror}") from None
+    if len(data) > _MAX_KEY_FILE:
+        raise RegistryError(f"{path} is too large for a key; expected a PEM file")
+    return data
+
+
+def _create(path: Path, data: bytes, mode: int) -> None:
+    """Write a file that must not exist yet, and sync it and its folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RegistryError(f"{path.parent} cannot be made a folder: {error.strerror}") from None
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError as error:
+        raise RegistryError(f"The key {path} cannot be written: {error.strerror}") from None
+
+
+def _exists(path: Path) -> RegistryError:
+    return RegistryError(f"{path} exists, and keys are never overwritten. Choose another name")
+
+
+def _is_key_id(text: str) -> bool:
+    return len(text) == _KEY_ID_DIGITS and all(digit in "0123456789abcdef" for digit in text)
+
+
+def _no_passphrase(name: str) -> RegistryError:
+    return RegistryError(
+        f"The key {name} is protected by a passphrase: set {PASSPHRASE_VARIABLE}, or run this on a "
+        "terminal to be asked for it"
+    )

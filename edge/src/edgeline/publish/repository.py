@@ -1,0 +1,427 @@
+"""Changing what a registry vouches for: which release a channel serves, and whose keys count.
+
+    root = initialize(store, keys, signers)              # once; devices are given this root
+    repository = Repository(store, root=root, signers=signers)
+    repository.point("cells", "candidate", release)
+    repository.refresh()                                 # regularly, before signatures expire
+
+Each change reads the newest metadata, verifies it from the pinned root, changes and signs it, and
+stores it on the condition that nobody else did meanwhile; if somebody did, it starts over on what
+is there now. No change is lost, and nothing is signed that was not verified.
+"""
+
+import copy
+import random
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TypeVar
+
+from securesystemslib.signer import Key
+from tuf.api.metadata import Delegations, Metadata, Root, Targets
+
+from edgeline.errors import ConflictError, NotFoundError, RegistryError, TrustError
+from edgeline.publish.keys import Signers
+from edgeline.publish.metadata import MetadataSet, RoleStatus
+from edgeline.publish.roles import (
+    DEFAULT_EXPIRY,
+    ONLINE,
+    Expiry,
+    Keys,
+    ModelKeys,
+    first_root,
+    rotate_delegated,
+    rotate_root,
+    with_model,
+)
+from edgeline.publish.root_signing import RootDraft
+from edgeline.publish.signatures import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, next_root
+from edgeline.publish.store import WriteStore
+from edgeline.registry.bundle import MAX_HISTORY, Channel
+from edgeline.registry.format import (
+    CHANNELS,
+    MAX_MANIFEST,
+    OCI_INDEX,
+    TUF_TAG,
+    Descriptor,
+    ReleaseRef,
+    check_digest,
+    check_model,
+)
+
+__all__ = ["Expiry", "Keys", "ModelKeys", "Repository", "initialize"]
+
+_ATTEMPTS = 10
+_PAUSE = 0.1  # seconds, doubled at each attempt
+_LONGEST_PAUSE = 3.0  # seconds
+
+_Result = TypeVar("_Result")
+
+
+def initialize(
+    store: WriteStore, keys: Keys, signers: Signers, expiry: Expiry = DEFAULT_EXPIRY
+) -> bytes:
+    """Make a store a registry, and return its first root: what everybody is to trust it by.
+
+    `signers` needs the keys of root, targets and online. Those of models are not needed before
+    something is published.
+
+    Raises:
+        RegistryError: the store is a registry already, a key is missing or of the wrong kind, or a
+            name, number or time does not make sense.
+        ConflictError: somebody else initialized it at the same time.
+    """
+    days = asdict(expiry)
+    if not all(type(value) is int and 0 < value <= 3650 for value in days.values()):
+        raise RegistryError(f"Signatures last 1 to 3650 days; got {days}")
+    root = first_root(keys)
+    delegations = Delegations({}, {})
+    for model, model_keys in keys.models.items():
+        delegations = with_model(delegations, model, model_keys)
+    with store.exclusive():
+        metadata = MetadataSet.create(store, root, Targets(delegations=delegations), days)
+        metadata.check_can_sign([ROOT, TARGETS, SNAPSHOT, TIMESTAMP], signers)
+        metadata.commit(signers)
+        return metadata.root_file()
+
+
+class Repository:
+    """A registry's metadata, to be changed by whoever holds the keys.
+
+    Args:
+        store: Where the registry is.
+        root: The root that the registry is trusted by: the newest, or any older one.
+        signers: What is at hand to sign with.
+        base: The tag of the bundle to start from, when the newest was spoiled by somebody who had
+            got hold of the online key. Only for `rotate`; see docs/registry-trust.md.
+    """
+
+    def __init__(
+        self, store: WriteStore, *, root: bytes, signers: Signers, base: str = TUF_TAG
+    ) -> None:
+        self._store = store
+        self._root = root
+        self._signers = signers
+        self._base = base
+        self._seen: dict[str, int] = {}
+
+    def channel(self, model: str, channel: str) -> Channel | None:
+        """Return what a channel serves now; None when it never served anything.
+
+        Raises:
+            RegistryError: there is no such model or channel, or the metadata cannot be trusted.
+        """
+        return self._load().channel(check_model(model), _check_channel(channel))
+
+    def channels(self) -> list[Channel]:
+        """Return every channel that serves something, sorted.
+
+        Raises:
+            RegistryError: the metadata cannot be trusted.
+        """
+        metadata = self._load()
+        served = (metadata.channel(*path.split("/")) for path in metadata.paths())
+        return [channel for channel in served if channel]
+
+    def roles(self) -> list[RoleStatus]:
+        """Return every role with its keys and the time until which its signature lasts.
+
+        Raises:
+            RegistryError: the metadata cannot be trusted.
+        """
+        return self._load().status()
+
+    def root(self) -> bytes:
+        """Return the newest root, for new devices to be given.
+
+        Raises:
+            RegistryError: the metadata cannot be trusted.
+        """
+        return self._load().root_file()
+
+    def check_can_sign(self, model: str, channel: str) -> None:
+        """Check, before any work is done, that the keys at hand can change a channel.
+
+        Raises:
+            RegistryError: there is no such model or channel, or keys are missing.
+        """
+        metadata = self._load()
+        role = metadata.role_of(check_model(model), _check_channel(channel))
+        metadata.check_can_sign([role, SNAPSHOT, TIMESTAMP], self._signers)
+
+    def point(self, model: str, channel: str, release: ReleaseRef) -> Channel:
+        """Have a channel serve a release; what it served before heads its history.
+
+        Raises:
+            RegistryError: there is no such model or channel, keys are missing, or the reference is
+                malformed.
+            ConflictError: others kept changing the metadata meanwhile.
+        """
+        wanted = _check_release(release)
+        check_model(model), _check_channel(channel)
+
+        def change(metadata: MetadataSet) -> Channel:
+            current = metadata.channel(model, channel)
+            if current and current.release == wanted:
+                return current
+            before = [current.release, *current.history] if current else []
+            history = [ref for ref in before if ref != wanted][:MAX_HISTORY]
+            return _serve(metadata, Channel(model, channel, wanted, tuple(history)))
+
+        return self._update(change)
+
+    def rollback(self, model: str, channel: str, to: int | None = None) -> Channel:
+        """Have a channel serve what it served before, or version `to` of its history.
+
+        To devices it is a change like any other, with higher version numbers. The releases that
+        are rolled back from leave the history, so that the next rollback goes further back.
+
+        Raises:
+            RegistryError: there is no such model or channel, it served nothing (or not `to`)
+                before, or keys are missing.
+            ConflictError: somebody else changed the channel, or kept changing other metadata.
+        """
+        check_model(model), _check_channel(channel)
+        plan: list[tuple[Channel, Channel]] = []  # from the state that was first seen, what to do
+
+        def change(metadata: MetadataSet) -> Channel:
+            current = metadata.channel(model, channel)
+            if not plan:
+                if current is None:
+                    raise NotFoundError(f"{channel} of {model} serves nothing yet")
+                plan.append((current, _rolled_back(current, to)))
+            seen, wanted = plan[0]
+            if current == wanted:
+                return current
+            if current != seen:
+                raise ConflictError(
+                    f"Somebody else changed {channel} of {model} meanwhile. Look at it again"
+                )
+            return _serve(metadata, wanted)
+
+        return self._update(change)
+
+    def refresh(self) -> list[RoleStatus]:
+        """Sign anew what would expire; return the roles that were signed and until when they last.
+
+        Snapshot and timestamp always; other roles when less than a third of their time is left and
+        their keys are at hand. `roles` tells which are left.
+
+        Raises:
+            RegistryError: the online key is missing.
+            ConflictError: others kept changing the metadata meanwhile.
+        """
+
+        def change(metadata: MetadataSet) -> list[str]:
+            names = [SNAPSHOT, TIMESTAMP]
+            metadata.check_can_sign(names, self._signers)
+            for status in metadata.status():
+                if status.name in names or not status.needs_signing:
+                    continue
+                if self._can_sign(metadata, status.name):
+                    names.append(status.name)
+            for name in names:
+                if name == ROOT:
+                    draft = _draft(metadata, next_root(metadata.root))
+                    draft.sign(self._signers)
+                    metadata.set_root(draft.proposed)
+                else:
+                    metadata.touch(name)
+            return names
+
+        names, metadata = self._update_and_return(change)
+        return [metadata.status_of(name) for name in names]
+
+    def add_model(self, model: str, keys: ModelKeys) -> None:
+        """Let the holders of `keys` publish a model.
+
+        Raises:
+            RegistryError: the model is there already, the name or a key is malformed, or the keys
+                of targets and online are missing.
+            ConflictError: others kept changing the metadata meanwhile.
+        """
+
+        def change(metadata: MetadataSet) -> None:
+            if model in metadata.models():
+                raise RegistryError(f"Model {model!r} is there already. To change its keys, rotate")
+            metadata.set_delegations(with_model(metadata.targets.delegations, model, keys))
+
+        self._update(change)
+
+    def rotate(
+        self,
+        role: str,
+        *,
+        add: Sequence[Key] = (),
+        remove: Collection[str] = (),
+        threshold: int | None = None,
+        draft: Path | None = None,
+    ) -> RootDraft | None:
+        """Change who signs for a role: "root", "targets", "online" or one such as "cells-ci".
+
+        The first three are changed by a new root, which enough of the present and of the new root
+        keys have to sign. When the keys at hand are too few, `draft` is written for their holders,
+        and returned; `apply_draft` then completes the change. Without any change, what the role
+        signs is signed anew, with its full time ahead.
+
+        Args:
+            role: Whose keys to change.
+            add: Public keys that shall count.
+            remove: Ids of keys that shall not.
+            threshold: How many of the keys have to sign; as many as before if not given.
+            draft: Where to write the new root when signatures are missing.
+
+        Raises:
+            RegistryError: there is no such role, the change makes no sense, or keys are missing.
+            ConflictError: others kept changing the metadata meanwhile.
+        """
+
+        if role in (SNAPSHOT, TIMESTAMP):
+            raise RegistryError(
+                f"Snapshot and timestamp share their keys: change their keys as {ONLINE!r}"
+            )
+
+        def change(metadata: MetadataSet) -> RootDraft | None:
+            if role != ROOT and not add and not remove and threshold is None:
+                for name in (SNAPSHOT, TIMESTAMP) if role == ONLINE else (role,):
+                    metadata.touch(name)
+                return None
+            if role not in (ROOT, TARGETS, ONLINE):
+                metadata.status_of(role)  # there is such a role
+                metadata.set_delegations(
+                    rotate_delegated(metadata.targets, role, add, remove, threshold)
+                )
+                return None
+            proposed = next_root(metadata.root)
+            rotate_root(proposed.signed, role, add, remove, threshold)
+            result = _draft(metadata, proposed)
+            result.sign(self._signers)
+            if not result.missing:
+                metadata.set_root(proposed)
+                return None
+            if draft is None:
+                raise RegistryError(
+                    f"The new root needs more signatures: {'; '.join(result.missing)}. "
+                    "Give these keys, or have a draft written for their holders to sign"
+                )
+            return result
+
+        result = self._update(change)
+        if result is not None and draft is not None:
+            result.write(draft)
+        return result
+
+    def apply_draft(self, path: Path) -> None:
+        """Make a root that enough people have signed the registry's root.
+
+        The keys at hand are added to the signatures. They also have to sign what the new root
+        makes necessary: with new online or targets keys, the metadata of these roles.
+
+        Raises:
+            RegistryError: the file is no draft, the root was changed since it was written, or keys
+                are missing.
+            ConflictError: others kept changing the metadata meanwhile.
+        """
+        given = RootDraft.read(path)
+
+        def change(metadata: MetadataSet) -> None:
+            if metadata.root == given.proposed.signed:
+                return  # an earlier attempt went through
+            if metadata.root != given.previous:
+                raise RegistryError(
+                    f"{path} was written for version {given.previous.version} of root, and the "
+                    f"registry is at version {metadata.root.version}. Write the draft anew"
+                )
+            draft = RootDraft(given.roots, copy.deepcopy(given.proposed))
+            draft.sign(self._signers)
+            if draft.missing:
+                raise RegistryError(f"{path} is not complete: {'; '.join(draft.missing)}")
+            metadata.set_root(draft.proposed)
+
+        self._update(change)
+
+    def _can_sign(self, metadata: MetadataSet, role: str) -> bool:
+        try:
+            metadata.check_can_sign([role], self._signers)
+        except RegistryError:
+            return False
+        return True
+
+    def _load(self) -> MetadataSet:
+        metadata = MetadataSet.load(self._store, self._root, self._base)
+        versions = metadata.versions
+        for role, version in self._seen.items():
+            if versions.get(role, 0) < version:
+                raise TrustError(
+                    f"{self._store.location} went back from version {version} of {role} to "
+                    f"{versions.get(role, 0)} while it was worked on. Somebody restored an older "
+                    "copy of it, or tries to pass one off as new"
+                )
+        self._seen = versions
+        return metadata
+
+    def _update(self, change: Callable[[MetadataSet], _Result]) -> _Result:
+        return self._update_and_return(change)[0]
+
+    def _update_and_return(
+        self, change: Callable[[MetadataSet], _Result]
+    ) -> tuple[_Result, MetadataSet]:
+        """Apply a change to the newest metadata, over again when somebody else was faster."""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                # Jitter, or two who collided once would go on colliding.
+                time.sleep(random.uniform(0, min(_LONGEST_PAUSE, _PAUSE * 2**attempt)))
+            with self._store.exclusive():
+                metadata = self._load()
+                result = change(metadata)
+                if not metadata.changed:
+                    return result, metadata
+                try:
+                    metadata.commit(self._signers)
+                except ConflictError:
+                    continue
+                self._seen, self._base = metadata.versions, TUF_TAG
+                return result, metadata
+        raise ConflictError(
+            f"Others kept changing {self._store.location}: gave up after {_ATTEMPTS} attempts. "
+            "Nothing was changed; try again"
+        )
+
+
+def _serve(metadata: MetadataSet, channel: Channel) -> Channel:
+    metadata.set_channel(channel)
+    return channel
+
+
+def _rolled_back(current: Channel, to: int | None) -> Channel:
+    for place, release in enumerate(current.history):
+        if to is None or release.version == to:
+            return replace(current, release=release, history=current.history[place + 1 :])
+    versions = ", ".join(f"v{release.version}" for release in current.history) or "nothing"
+    wanted = "anything else" if to is None else f"v{to}"
+    raise NotFoundError(
+        f"{current.name} of {current.model} did not serve {wanted} before v"
+        f"{current.release.version}; its history has {versions}. Promote a release instead"
+    )
+
+
+def _draft(metadata: MetadataSet, proposed: Metadata[Root]) -> RootDraft:
+    return RootDraft(tuple(metadata.roots()), proposed)
+
+
+def _check_channel(channel: str) -> str:
+    if channel not in CHANNELS:
+        raise RegistryError(
+            f"There is no channel {str(channel)[:80]!r}; there are {', '.join(CHANNELS)}"
+        )
+    return channel
+
+
+def _check_release(release: ReleaseRef) -> ReleaseRef:
+    index = release.index
+    if release.version < 1 or not 0 < index.size <= MAX_MANIFEST:
+        raise RegistryError(f"Not a release: version {release.version} of {index.size} bytes")
+    return ReleaseRef(
+        release.version, Descriptor(OCI_INDEX, check_digest(index.digest), index.size)
+    )

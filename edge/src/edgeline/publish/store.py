@@ -1,0 +1,105 @@
+"""Writing to a store: blobs and manifests by digest, then tags in one step that may conflict."""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+from edgeline.registry.format import Descriptor
+from edgeline.registry.store import OCI_SCHEME, Connection, ReadStore
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `WriteStore.collect` removed."""
+
+    manifests: int
+    blobs: int
+    size: int  # bytes
+
+
+class WriteStore(ReadStore, Protocol):
+    """The writing side of a store.
+
+    Writers prepare with `put_blob` and `put_manifest`, which are idempotent and visible to nobody,
+    and then `commit` tags. All of it belongs inside `exclusive`, which keeps other writers out
+    where the store can; where it cannot, `commit` notices them.
+    """
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep other writers out, for a directory; reentrant. It is created if it does not exist.
+
+        Raises:
+            RegistryError: the location is something else than a store.
+        """
+
+    def put_blob(
+        self, source: bytes | Path, media_type: str, *, limit: int, name: str | None = None
+    ) -> Descriptor:
+        """Store a blob of 1 to `limit` bytes.
+
+        A blob that the store has already is not sent again. `name`, under which to unpack it, goes
+        into the descriptor's TITLE_ANNOTATION.
+
+        Raises:
+            RegistryError: it is empty or too large, or the store is full.
+        """
+
+    def put_files(
+        self, sources: Sequence[Path], media_type: str, *, limit: int, name: str | None = None
+    ) -> list[Descriptor]:
+        """Store files as `put_blob` does, several at a time where that is faster."""
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Tell whether the store has a blob; in a directory, one that is also intact."""
+
+    def put_manifest(self, content: bytes, media_type: str) -> Descriptor:
+        """Store an index or a manifest, whose blobs and manifests are stored already."""
+
+    def commit(
+        self, tags: Sequence[tuple[str, Descriptor]], *, expected: Mapping[str, str | None]
+    ) -> None:
+        """Set `tags`, if each tag of `expected` names the manifest of that digest (None: no such).
+
+        A directory takes all of them at once. A server takes them in the order given, and is read
+        back after a while: there a crash may leave the first ones set, and a tag that another
+        writer has set meanwhile is the other's.
+
+        Raises:
+            ConflictError: a tag is not as expected, or was lost to another writer.
+        """
+
+    def remove(self, tags: Collection[str]) -> None:
+        """Remove tags that exist; on a server together with their manifests.
+
+        Raises:
+            RegistryError: the server does not allow it.
+        """
+
+    def collect(self, *, grace: timedelta) -> Collected:
+        """Remove what no tag leads to and is older than `grace`.
+
+        A server collects its blobs itself; there it does nothing.
+        """
+
+
+_NO_SETTINGS = Connection()
+
+
+def open_for_writing(location: str, connection: Connection = _NO_SETTINGS) -> WriteStore:
+    """Open the store at a directory's path, or an "oci://host[:port]/repository", for writing.
+
+    Nothing is read or created yet.
+
+    Raises:
+        RegistryError: the location is malformed.
+    """
+    if location.startswith(OCI_SCHEME):
+        from edgeline.publish.remote import RemoteWriter
+
+        return RemoteWriter(location, connection)
+    from edgeline.publish.layout import LayoutWriter
+
+    return LayoutWriter(Path(location))

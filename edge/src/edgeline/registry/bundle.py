@@ -1,0 +1,208 @@
+"""The bundle: a registry's TUF metadata, all of it in one OCI manifest with a layer per file.
+
+A layer's title is the name TUF gives the file: `3.root.json` (every version of root is there),
+`timestamp.json`, `9.snapshot.json`, `2.targets.json`, and one file per delegated role such as
+`5.cells-ci.json`. The tag `tuf` names the newest bundle and `tuf-<n>` the one with version n of
+timestamp.
+
+What is read here is intact and no more: `trust` and `publish.metadata` verify the signatures.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgeline.errors import IntegrityError, NotFoundError, RegistryError
+from edgeline.registry.format import (
+    MAX_MANIFEST,
+    MAX_TUF_METADATA,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    TITLE_ANNOTATION,
+    TUF_BUNDLE,
+    TUF_METADATA,
+    TUF_TAG,
+    Descriptor,
+    ReleaseRef,
+    check_channel,
+    check_digest,
+    check_model,
+    parse_document,
+)
+
+if TYPE_CHECKING:
+    from tuf.api.metadata import TargetFile
+
+    from edgeline.registry.store import ReadStore
+
+MAX_HISTORY = 10  # releases that a channel served before
+EXPIRY_FIELD = "x-edgeline-expiry-days"  # in a role's signed part: how long each signature lasts
+
+# Beyond this is malice; file names and tags stay short, and numbers exact in every language.
+MAX_VERSION = 999_999_999
+
+_FILE = re.compile(r"timestamp\.json|[1-9][0-9]{0,8}\.(?!timestamp\.)[a-z0-9]+(-[a-z0-9]+)*\.json")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The layers of a bundle by the names of the files in them."""
+
+    digest: str  # of its manifest
+    files: Mapping[str, Descriptor]
+
+
+@dataclass(frozen=True)
+class Channel:
+    """What the holder of a channel's key has signed: the release that it serves."""
+
+    model: str
+    name: str
+    release: ReleaseRef
+    history: tuple[ReleaseRef, ...] = field(default=())  # served before, newest first
+
+
+def file_name(role: str, version: int) -> str:
+    """Return the name of a role's file in a bundle: ("snapshot", 9) -> "9.snapshot.json"."""
+    return "timestamp.json" if role == "timestamp" else f"{version}.{role}.json"
+
+
+def expiry_days(fields: Mapping[str, Any]) -> int | None:
+    """Return for how many days a role says that its signatures last, None if it does not."""
+    days = fields.get(EXPIRY_FIELD)
+    return days if type(days) is int and 0 < days <= 36_500 else None
+
+
+def read_bundle(store: "ReadStore", tag: str = TUF_TAG) -> Bundle:
+    """Read the manifest of a store's metadata.
+
+    Raises:
+        NotFoundError: the store has no such tag.
+        IntegrityError: what the tag names is missing, damaged or malformed.
+    """
+    try:
+        descriptor, data = store.read_tag(tag, limit=MAX_MANIFEST)
+    except NotFoundError as error:
+        if tag in store.tags():
+            raise IntegrityError(
+                f"The signed metadata of {store.location} is incomplete: tag {tag!r} is there, and "
+                f"what it names is not: {error}. Restore it from a copy of the registry"
+            ) from None
+        raise NotFoundError(
+            f"{store.location} holds no signed metadata: it has no tag {tag!r}. Check the "
+            "location, or make it a registry with `edgeline registry init`"
+        ) from None
+    document = parse_document(data, OCI_MANIFEST)
+    layers = document.get("layers")
+    if document.get("artifactType") != TUF_BUNDLE or not isinstance(layers, list):
+        raise IntegrityError(
+            f"Tag {tag!r} of {store.location} names something else than a registry's metadata: "
+            f"expected a manifest with layers and the artifactType {TUF_BUNDLE}"
+        )
+    return Bundle(descriptor.digest, _files(layers))
+
+
+def read_file(store: "ReadStore", name: str, layer: Descriptor) -> bytes:
+    """Read one of a bundle's files, which has the size and the digest that the bundle says.
+
+    Raises:
+        IntegrityError: it is missing or damaged.
+    """
+    try:
+        return store.read_blob(layer, limit=MAX_TUF_METADATA)
+    except NotFoundError as error:
+        # Not one: for a caller, that would be a registry in order that lacks what was asked for.
+        raise IntegrityError(
+            f"The signed metadata of {store.location} is incomplete: {name} is listed, and "
+            f"missing: {error}. Restore it from a copy of the registry"
+        ) from None
+
+
+def bundle_document(config: Descriptor, files: Mapping[str, Descriptor]) -> dict[str, Any]:
+    """Return the manifest of a bundle with these files."""
+    return {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": TUF_BUNDLE,
+        "config": config.to_json(),
+        "layers": [
+            Descriptor(TUF_METADATA, layer.digest, layer.size, {TITLE_ANNOTATION: name}).to_json()
+            for name, layer in sorted(files.items())
+        ],
+    }
+
+
+def is_channel_path(path: str) -> bool:
+    """Tell whether a target's path names a channel; there may be other targets."""
+    model, _, channel = path.partition("/")
+    try:
+        check_model(model), check_channel(channel)
+    except RegistryError:
+        return False
+    return True
+
+
+def channel_of(path: str, target: "TargetFile") -> Channel:
+    """Return the channel that a signed target describes.
+
+    Raises:
+        RegistryError: the path names no channel.
+        IntegrityError: the target does not say what edgeline has to know.
+    """
+    model, _, channel = path.partition("/")
+    custom = target.custom
+    if not isinstance(custom, dict) or set(target.hashes) != {"sha256"}:
+        raise _malformed(path, "a SHA-256 and no other hash, and a 'custom' part")
+    history = custom.get("history")
+    if not isinstance(history, list) or len(history) > MAX_HISTORY:
+        raise _malformed(path, f"a history of at most {MAX_HISTORY} releases")
+    entries = [entry if isinstance(entry, dict) else {} for entry in history]
+    return Channel(
+        check_model(model),
+        check_channel(channel),
+        _release(path, custom.get("version"), f"sha256:{target.hashes['sha256']}", target.length),
+        tuple(_release(path, e.get("version"), e.get("digest"), e.get("size")) for e in entries),
+    )
+
+
+def custom_of(channel: Channel) -> dict[str, Any]:
+    """Return what a channel's signed target holds besides length and hash."""
+    history = [
+        {"version": ref.version, "digest": ref.index.digest, "size": ref.index.size}
+        for ref in channel.history
+    ]
+    return {"version": channel.release.version, "history": history}
+
+
+def _files(layers: Iterable[object]) -> dict[str, Descriptor]:
+    files: dict[str, Descriptor] = {}
+    for layer in map(Descriptor.from_json, layers):
+        name = layer.annotations.get(TITLE_ANNOTATION, "")
+        if layer.media_type != TUF_METADATA or not _FILE.fullmatch(name):
+            raise IntegrityError(
+                f"A layer of the registry's metadata is a {layer.media_type[:80]!r} with the title "
+                f"{name[:80]!r}; expected a {TUF_METADATA} with a title such as '3.root.json'"
+            )
+        if name in files or not 0 < layer.size <= MAX_TUF_METADATA:
+            raise IntegrityError(
+                f"{name} of the registry's metadata has {layer.size} bytes or is there twice; "
+                f"expected once, with 1 to {MAX_TUF_METADATA} bytes"
+            )
+        files[name] = layer
+    return files
+
+
+def _release(path: str, version: object, digest: object, size: object) -> ReleaseRef:
+    if type(version) is not int or not 0 < version <= MAX_VERSION:
+        raise _malformed(path, "the number of each release")
+    if type(size) is not int or not 0 < size <= MAX_MANIFEST:
+        raise _malformed(path, f"the size of each release's index, at most {MAX_MANIFEST} bytes")
+    return ReleaseRef(version, Descriptor(OCI_INDEX, check_digest(digest), size))
+
+
+def _malformed(path: str, expected: str) -> IntegrityError:
+    return IntegrityError(
+        f"The signed target {path[:130]!r} is malformed; expected {expected}. "
+        "Its signer made a mistake, or uses another version of edgeline"
+    )

@@ -1,0 +1,137 @@
+"""What a device has trusted last, kept so that neither a crash nor a copy makes it forget.
+
+The TUF client's files are in one file, with a checksum. It is replaced whole once it is on the
+disk, so that there is the old state or the new one whenever the power fails; and damage that comes
+later is noticed, in the place of taking an older copy of the registry for the newest.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from edgeline._json import dump_canonical, parse_object
+from edgeline._text import one_line
+from edgeline.errors import RegistryError, TrustError
+
+ROOTS = "root_history"  # where the TUF client keeps roots, below its folder
+NAME = re.compile(rf"({ROOTS}/[1-9][0-9]*\.)?[a-z0-9]+(-[a-z0-9]+)*\.json")  # of its files
+
+_FILE = "trusted.json"
+_FORMAT = 1
+_MAX_SIZE = 64 << 20  # bytes
+_PROTECTS = re.compile(rf"{ROOTS}/.*|(timestamp|snapshot)\.json")  # what going back is seen by
+
+
+class State:
+    """The state in a folder, which is made when it is first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = folder / _FILE
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep out other processes that use the folder.
+
+        Raises:
+            RegistryError: the folder cannot be used.
+        """
+        with self._translated():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            with self._translated():
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def load(self) -> dict[str, bytes]:
+        """Return the files; none when this is the first time.
+
+        Raises:
+            TrustError: they are damaged.
+            RegistryError: they cannot be read.
+        """
+        with self._translated():
+            try:
+                with self._file.open("rb") as file:
+                    data = file.read(_MAX_SIZE)
+            except FileNotFoundError:
+                return {}
+        try:
+            return _unpack(data)
+        except ValueError as error:
+            raise TrustError(
+                f"{self._file} is damaged ({one_line(error)}), so that an older copy of the "
+                "registry could not be told from the newest. Restore the file; or delete it, if "
+                "the registry is known to be the genuine one now"
+            ) from None
+
+    def save(self, files: Mapping[str, bytes]) -> None:
+        """Replace the files, unless they are the same.
+
+        Raises:
+            RegistryError: they cannot be written.
+        """
+        data = pack(files)
+        if len(data) > _MAX_SIZE:
+            # The rest can be downloaded again, and tells nothing about what is old.
+            data = pack({name: files[name] for name in files if _PROTECTS.fullmatch(name)})
+        with self._translated():
+            with suppress(FileNotFoundError):
+                if self._file.read_bytes() == data:
+                    return
+            part = self._file.with_suffix(".part")
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self._file)
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RegistryError(
+                f"The state folder {self._folder} cannot be used: {error.strerror}. It has to be a "
+                "folder that this user can write"
+            ) from error
+
+
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """Return the state's file with these files in it."""
+    texts = {name: data.decode() for name, data in files.items()}
+    return dump_canonical({"format": _FORMAT, "sha256": _checksum(texts), "files": texts})
+
+
+def _unpack(data: bytes) -> dict[str, bytes]:
+    """Return the files of a state.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    document = parse_object(data)
+    files = document.get("files")
+    if not isinstance(files, dict) or document.get("format") != _FORMAT:
+        raise ValueError("it is of another format")
+    if document.get("sha256") != _checksum(files):
+        raise ValueError("its checksum does not fit")
+    if not all(NAME.fullmatch(name) and isinstance(text, str) for name, text in files.items()):
+        raise ValueError("it holds something else than metadata")
+    return {name: text.encode() for name, text in files.items()}
+
+
+def _checksum(files: Mapping[str, Any]) -> str:
+    return hashlib.sha256(dump_canonical(files)).hexdigest()

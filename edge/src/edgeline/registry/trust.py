@@ -1,0 +1,407 @@
+"""The device's trust: which release a channel serves, by what the keys behind a root have signed.
+
+    channels = TrustedChannels(store, root=Path("root.json").read_bytes(), state=folder)
+    channels.refresh()
+    channel = channels.channel("cells", "production")
+
+The device is given the registry's root once, on a way that it trusts. From there the TUF client
+workflow leads: newer roots, signed by the keys of those before; then timestamp, snapshot, targets
+and the role that signs the channel. A registry that is tampered with, that goes back, that stands
+still until signatures expire, or that mixes old with new is refused.
+
+What was trusted last is kept in the state folder, in one file that is replaced whole. It is what an
+older copy of the registry is recognized by, and it saves downloads: when nothing is new, a refresh
+reads the bundle's manifest and no more.
+"""
+
+import hashlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    ExpiredMetadataError,
+    RepositoryError,
+)
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+
+from edgeline._json import parse_object
+from edgeline._text import one_line
+from edgeline.errors import (
+    EdgelineError,
+    ExpiredError,
+    IntegrityError,
+    RegistryError,
+    TrustError,
+)
+from edgeline.registry.bundle import (
+    Bundle,
+    Channel,
+    channel_of,
+    expiry_days,
+    is_channel_path,
+    read_bundle,
+    read_file,
+)
+from edgeline.registry.format import MAX_TUF_METADATA, check_channel, check_model
+from edgeline.registry.home import default_state
+from edgeline.registry.state import NAME, ROOTS, State
+from edgeline.registry.store import ReadStore
+
+__all__ = ["Channel", "TrustedChannels", "TrustedRole", "default_state"]
+
+_CONFIG = UpdaterConfig(
+    root_max_length=MAX_TUF_METADATA,
+    timestamp_max_length=MAX_TUF_METADATA,
+    snapshot_max_length=MAX_TUF_METADATA,
+    targets_max_length=MAX_TUF_METADATA,
+)
+
+
+@dataclass(frozen=True)
+class TrustedRole:
+    """A role whose signatures were verified."""
+
+    name: str
+    version: int
+    expires: datetime
+    signed: datetime | None  # when, as far as the role says for how long it was signed
+
+
+class TrustedChannels:
+    """The channels of a registry, as far as the keys behind a root vouch for them.
+
+    Several processes may share a state folder; not several threads an object.
+
+    Args:
+        store: Where the registry is.
+        root: The root that it is trusted by, version 1 or a newer one; a file that came with the
+            device, never one that was fetched from the registry itself.
+        state: The folder where what was trusted last is kept; made when needed.
+        not_before: A time that is known to have passed. Should the clock be behind it, what had
+            expired by then counts as expired.
+    """
+
+    def __init__(
+        self, store: ReadStore, *, root: bytes, state: Path, not_before: datetime | None = None
+    ) -> None:
+        self._store = store
+        self._root = root
+        self._state = State(state)
+        self._not_before = not_before
+        self._client: _Client | None = None
+
+    def refresh(self) -> None:
+        """Bring what is trusted up to date.
+
+        Raises:
+            NotFoundError: the store is no registry.
+            UnreachableError: it cannot be reached in time.
+            ExpiredError: what it holds was signed too long ago, or the clock is wrong.
+            TrustError: it is not what the keys behind the root signed, or is older than what was
+                trusted before, or the state folder is damaged or of another registry.
+            IntegrityError: its metadata is damaged or incomplete.
+            RegistryError: the state cannot be read or written.
+        """
+        self._client = None
+        with self._state.locked():
+            known = self._state.load()
+            client = _Client(self._store, self._root, known, self._not_before)
+            try:
+                client.refresh()
+            except RegistryError:
+                # What was verified before the step that failed counts from now on.
+                if not client.is_behind(known):
+                    self._state.save(client.files())
+                raise
+            client.check_not_behind(known)
+            self._state.save(client.files())
+        self._client = client
+
+    def channel(self, model: str, channel: str) -> Channel | None:
+        """Return what a channel serves, None when nothing was published to it.
+
+        Refreshes first when that was not done yet.
+
+        Raises:
+            RegistryError: a name is malformed; and all that `refresh` raises.
+        """
+        return self._find(f"{check_model(model)}/{check_channel(channel)}")
+
+    def channels(self) -> list[Channel]:
+        """Return all channels of all models that serve something, sorted.
+
+        Reads the metadata of every model. Refreshes first when that was not done yet.
+
+        Raises:
+            RegistryError: all that `refresh` raises.
+        """
+        found = [self._find(path) for path in self._refreshed().paths() if is_channel_path(path)]
+        return sorted(filter(None, found), key=lambda channel: (channel.model, channel.name))
+
+    def roles(self) -> list[TrustedRole]:
+        """Return the roles that what was looked up so far rests on, in the order of verification.
+
+        Raises:
+            RegistryError: all that `refresh` raises.
+        """
+        return self._refreshed().roles()
+
+    def _find(self, path: str) -> Channel | None:
+        client = self._refreshed()
+        before = client.files()
+        target = client.target(path)
+        after = client.files()
+        if after != before:
+            with self._state.locked():
+                # Only a saving of downloads: not worth undoing what another process has trusted.
+                if self._state.load() == before:
+                    self._state.save(after)
+        return channel_of(path, target) if target else None
+
+    def _refreshed(self) -> "_Client":
+        if self._client is None:
+            self.refresh()
+        assert self._client is not None
+        return self._client
+
+
+class _Client:
+    """python-tuf's client, on a copy of the state and on a store in the place of a web server."""
+
+    def __init__(
+        self,
+        store: ReadStore,
+        root: bytes,
+        known: Mapping[str, bytes],
+        not_before: datetime | None,
+    ) -> None:
+        self._location = store.location
+        self._not_before = not_before
+        self._used = ["root", "timestamp", "snapshot", "targets"]
+        self._fetcher = _BundleFetcher(store, known.values())
+        with self._translated():
+            self._folder = Path(tempfile.mkdtemp(prefix="edgeline-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            for name, data in known.items():
+                path = self._folder / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(data)
+            self._updater = self._start(root)
+        self._check_same_registry(root, known)
+
+    def refresh(self) -> None:
+        """Follow the TUF client workflow, up to the top-level targets."""
+        self._fetcher.open()
+        with self._translated():
+            self._updater.refresh()
+        self._check_not_expired()
+
+    def target(self, path: str) -> TargetFile | None:
+        """Return the signed target of a path, from the role that is in charge of it."""
+        targets = self._signed("targets", Targets)
+        listed = self._signed("snapshot", Snapshot).meta
+        roles = targets.delegations.get_roles_for_target(path) if targets.delegations else ()
+        names = [name for name, _ in roles]
+        if names and not any(f"{name}.json" in listed for name in names):
+            return None  # the role has signed nothing yet
+        with self._translated():
+            found = self._updater.get_targetinfo(path)
+        used = [*self._used, *(name for name in names if self._file(f"{name}.json") is not None)]
+        self._used = list(dict.fromkeys(used))
+        self._check_not_expired()
+        return found
+
+    def roles(self) -> list[TrustedRole]:
+        """Return the roles used so far, in the order of verification."""
+        return [self._role(name) for name in self._used]
+
+    def paths(self) -> list[str]:
+        """Return all paths that somebody may sign for, or has."""
+        targets = self._signed("targets", Targets)
+        roles = (targets.delegations.roles or {}).values() if targets.delegations else ()
+        paths = {path for role in roles for path in role.paths or ()} | set(targets.targets)
+        return sorted(paths)
+
+    def files(self) -> dict[str, bytes]:
+        """Return what the client trusts, by names in its folder."""
+        # root.json is a link to the newest one in the history.
+        paths = [path for path in self._folder.rglob("*.json") if not path.is_symlink()]
+        files = {path.relative_to(self._folder).as_posix(): path for path in paths}
+        return {name: path.read_bytes() for name, path in files.items() if NAME.fullmatch(name)}
+
+    def is_behind(self, known: Mapping[str, bytes]) -> bool:
+        """Tell whether the root now trusted is older than one that was trusted before."""
+        newest = max(map(_root_version, known), default=0)
+        return bool(self._signed("root", Root).version < newest)
+
+    def check_not_behind(self, known: Mapping[str, bytes]) -> None:
+        """Check that the root now trusted is no older than any that was trusted before.
+
+        Raises:
+            TrustError: it is.
+        """
+        if self.is_behind(known):
+            raise TrustError(
+                f"{self._location} does not lead from the given root to the one that was trusted "
+                "before. It is an older copy of the registry, or lacks some of its roots"
+            )
+
+    def _check_not_expired(self) -> None:
+        """Check the signatures' expiry once more, against a time that is known to have passed."""
+        passed = self._not_before
+        if passed is not None and any(role.expires <= passed for role in self.roles()):
+            raise self._expired(passed)
+
+    def _role(self, name: str) -> TrustedRole:
+        data = self._file(f"{name}.json")
+        assert data is not None
+        signed = _parse(data).signed
+        days = expiry_days(signed.unrecognized_fields)
+        return TrustedRole(
+            name=name,
+            version=signed.version,
+            expires=signed.expires,
+            signed=signed.expires - timedelta(days=days) if days else None,
+        )
+
+    def _file(self, name: str) -> bytes | None:
+        """Return a file of the client's folder, None if it is not there."""
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _start(self, root: bytes) -> Updater:
+        try:
+            parse_object(root)
+            return Updater(
+                str(self._folder), "", fetcher=self._fetcher, config=_CONFIG, bootstrap=root
+            )
+        except (RepositoryError, ValueError) as error:
+            raise TrustError(
+                "The root to trust the registry by is not the root metadata of a registry, signed "
+                f"by its own keys: {one_line(error)}. Expected the file that `edgeline registry "
+                "init` wrote"
+            ) from error
+
+    def _check_same_registry(self, root: bytes, known: Mapping[str, bytes]) -> None:
+        version = self._signed("root", Root).version
+        before = known.get(f"{ROOTS}/{version}.root.json")
+        if before is not None and _parse(before).signed != _parse(root).signed:
+            raise TrustError(
+                f"The state folder belongs to another registry than the given root: their version "
+                f"{version} of root differs. Name another folder for the state, or check the root"
+            )
+
+    def _signed(self, role: str, kind: type[Any]) -> Any:
+        """Return a top-level role as the client has verified it."""
+        signed = _parse((self._folder / f"{role}.json").read_bytes()).signed
+        assert isinstance(signed, kind)
+        return signed
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except ExpiredMetadataError:
+            raise self._expired() from None
+        except DownloadHTTPError as error:
+            raise IntegrityError(
+                f"The metadata of {self._location} is incomplete: {error}"
+            ) from None
+        except DownloadError as error:
+            if isinstance(error.__cause__, EdgelineError):
+                raise error.__cause__ from None
+            raise TrustError(
+                f"The metadata of {self._location} is not what its keys have signed: "
+                f"{one_line(error)}"
+            ) from error
+        except RepositoryError as error:
+            raise TrustError(
+                f"The metadata of {self._location} cannot be trusted: {one_line(error)}. It was "
+                "tampered with or damaged, or belongs to another root. Nothing of it is used"
+            ) from error
+        except OSError as error:
+            raise RegistryError(
+                f"The metadata of {self._location} cannot be kept for verification: {error}"
+            ) from error
+
+    def _expired(self, passed: datetime | None = None) -> ExpiredError:
+        """Tell which of the verified roles has expired: the first in the order of verification."""
+        clock = datetime.now(timezone.utc)
+        now = max(clock, passed) if passed else clock
+        top = {f"{role}.json": role for role in ("root", "timestamp", "snapshot", "targets")}
+        for name in [*top, *(name for name in self._fetcher.fetched if name not in top)]:
+            data = self._fetcher.fetched.get(name) or self._file(name)
+            expires = _parse(data).signed.expires if data else now
+            if expires <= now:
+                break
+        role = name.removesuffix(".json")
+        remedy = (
+            "run `edgeline registry refresh` where the online key is"
+            if role in ("timestamp", "snapshot")
+            else f"have it signed anew by the holders of the keys of {role}"
+        )
+        return ExpiredError(
+            f"What {self._location} says is too old to be trusted: {role} expired on "
+            f"{expires:%Y-%m-%d %H:%M} UTC, and {_telling(clock, now)}, {remedy}"
+        )
+
+
+class _BundleFetcher(FetcherInterface):
+    """Serves the files of a store's bundle; those that the device has already, from there."""
+
+    def __init__(self, store: ReadStore, known: Iterable[bytes]) -> None:
+        self._store = store
+        self._known = {f"sha256:{hashlib.sha256(data).hexdigest()}": data for data in known}
+        self._bundle: Bundle | None = None
+        self.fetched: dict[str, bytes] = {}  # the newest of each role, by names without version
+
+    def open(self) -> None:
+        """Read the bundle's manifest."""
+        self._bundle = read_bundle(self._store)
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        name = url.removeprefix("/")
+        layer = self._bundle.files.get(name) if self._bundle else None
+        if layer is None:
+            raise DownloadHTTPError(f"it lacks {name[:100]}", 404)
+        data = self._known.get(layer.digest)
+        if data is None:
+            data = read_file(self._store, name, layer)
+        try:
+            # The TUF client is content with the last of two equal keys.
+            parse_object(data)
+        except ValueError as error:
+            raise IntegrityError(f"{name} of the registry's metadata is broken: {error}") from None
+        version, _, unversioned = name.partition(".")
+        self.fetched[unversioned if version.isdecimal() else name] = data
+        return iter([data])
+
+
+def _parse(data: bytes) -> Metadata[Any]:
+    return Metadata.from_bytes(data)
+
+
+def _telling(clock: datetime, now: datetime) -> str:
+    """Say by what it is known that it is past `now`."""
+    says = f"this machine's clock says {clock:%Y-%m-%d %H:%M} UTC"
+    if clock >= now:
+        return f"{says}. If the clock is right"
+    return f"{says}, though it was {now:%Y-%m-%d %H:%M} UTC before. Set the clock; and"
+
+
+def _root_version(name: str) -> int:
+    """Return the version of a root in the client's folder, 0 for another file."""
+    folder, _, file = name.rpartition("/")
+    return int(file.partition(".")[0]) if folder == ROOTS else 0

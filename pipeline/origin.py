@@ -1,0 +1,89 @@
+"""What goes on record of a run beforehand: its settings, data, base weights and code.
+
+It leaves the machine with every release, so it holds neither secrets nor paths: of the settings,
+those of the machine are left out, and what they point at is named by digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.edge_pusher.origin import Origin
+from edgeline.publish.provenance import Resource
+from pipeline.base_weights import MD5, URL
+from pipeline.config import Config
+from pipeline.content_digest import file_digest, source_digest
+from pipeline.dataset import Dataset
+
+LOCAL_BUILDER = "https://edgeline.dev/provenance/local-runner/v1"
+GIT_TIMEOUT = 10.0  # seconds
+
+
+def origin(config: Config, dataset: Dataset) -> Origin:
+    """Gathers what is known of a run before it starts."""
+    settings = _settings(config)
+    content = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
+    images = {split: sum(by_label.values()) for split, by_label in dataset.counts.items()}
+    return Origin(
+        builder=LOCAL_BUILDER,
+        parameters={
+            "model": config.name,
+            "channel": config.registry.channel,
+            "config": settings,
+        },
+        dependencies=(
+            Resource("config", {"sha256": hashlib.sha256(content).hexdigest()}),
+            Resource("dataset", {"sha256": dataset.digest}, annotations={"images": images}),
+            *_base_weights(config.trainer.base_weights),
+            _code(),
+        ),
+    )
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    settings = config.model_dump(mode="json", exclude={"name", "data", "registry", "run", "beam"})
+    trainer = settings["trainer"]
+    trainer["base_weights"] = Path(trainer["base_weights"]).name
+    return settings
+
+
+def _base_weights(base_weights: str) -> Iterator[Resource]:
+    if base_weights == "imagenet":
+        # Keras downloads them and accepts nothing else.
+        yield Resource("base weights", {"md5": MD5}, uri=URL)
+    elif digest := file_digest(base_weights):
+        yield Resource("base weights", {"sha256": digest})
+
+
+def _code() -> Resource:
+    """The source of all our packages; with its git revision where it is under git."""
+    digest = {"sha256": source_digest("pipeline", "components", "edgeline")}
+    here = Path(__file__)
+    # The file must be git's: an installed copy may lie in a repository of something else.
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return Resource("code", digest)
+    revision = _git(here.parent, "rev-parse", "HEAD")
+    changes = _git(here.parent, "status", "--porcelain", "--untracked-files=no", ":/")
+    if revision is None or changes is None:
+        return Resource("code", digest)
+    return Resource("code", {**digest, "gitCommit": revision}, annotations={"dirty": bool(changes)})
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says, or None where it is missing, says nothing in time, or refuses."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=GIT_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,172 @@
+"""A release's verdict as the device package reads it: what the pipeline writes, and no more."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from components.verdict import Check, Policy, VariantVerdict
+from components.verdict import Verdict as Written
+from edgeline.errors import IntegrityError
+from edgeline.registry.verdict import Verdict
+
+INT8, FLOAT32 = "1" * 64, "2" * 64
+WEIGHTS = {"int8": f"sha256:{INT8}", "float32": f"sha256:{FLOAT32}"}
+
+ACCURATE = Check("accuracy", "overall", 0.9, 0.8, interval=(0.88, 0.92))
+NEVER_SAID = Check("precision of bird", "overall", float("nan"))
+WRITTEN = Written(
+    split="test",
+    examples=394,
+    float_model=VariantVerdict("float", (ACCURATE,)),
+    variants=(
+        VariantVerdict("int8", (ACCURATE, NEVER_SAID), bytes=7, sha256=INT8, latency_ms={"p50": 1}),
+        VariantVerdict("float32", (ACCURATE,), bytes=9, sha256=FLOAT32),
+        VariantVerdict("int16x8", error="the converter crashed"),
+    ),
+    policy=Policy(require=("int8",)),
+)
+
+
+def test_reads_what_the_pipeline_writes() -> None:
+    verdict = Verdict.from_json(WRITTEN.to_json())
+    assert (verdict.split, verdict.examples, verdict.deployed) == ("test", 394, None)
+    assert verdict.published == WRITTEN.publishable == ("int8", "float32")
+    assert verdict.required == ("int8",)
+    assert verdict.objections(WEIGHTS) == []
+    metrics = verdict.metrics()
+    assert metrics["int8", "accuracy", "overall"] == 0.9
+    assert math.isnan(metrics["int8", "precision of bird", "overall"])
+    assert {variant for variant, _, _ in metrics} == {"int8", "float32"}
+
+
+def _without_float32(verdict: Written) -> Written:
+    return replace(verdict, policy=Policy(require=("int8",), publish="required"))
+
+
+def _inaccurate(verdict: Written) -> Written:
+    inaccurate = replace(ACCURATE, value=0.7)
+    first, *others = verdict.variants
+    return replace(verdict, variants=(replace(first, checks=(inaccurate,)), *others))
+
+
+def _inaccurate_float(verdict: Written) -> Written:
+    return replace(verdict, float_model=VariantVerdict("float", (replace(ACCURATE, value=0.1),)))
+
+
+@pytest.mark.parametrize(
+    ("change", "weights", "objection"),
+    [
+        pytest.param(_inaccurate, {}, "int8: accuracy is 0.7000, 0.1000 below", id="missed"),
+        pytest.param(_inaccurate_float, {}, "float model: accuracy is 0.1", id="float missed"),
+        pytest.param(
+            _without_float32, {}, "float32: it is not among those", id="was not to be published"
+        ),
+        pytest.param(
+            lambda verdict: verdict,
+            {"int8": f"sha256:{FLOAT32}"},
+            f"int8: its weights are sha256:{FLOAT32}, but the verdict is on sha256:{INT8}",
+            id="other weights",
+        ),
+        pytest.param(
+            lambda verdict: verdict, {"int4": "sha256:x"}, "int4: the verdict is silent", id="new"
+        ),
+        pytest.param(
+            lambda verdict: verdict,
+            {"int16x8": "sha256:x"},
+            "int16x8: the converter crashed",
+            id="failed",
+        ),
+        pytest.param(
+            lambda verdict: replace(verdict, policy=Policy(require=("int16x8",))),
+            {},
+            "int16x8: it is required, and missing",
+            id="required",
+        ),
+    ],
+)
+def test_objects_to_a_release_that_did_not_pass(
+    change: Callable[[Written], Written], weights: dict[str, str], objection: str
+) -> None:
+    objections = Verdict.from_json(change(WRITTEN).to_json()).objections({**WEIGHTS, **weights})
+    assert any(each.startswith(objection) for each in objections), objections
+
+
+def _lie(document: dict[str, Any]) -> None:
+    document["variants"][0]["checks"][0]["value"] = 0.1
+
+
+def _say_nothing(document: dict[str, Any]) -> None:
+    document["variants"][0]["checks"] = []
+
+
+def _keep_the_reason(document: dict[str, Any]) -> None:
+    document["variants"][0]["passed"] = False
+
+
+@pytest.mark.parametrize(
+    ("change", "objection"),
+    [
+        (_lie, "int8: it is said to pass, but accuracy (overall) is 0.1000 with a minimum of 0.8"),
+        (_say_nothing, "int8: nothing was measured of it"),
+        (_keep_the_reason, "int8: it did not pass, and no reason is recorded"),
+    ],
+)
+def test_draws_its_own_conclusions(
+    change: Callable[[dict[str, Any]], None], objection: str
+) -> None:
+    document = json.loads(WRITTEN.to_json())
+    change(document)
+    verdict = Verdict.from_json(json.dumps(document).encode())
+    assert not verdict.variants[0].passed
+    assert [each for each in verdict.objections(WEIGHTS) if each.startswith(objection)]
+
+
+def _at(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(document: Any) -> None:
+        for key in path[:-1]:
+            document = document[key]
+        document[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_at("version", value=2), "Expected a verdict of version 1, got version 2"),
+        (_at("version", value=True), "got version True"),
+        (_at("variants", value={}), "expected a list of at most 100 under 'variants'"),
+        (_at("variants", value=[1]), "expected a list of objects under 'variants'"),
+        (_at("variants", 1, "variant", value="int8"), "names a variant twice"),
+        (_at("variants", 0, "checks", value=[{}] * 10_001), "at most 10000 under 'checks'"),
+        (_at("variants", 0, "checks", 0, "value", value="1"), "expected a number under 'value'"),
+        (_at("variants", 0, "checks", 0, "value", value=True), "expected a number under 'value'"),
+        (_at("variants", 0, "checks", 0, "value", value=10**400), "a number under 'value'"),
+        (_at("variants", 0, "checks", 0, "bound", value="mid"), 'expected "min" or "max"'),
+        (_at("variants", 0, "passed", value="yes"), "'int8' is malformed: expected true or false"),
+        (_at("variants", 0, "sha256", value="../x"), "expected a SHA-256 in hex"),
+        (_at("variants", 0, "reasons", value=[1]), "expected texts"),
+        (_at("float", value=None), "expected an object under 'float', got None"),
+        (_at("policy", value=[]), "expected an object under 'policy'"),
+        (_at("deployed", value={"tag": 7}), "expected text of at most 1000 characters"),
+        (_at("examples", value=-1), "expected a count under 'examples'"),
+        (_at("split", value="x" * 1001), "expected text of at most 1000 characters"),
+    ],
+)
+def test_refuses_what_is_no_verdict(change: Callable[[dict[str, Any]], None], message: str) -> None:
+    document = json.loads(WRITTEN.to_json())
+    change(document)
+    with pytest.raises(IntegrityError, match=message):
+        Verdict.from_json(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"version": ' + b"1" * 5000 + b"}"]
+)
+def test_refuses_what_is_no_json_object(content: bytes) -> None:
+    with pytest.raises(IntegrityError):
+        Verdict.from_json(content)

@@ -1,0 +1,232 @@
+"""Watching a channel: through fifty releases and every kind of fault, without losing anything."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from edgeline.device.bench import process_memory
+from edgeline.device.state import InstalledModel
+from edgeline.device.update import Device
+from edgeline.device.watch import Watcher
+from edgeline.errors import EdgelineError, ImageError, NotFoundError
+from tests.edge.devices import device, golden_pair, release, serve, serving
+from tests.edge.servers import RegistryServer, answer, raw, reset
+
+if TYPE_CHECKING:
+    from tests.edge.conftest import Store
+
+RELEASES = 50
+IMAGE = np.full((20, 30, 3), 128, np.uint8)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "device"
+
+
+def _unanswered(server: RegistryServer) -> None:
+    server.fault("GET", "/manifests/", answer(404), times=1)
+
+
+def _reset_blobs(server: RegistryServer) -> None:
+    server.fault("GET", "/blobs/", reset(), times=20)
+
+
+def _truncated_blobs(server: RegistryServer) -> None:
+    server.fault(
+        "GET", "/blobs/", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nabc"), times=3
+    )
+
+
+def _wrong_blobs(server: RegistryServer) -> None:
+    server.fault("GET", "/blobs/", answer(200, b"something else"), times=3)
+
+
+def _nonsense(server: RegistryServer) -> None:
+    server.fault("GET", "", raw(b"\0\1\2 nonsense\r\n\r\n"), times=2)
+
+
+FAULTS: list[Callable[[RegistryServer], None]] = [
+    _unanswered, _reset_blobs, _truncated_blobs, _wrong_blobs, _nonsense,
+]  # fmt: skip
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+def test_a_day_of_fifty_releases(
+    store: Store, models: Path, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A registry that does not answer is asked several times; how long in between is no matter here.
+    monkeypatch.setattr("edgeline.registry.transport.BACKOFF_SECONDS", 0.001)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    golden = golden_pair(models, store)
+    faults = random.Random(1)
+    told: list[int] = []
+    good = 0
+    sizes, descriptors, memory = [], [], []
+    stop, wrong = threading.Event(), list[Exception]()
+
+    def predict() -> None:
+        while not stop.wait(0.002):
+            try:
+                watcher.predict(IMAGE)
+            except NotFoundError:
+                pass
+            except Exception as error:
+                wrong.append(error)
+
+    with RegistryServer() as server:
+        pets = Device(server.location, "pets", root=store.root, state=state)
+        watcher = Watcher(pets, on_update=lambda installed: told.append(installed.version))
+        predicting = threading.Thread(target=predict)
+        predicting.start()
+        for number in range(1, RELEASES + 1):
+            bad = number % 10 == 7
+            release(store, models, number, ["nan" if bad else "float32"],
+                    golden=None if bad else golden)  # fmt: skip
+            serve(store, server)
+            good = good if bad else number
+            for _ in range(faults.randint(0, 2)):
+                faults.choice(FAULTS)(server)
+                watcher.check()
+                assert good == 0 or serving(pets) in (good, *told[-1:])
+            server._faults.clear()
+            server.log.clear()
+            watcher.check()
+            assert serving(pets) == good
+            gc.collect()
+            sizes.append(pets.folder.size())
+            descriptors.append(_descriptors())
+            memory.append(process_memory()[0])
+        stop.set()
+        predicting.join()
+        metrics = watcher.render_metrics()
+    assert wrong == []
+    assert told == [number for number in range(1, RELEASES + 1) if number % 10 != 7]
+    assert f"edgeline_model_version {RELEASES}" in metrics
+    assert "edgeline_last_check_failed 0" in metrics
+    assert max(sizes[10:]) < 1.1 * max(sizes[:10])
+    assert max(descriptors[10:]) <= max(descriptors[:10]) + 2
+    assert memory[-1] - memory[10] < 30 << 20
+    assert [*temporary.iterdir()] == [], "nothing is left in the folder for temporary files"
+
+
+def test_predictions_follow_the_channel(store: Store, models: Path, state: Path) -> None:
+    release(store, models, 1)
+    told: list[InstalledModel] = []
+    switched = threading.Semaphore(0)
+
+    def note(installed: InstalledModel) -> None:
+        told.append(installed)
+        switched.release()
+
+    with Watcher(device(store, state), on_update=note) as watcher:
+        assert watcher.predict(IMAGE).label in store.contract.labels
+        with pytest.raises(ImageError):
+            watcher.predict(b"no image")
+        release(store, models, 2)
+        watcher.wake()
+        for _ in range(2):
+            assert switched.acquire(timeout=60)
+        classifier, _ = watcher.classify(IMAGE)
+        assert classifier.version == 2
+    assert [each.version for each in told] == [1, 2]
+
+
+def test_a_watcher_starts_offline_with_what_is_installed(
+    store: Store, models: Path, state: Path
+) -> None:
+    release(store, models, 1)
+    device(store, state).update()
+    store.path.rename(store.path.with_name("away"))
+    with Watcher(device(store, state)) as watcher:
+        assert watcher.classify(IMAGE)[0].version == 1
+        assert watcher.unhealthy() is None
+
+
+def test_a_rollback_from_outside_is_followed(store: Store, models: Path, state: Path) -> None:
+    pets = device(store, state)
+    watcher = Watcher(pets)
+    for number in (1, 2):
+        release(store, models, number)
+        watcher.check()
+    pets.rollback()
+    watcher.check()
+    assert watcher.classify(IMAGE)[0].version == 1
+    assert 'edgeline_checks_total{result="held"} 1' in watcher.render_metrics()
+
+
+def test_a_hook_that_fails_ends_nothing(store: Store, models: Path, state: Path) -> None:
+    def fail(_: InstalledModel) -> None:
+        raise RuntimeError("out of luck")
+
+    watcher = Watcher(device(store, state), on_update=fail)
+    release(store, models, 1)
+    watcher.check()
+    assert "edgeline_hook_failures_total 1" in watcher.render_metrics()
+    assert watcher.classify(IMAGE)[0].version == 1
+
+
+def test_failures_are_followed_by_longer_pauses_and_rejections_are_not(
+    store: Store, models: Path, state: Path
+) -> None:
+    watcher = Watcher(device(store, state), interval=100, jitter=0, max_interval=500)
+    assert [watcher.check() for _ in range(4)] == [200, 400, 500, 500]
+    release(store, models, 1)
+    assert watcher.check() == 100
+    release(store, models, 2, ["nan"])
+    assert [watcher.check() for _ in range(2)] == [100, 100]
+    spread = Watcher(device(store, state), interval=100, jitter=0.5)
+    pauses = [spread.check() for _ in range(20)]
+    assert 50 <= min(pauses) < max(pauses) <= 150
+
+
+def test_a_damaged_model_is_replaced_while_watching(
+    store: Store, models: Path, state: Path
+) -> None:
+    for number in (1, 2):
+        release(store, models, number)
+        device(store, state).update()
+    active = device(store, state).folder.read().active
+    assert active is not None
+    device(store, state).folder.file(active, "model.tflite").write_bytes(b"")
+    with Watcher(device(store, state), interval=3600) as watcher:
+        end = time.monotonic() + 60
+        while watcher.classify(IMAGE)[0].version != 2:
+            assert time.monotonic() < end, "it was not repaired"
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"interval": 0}, {"interval": 10, "max_interval": 5}, {"jitter": 1.0}, {"jitter": -0.1}],
+)
+def test_settings_out_of_range_are_refused(
+    options: dict[str, float], store: Store, state: Path
+) -> None:
+    with pytest.raises(ValueError, match="expected 0 < interval"):
+        Watcher(device(store, state), **options)  # type: ignore[arg-type]
+
+
+def test_without_predictions_no_model_is_loaded(store: Store, models: Path, state: Path) -> None:
+    release(store, models, 1)
+    watcher = Watcher(device(store, state), predicts=False)
+    watcher.check()
+    assert 'version="v1"' in watcher.render_metrics()
+    with pytest.raises(EdgelineError, match="loaded"):
+        watcher.predict(IMAGE)

@@ -1,0 +1,104 @@
+"""The device package alone, in a clean environment of every Python that it supports."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from edgeline.contract import PreprocessingContract
+from tests.conftest import make_registry, publish_release
+
+pytestmark = pytest.mark.peers
+
+ROOT = Path(__file__).parents[2]
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+CONTRACT = PreprocessingContract(height=2, width=2, max_side=512, labels=("red", "green"))
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0)}
+
+
+def _interpreter(version: str) -> str:
+    """Find a Python, in pyenv's folder first: its shims need not be set to it."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [*map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))]
+    python = found[-1] if found else shutil.which(f"python{version}")
+    if python is None:
+        pytest.skip(f"there is no Python {version} here")
+    return python
+
+
+@pytest.fixture(scope="module", params=PYTHONS)
+def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with `pip install ./edge` in it, and nothing else."""
+    folder = tmp_path_factory.mktemp(f"python-{request.param}")
+    subprocess.run([_interpreter(request.param), "-m", "venv", str(folder)], check=True)
+    # A copy: a build in the checkout would leave files there.
+    shutil.copytree(ROOT / "edge", folder / "edge", ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, str(folder / "edge")], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a registry, and with the keys that it is trusted by."""
+    folder = tmp_path_factory.mktemp("published")
+    module = tf.Module()
+    module.weights = tf.Variable(np.eye(12, 2, dtype=np.float32))
+    pixels = tf.TensorSpec([1, 2, 2, 3], tf.float32, "pixels")
+
+    def classify(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": tf.nn.softmax(tf.reshape(pixels, [1, 12]) @ module.weights)}
+
+    function = tf.function(classify, input_signature=[pixels]).get_concrete_function()
+    model = tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
+    make_registry(folder, "colours")
+    publish_release(folder, "colours", {"float32": model}, CONTRACT)
+    return folder
+
+
+def _run(device: Path, *arguments: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        [str(device / "bin" / arguments[0]), *arguments[1:]],
+        capture_output=True,
+        text=True,
+        cwd=device,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_pulls_predicts_and_is_in_order(device: Path, registry: Path, tmp_path: Path) -> None:
+    where = [
+        "--registry", str(registry / "registry"), "--model", "colours", "--channel", "candidate",
+        "--root", str(registry / "keys" / "root.json"), "--state", str(tmp_path / "state"),
+    ]  # fmt: skip
+    assert "is served from now on" in _run(device, "edgeline", "pull", *where)
+    for name, colour in COLOURS.items():
+        image = tmp_path / f"{name}.jpg"
+        Image.new("RGB", (20, 10), colour).save(image)
+        said: dict[str, Any] = json.loads(
+            _run(device, "edgeline", "predict", str(image), *where, "--json", "--update", "never")
+        )
+        assert said["label"] == name
+    assert "problem" not in _run(device, "edgeline", "doctor", *where)
+    assert "float32" in _run(device, "edgeline", "benchmark", *where, "--runs", "3")
+
+
+def test_nothing_heavy_comes_along(device: Path) -> None:
+    installed = json.loads(_run(device, "python", "-m", "pip", "list", "--format=json"))
+    names = {package["name"].lower() for package in installed}
+    assert "edgeline" in names
+    assert not names & {"cryptography", "cffi", "oras", "requests", "scipy", "pandas"}
+    assert not {name for name in names if name.startswith(("tensorflow", "tfx", "keras", "apache"))}
