@@ -4,6 +4,9 @@ Promised: a release of three variants (28, 14 and 7 MB) is published to a direct
 times what copying and syncing the same files takes. With 1,000 releases in a registry, listing,
 showing and promoting take less than 1 s each as commands, Python's start included, and so does a
 device's look for a new release, for which it downloads less than 100 KB of metadata.
+
+The first promise is not kept on a disk that is as fast as SHA-256 is, 2 GB/s on one core: there
+publishing took 1.8 times as long, since it hashes what it copies. With 0.4 GB/s it took as long.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ MODEL = "cells"
 MODELS = (MODEL, *(f"model-{number}" for number in range(1, 10)))
 VARIANTS = {"float32": 28, "float16": 14, "int8": 7}  # MB
 CONTRACT = PreprocessingContract(height=150, width=150, max_side=512, labels=("intact", "broken"))
-ROUNDS = 15
+ROUNDS = 20
 RELEASES = 1000
 RUNS = 5  # of each command
 
@@ -73,11 +76,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         registry, repository = make_registry(folder)
-        rows = [against_copying(folder, registry, repository)]
+        rows = against_copying(folder, registry, repository)
         fill(registry, repository)
         rows += commands(folder, repository)
         rows += downloads(folder, repository)
-    header = ["", "edgeline", "copying", "ratio", "promised"]
+    header = ["", "edgeline", "compared with", "ratio", "promised"]
     print(tabulate(rows, headers=header, tablefmt="plain", disable_numparse=True))
 
 
@@ -102,14 +105,21 @@ def make_registry(folder: Path) -> tuple[LayoutWriter, Repository]:
     return registry, Repository(registry, root=root, signers=signers)
 
 
-def against_copying(folder: Path, registry: LayoutWriter, repository: Repository) -> list[str]:
+def against_copying(
+    folder: Path, registry: LayoutWriter, repository: Repository
+) -> list[list[str]]:
     """Publishes releases of ever new files, and copies the same files, in turn."""
     files = {name: folder / f"{name}.tflite" for name in VARIANTS}
-    taken: tuple[list[float], list[float]] = ([], [])
+    ours: list[float] = []
+    copying: list[float] = []
+    hashing: list[float] = []
     for turn in range(ROUNDS):
         for name, megabytes in VARIANTS.items():
             files[name].write_bytes(os.urandom(megabytes * 1_000_000))
-        judged = verdict({name: sha256(file.read_bytes()) for name, file in files.items()}, turn)
+        started = time.perf_counter()
+        digests = {name: sha256(file.read_bytes()) for name, file in files.items()}
+        hashing.append(time.perf_counter() - started)
+        judged = verdict(digests, turn)
 
         def publish_files(judged: bytes = judged) -> None:
             publish(
@@ -128,16 +138,22 @@ def against_copying(folder: Path, registry: LayoutWriter, repository: Repository
                 copy_synced(file, folder / "copies" / file.name)
 
         (folder / "copies").mkdir()
-        os.sync()
-        work = ((publish_files, taken[0]), (copy_files, taken[1]))
+        os.sync()  # or others' files would be waited for too
+        work = ((publish_files, ours), (copy_files, copying))
         for do, times in work if turn % 2 else work[::-1]:
             times.append(seconds(do))
         shutil.rmtree(folder / "copies")
-    ours, theirs = map(statistics.median, taken)
+    published, copied, hashed = map(statistics.median, (ours, copying, hashing))
+    speed = sum(VARIANTS.values()) / copied
     return [
-        "publish a release of 49 MB", milliseconds(ours), milliseconds(theirs),
-        f"{ours / theirs:.2f}", "< 1.5",
-    ]  # fmt: skip
+        against("publish 49 MB, against copying", published, copied, "< 1.5"),
+        against("... against copying and hashing", published, copied + hashed, ""),
+        [f"(the disk took {speed:,.0f} MB/s)", "", "", "", ""],
+    ]
+
+
+def against(what: str, ours: float, theirs: float, promised: str) -> list[str]:
+    return [what, milliseconds(ours), milliseconds(theirs), f"{ours / theirs:.2f}", promised]
 
 
 def copy_synced(source: Path, target: Path) -> None:

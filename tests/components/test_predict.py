@@ -44,12 +44,19 @@ def predicted(
 
 
 def test_they_are_those_of_the_plain_interpreter_bit_for_bit(
-    workspace: Workspace, models: TFLiteModelsFolder, examples: TransformedExamples
+    workspace: Workspace,
+    models: TFLiteModelsFolder,
+    examples: TransformedExamples,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # So that there are timed images and images of every worker.
+    monkeypatch.setattr("components.tflite_evaluator.predict.TIMED_IMAGES", 3)
+    monkeypatch.setattr("components.tflite_evaluator.predict.WORKERS", 3)
     paths = {model.variant: models.path(model) for model in models.models}
     found = predicted(workspace, models, examples, paths)
     pixels = np.concatenate([batch["pixels"].numpy() for batch in examples.batches(8)])
     assert len(pixels) == len(found.label_ids) == len(set(found.image_ids))
+    assert {len(seconds) for seconds in found.seconds.values()} == {3}
     for variant, path in paths.items():
         interpreter = Interpreter(str(path), num_threads=2)
         interpreter.allocate_tensors()

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import keras
@@ -270,8 +271,10 @@ def worker_of(variant: str) -> psutil.Process:
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         for process in psutil.Process().children():
-            if variant in process.cmdline():
-                return process
+            # One that has just ended has no command line any more.
+            with suppress(psutil.NoSuchProcess):
+                if variant in process.cmdline():
+                    return process
         time.sleep(0.05)
     raise AssertionError(f"no process converted {variant}")
 

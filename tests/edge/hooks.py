@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from edgeline.publish.store import WriteStore
 
-STEPS = ("put_blob", "put_manifest", "commit", "remove", "collect")
+STEPS = ("put_blob", "put_files", "put_manifest", "commit", "remove", "collect")
 
 Hook = Callable[[str, Any], None]  # gets the step's name and its first argument
 

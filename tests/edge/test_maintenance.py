@@ -1,5 +1,6 @@
 """Copies of stores, and the removal of what nobody needs: nothing is lost that is signed for."""
 
+import tempfile
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,12 @@ from edgeline.errors import (
     RegistryError,
     TrustError,
 )
-from edgeline.publish import maintenance, remote
+from edgeline.publish import copying, maintenance, remote
 from edgeline.publish.keys import Signers, generate_key
 from edgeline.publish.maintenance import Copied, Swept, copy, gc
 from edgeline.publish.repository import Repository
 from edgeline.publish.store import Collected, open_for_writing
-from edgeline.registry.format import MAX_MANIFEST
+from edgeline.registry.format import MAX_MANIFEST, TUF_METADATA, Descriptor
 from tests.edge.hooks import hooked
 from tests.edge.servers import RegistryServer
 
@@ -300,6 +301,59 @@ def test_an_older_copy_is_brought_up_to_date_by_a_newer_root(store: "Store") -> 
     copy(store.open(), open_for_writing(target.location), root=repository.root())
     assert target.serving().version == 1
     assert digests(target)["tuf"] == digests(store)["tuf"]
+
+
+def test_a_copy_follows_a_registry_that_started_over_from_older_metadata(store: "Store") -> None:
+    """Whoever stole the online key had made its numbers grow; they count from the new key on."""
+    target = replace(store, location=str(store.files / "copy"), files=store.files)
+    store.publish(ONE)
+    for _ in range(5):
+        store.repository().refresh()
+    copied(store, target)
+    assert target.serving().version == 1
+
+    new = generate_key(store.files / "new.pem", None)
+    signers = Signers.load([str(store.authority.files), str(store.files / "new.pem")])
+    writer = open_for_writing(store.location)
+    repository = Repository(writer, root=store.root, signers=signers, base="tuf-2")
+    repository.rotate("online", add=[new], remove=[store.authority.keys.online.keyid])
+    assert copied(store, target).metadata == 3
+    assert target.serving().version == 1
+    assert target.channels.channel("pets", "candidate") is not None
+
+
+def test_a_source_that_changes_while_it_is_read_is_not_copied(store: "Store") -> None:
+    store.publish(ONE)
+    source = store.open()
+    original = source.read_blob
+    once = iter([True])
+
+    def read_blob(descriptor: Descriptor, *, limit: int) -> bytes:
+        if descriptor.media_type == TUF_METADATA and next(once, False):
+            store.publish(TWO)
+        return original(descriptor, limit=limit)
+
+    source.read_blob = read_blob  # type: ignore[method-assign]
+    target = open_for_writing(str(store.files / "copy"))
+    with pytest.raises(ConflictError, match="was changed while it was read"):
+        copy(source, target, root=store.root)
+    assert copy(source, target, root=store.root).versions == (1, 2)
+
+
+def test_a_blob_that_is_larger_than_a_model_may_be_is_not_copied(
+    store: "Store", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.publish({"float32": LARGE})
+    monkeypatch.setattr(copying, "MAX_MODEL", len(LARGE) - 1)
+    with pytest.raises(IntegrityError, match="is said to have 2600000 bytes; at most 2599999"):
+        copied(store, replace(store, location=str(store.files / "copy")))
+
+
+def test_a_full_temporary_folder_is_told(store: "Store", monkeypatch: pytest.MonkeyPatch) -> None:
+    store.publish({"float32": LARGE})
+    monkeypatch.setattr(tempfile, "tempdir", str(store.files / "missing"))
+    with pytest.raises(RegistryError, match=r"cannot be kept in .*missing.* with TMPDIR"):
+        copied(store, replace(store, location=str(store.files / "copy")))
 
 
 # What nobody needs any more.

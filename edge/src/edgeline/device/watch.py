@@ -84,6 +84,7 @@ class Watcher:
 
     def check(self) -> float:
         """Check once, and switch if there is something newer; return the seconds to wait then."""
+        problem = None
         try:
             if not self._repaired:
                 self.device.repair()
@@ -91,7 +92,7 @@ class Watcher:
             outcome = self.device.update(self._preference)
         except EdgelineError as error:
             self.metrics.checked("failed")
-            _log.warning("%s", str(error))
+            problem = str(error)
             # A release that does not run here is no reason to ask more rarely for the next one.
             self._failures = 0 if isinstance(error, RejectedError) else self._failures + 1
         except Exception:
@@ -103,6 +104,9 @@ class Watcher:
             self.metrics.checked(outcome.action)
             self._failures = 0
         self._follow(first=False)
+        if problem:
+            # Not before: who reads it may ask for the state at once.
+            _log.warning("%s", problem)
         return self._pause()
 
     def wake(self) -> None:

@@ -13,11 +13,12 @@ import os
 import re
 import stat
 import time
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ from edgeline.registry.layout import (
 
 _PRIVATE = ".edgeline"  # in the layout: the lock, and the files being written
 _LOCK_TIMEOUT = 300.0  # seconds to wait for other writers
-_AHEAD = 4  # chunks that may be written before they are hashed
+_COPIED_AT_ONCE = 4  # files
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 
@@ -91,25 +92,24 @@ class LayoutWriter(LayoutFiles):
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Tell whether an intact blob is there, by reading it; see `WriteStore`."""
-        sha256, size = hashlib.sha256(), 0
-        try:
-            for chunk in self.stream_blob(descriptor):
-                sha256.update(chunk)
-                size += len(chunk)
-        except (NotFoundError, IntegrityError):
-            return False
-        return size == descriptor.size and f"sha256:{sha256.hexdigest()}" == descriptor.digest
+        self._settle(descriptor)
+        return self._is_intact(descriptor)
 
     def put_blob(
         self, source: bytes | Path, media_type: str, *, limit: int, name: str | None = None
     ) -> Descriptor:
         """Store a blob, unless it is there and intact; see `WriteStore`."""
-        if isinstance(source, bytes):
-            blob = self._put_bytes(source, media_type, limit, name or media_type)
-        else:
-            blob = self._put_file(source, media_type, limit)
-        annotations = {TITLE_ANNOTATION: name} if name else {}
-        return Descriptor(blob.media_type, blob.digest, blob.size, annotations)
+        if isinstance(source, Path):
+            return self.put_files([source], media_type, limit=limit, name=name)[0]
+        return _titled(self._put_bytes(source, media_type, limit, name or media_type), name)
+
+    def put_files(
+        self, sources: Sequence[Path], media_type: str, *, limit: int, name: str | None = None
+    ) -> list[Descriptor]:
+        """Store files, unless they are there and intact, several at a time; see `WriteStore`."""
+        with self._locked() as spool, ThreadPoolExecutor(_COPIED_AT_ONCE) as pool:
+            put = partial(self._put_file, spool, media_type=media_type, limit=limit)
+            return [_titled(blob, name) for blob in pool.map(put, sources)]
 
     def put_manifest(self, content: bytes, media_type: str) -> Descriptor:
         """Store an index or a manifest, unless it is there and intact; see `WriteStore`."""
@@ -177,9 +177,9 @@ class LayoutWriter(LayoutFiles):
                     self._name(spool, incoming, blob)
         return blob
 
-    def _put_file(self, source: Path, media_type: str, limit: int) -> Descriptor:
+    def _put_file(self, spool: Spool, source: Path, media_type: str, limit: int) -> Descriptor:
         """Hash a file while copying it, so that a new one is read only once."""
-        with self._locked() as spool, self._translated(), spool.open() as incoming:
+        with self._translated(), spool.open() as incoming:
             digest, size = _copy_hashed(source, incoming, limit)
             blob = Descriptor(media_type, digest, size)
             if not self._has(spool, blob):
@@ -191,7 +191,17 @@ class LayoutWriter(LayoutFiles):
         spool.move(incoming, self._path_of(blob))
 
     def _has(self, spool: Spool, blob: Descriptor) -> bool:
-        return spool.is_moving(self._path_of(blob)) or self.has_blob(blob)
+        return spool.is_moving(self._path_of(blob)) or self._is_intact(blob)
+
+    def _is_intact(self, blob: Descriptor) -> bool:
+        sha256, size = hashlib.sha256(), 0
+        try:
+            for chunk in super().stream_blob(blob):
+                sha256.update(chunk)
+                size += len(chunk)
+        except (NotFoundError, IntegrityError):
+            return False
+        return size == blob.size and f"sha256:{sha256.hexdigest()}" == blob.digest
 
     def _settle(self, blob: Descriptor) -> None:
         """Wait for a blob that was put and is not in its place yet."""
@@ -340,19 +350,18 @@ def _entry(tag: str, descriptor: Descriptor) -> dict[str, Any]:
     ).to_json()
 
 
+def _titled(blob: Descriptor, name: str | None) -> Descriptor:
+    return replace(blob, annotations={TITLE_ANNOTATION: name} if name else {})
+
+
 def _copy_hashed(source: Path, incoming: Incoming, limit: int) -> tuple[str, int]:
     """Copy a file; return its digest and its size."""
     sha256, size = hashlib.sha256(), 0
-    unhashed: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(1) as hasher:
-        for chunk in _read_source(source):
-            size += len(chunk)
-            _check_size(str(source), size, limit)
-            # Takes about as long as copying does, so both are done at once.
-            unhashed.append(hasher.submit(sha256.update, chunk))
-            incoming.write(chunk)
-            if len(unhashed) > _AHEAD:
-                unhashed.popleft().result()
+    for chunk in _read_source(source):
+        size += len(chunk)
+        _check_size(str(source), size, limit)
+        sha256.update(chunk)
+        incoming.write(chunk)
     _check_size(str(source), size, limit)
     return f"sha256:{sha256.hexdigest()}", size
 

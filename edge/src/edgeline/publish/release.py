@@ -34,6 +34,7 @@ from edgeline.errors import (
 )
 from edgeline.publish.repository import Repository
 from edgeline.publish.store import WriteStore
+from edgeline.registry.bundle import Channel
 from edgeline.registry.format import (
     FILEPATH_ANNOTATION,
     GOLDEN,
@@ -140,13 +141,11 @@ def publish(
     _check_variants(variants)
     repository.check_can_sign(model, channel)
     with store.exclusive():
-        weights = {
-            variant.name: store.put_blob(
-                variant.model, WEIGHTS, limit=MAX_MODEL, name="model.tflite"
-            )
-            for variant in variants
-        }
-        current = repository.channel(model, channel)
+        models = [variant.model for variant in variants]
+        blobs = store.put_files(models, WEIGHTS, limit=MAX_MODEL, name="model.tflite")
+        weights = {variant.name: blob for variant, blob in zip(variants, blobs, strict=True)}
+        channels = repository.channels()
+        current = next((c for c in channels if (c.model, c.name) == (model, channel)), None)
         served = _open_served(store, current.release) if current else None
         if served and _is_release_of(served, model, weights, preprocessing):
             return Published(served.version, served.digest, created=False, index=served.index)
@@ -156,7 +155,7 @@ def publish(
         version = _find(store, index) if known else None
         created = version is None
         if version is None:
-            version, created = _claim(store, repository, index)
+            version, created = _claim(store, index, _last_named(channels))
         tags = [(variant_tag(version, name), child) for name, child in children.items()]
         store.commit(tags, expected={})
         repository.point(model, channel, ReleaseRef(version, index))
@@ -304,10 +303,10 @@ def _find(store: WriteStore, index: Descriptor) -> int | None:
     return None
 
 
-def _claim(store: WriteStore, repository: Repository, index: Descriptor) -> tuple[int, bool]:
-    """Name `index` by a new version; tell also whether it was us or another publisher of it."""
+def _claim(store: WriteStore, index: Descriptor, last: int) -> tuple[int, bool]:
+    """Name `index` by a version after `last`; tell also whether it was us or another publisher."""
     for attempt in range(_ATTEMPTS):
-        tag = version_tag(version := _next_version(store, repository))
+        tag = version_tag(version := _next_version(store, last))
         try:
             store.commit([(tag, index)], expected={tag: None})
         except ConflictError:
@@ -323,14 +322,14 @@ def _claim(store: WriteStore, repository: Repository, index: Descriptor) -> tupl
     )
 
 
-def _next_version(store: WriteStore, repository: Repository) -> int:
-    # A channel may name a version that the store does not hold, such as a partial copy.
-    named = [
-        release.version
-        for channel in repository.channels()
-        for release in (channel.release, *channel.history)
-    ]
-    version = max([*RegistryReader(store).versions(), *named], default=0) + 1
+def _last_named(channels: Iterable[Channel]) -> int:
+    """Return the newest version that a channel names, which a partial copy need not hold."""
+    named = (ref.version for each in channels for ref in (each.release, *each.history))
+    return max(named, default=0)
+
+
+def _next_version(store: WriteStore, last: int) -> int:
+    version = max([*RegistryReader(store).versions(), last]) + 1
     if parse_version_tag(version_tag(version)) is None:
         raise RegistryError(
             f"{store.location} has no versions left: its newest is {version_tag(version - 1)}. "

@@ -92,6 +92,12 @@ class RemoteWriter(RemoteStore):
             raise RegistryError(f"{label} cannot be read: {error.strerror}") from None
         return descriptor
 
+    def put_files(
+        self, sources: Sequence[Path], media_type: str, *, limit: int, name: str | None = None
+    ) -> list[Descriptor]:
+        """Store files, one after the other; see `WriteStore`."""
+        return [self.put_blob(source, media_type, limit=limit, name=name) for source in sources]
+
     def put_manifest(self, content: bytes, media_type: str) -> Descriptor:
         """Store an index or a manifest, unless it is there; see `WriteStore`."""
         if media_type not in (OCI_INDEX, OCI_MANIFEST) or not 0 < len(content) <= MAX_MANIFEST:

@@ -4,6 +4,7 @@ Writing is mostly waiting for the disk, so that goes on in the background, for s
 once, while the next ones are written.
 """
 
+import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -44,7 +45,7 @@ class Spool:
     """Takes files into `folder`, of which it is the only user, and moves them to their places.
 
     What an earlier user left in the folder is removed. All methods but `close` raise OSError when
-    the disk is full or fails.
+    the disk is full or fails. Any thread may open and move files, while none settles.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,14 +53,14 @@ class Spool:
             left.unlink()
         self._folder = folder
         self._pool = ThreadPoolExecutor(_WORKERS)
-        self._moving: dict[Path, Future[None]] = {}
-        self._opened = 0
+        self._moves: list[Future[None]] = []
+        self._targets: set[Path] = set()
+        self._numbers = itertools.count(1)
 
     @contextmanager
     def open(self) -> Iterator[Incoming]:
         """Open a file to be written; unless it is then moved, it is removed."""
-        self._opened += 1
-        incoming = Incoming(self._folder / str(self._opened))
+        incoming = Incoming(self._folder / str(next(self._numbers)))
         try:
             yield incoming
         finally:
@@ -69,19 +70,20 @@ class Spool:
     def move(self, incoming: Incoming, target: Path) -> None:
         """Begin to give a file its name."""
         incoming.moving = True
-        self._moving[target] = self._pool.submit(incoming.move, target)
+        self._targets.add(target)
+        self._moves.append(self._pool.submit(incoming.move, target))
 
     def is_moving(self, target: Path) -> bool:
         """Tell whether a file is about to be there."""
-        return target in self._moving
+        return target in self._targets
 
     def settle(self) -> None:
         """Wait until all files are in their places; raise what went wrong."""
-        moving = list(self._moving.values())
-        self._moving.clear()
-        wait(moving)
-        for each in moving:
-            each.result()
+        moves, self._moves = self._moves, []
+        self._targets.clear()
+        wait(moves)
+        for move in moves:
+            move.result()
 
     def close(self) -> None:
         """Wait until nothing is written any more, whatever became of it."""
