@@ -13,7 +13,7 @@ import json
 from components.verdict import Verdict
 from edgeline.registry.reader import LayoutReader
 from pipeline.config import Config
-from pipeline.content_digest import file_digest, source_digest
+from pipeline.content_digest import file_digest, source_digest, tree_digest
 from pipeline.dataset import Dataset
 
 
@@ -43,6 +43,7 @@ def inputs_digest(config: Config, dataset: Dataset) -> str:
         "settings": settings,
         "dataset": dataset.fingerprint,
         "base_weights": file_digest(config.trainer.base_weights),
+        "warm_start": tree_digest(config.trainer.warm_start or ""),
         "code": source_digest("pipeline", "components", "edgeline"),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -24,12 +24,13 @@ from components.tflite_evaluator.component import TFLiteEvaluator
 from components.tflite_rewriter.component import TFLiteRewriter
 from pipeline import evaluation
 from pipeline.config import Config
-from pipeline.content_digest import file_digest, source_digest
+from pipeline.content_digest import file_digest, source_digest, tree_digest
 from pipeline.dataset import SPLITS, Dataset
 from pipeline.deployed import inputs_digest
 
 PREPROCESSING_FN = "pipeline.preprocessing.preprocessing_fn"
 RUN_FN = "pipeline.trainer.run_fn"
+CHECKPOINTS = "checkpoints"  # folder below the run's: what a training that was killed leaves
 
 
 def create_pipeline(
@@ -86,10 +87,13 @@ def create_pipeline(
             "max_side": dataset.max_side,
             "labels": list(dataset.labels),
             "trainer": config.trainer.model_dump(mode="json"),
+            "checkpoints": str(config.run.root / config.name / CHECKPOINTS),
             "base_weights_digest": file_digest(config.trainer.base_weights),
+            "warm_start_digest": tree_digest(config.trainer.warm_start or ""),
             "code_digest": source_digest(
                 "pipeline.trainer",
                 "pipeline.model",
+                "pipeline.training",
                 "pipeline.preprocessing",
                 "components.examples",
                 "components.trained_model",
