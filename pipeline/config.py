@@ -188,6 +188,15 @@ class TrainerConfig(_Section):
         return self
 
 
+class TunerConfig(_Section):
+    """`[tuner]`: a search for better settings of `[trainer]`, before it trains."""
+
+    trials: Annotated[int, Field(ge=0)] = 0
+    """Trainings to try, each with other values of learning rates, dropout, label smoothing, head
+    and, where `fine_tune_epochs` is above 0, the block to fine-tune from. The best values go to
+    the Trainer; 0 leaves the search out."""
+
+
 def _expand_preset(value: object) -> object:
     if isinstance(value, str):
         if value not in PRESETS:
@@ -290,11 +299,23 @@ class Config(_Section):
     data: DataConfig
     image: ImageConfig = ImageConfig()
     trainer: TrainerConfig = TrainerConfig()
+    tuner: TunerConfig = TunerConfig()
     rewriter: RewriterConfig = RewriterConfig()
     gate: GateConfig
     registry: RegistryConfig = RegistryConfig()
     run: RunConfig = RunConfig()
     beam: BeamConfig = BeamConfig()
+
+    @model_validator(mode="after")
+    def _what_is_tuned_is_free(self) -> Config:
+        if self.tuner.trials and self.trainer.warm_start:
+            raise ValueError("expected tuner.trials = 0 with trainer.warm_start, whose head is set")
+        if self.tuner.trials and self.trainer.fine_tune_from == WHOLE_BASE:
+            raise ValueError(
+                'expected tuner.trials = 0 with trainer.fine_tune_from = "all": without frozen '
+                "layers, there are no features that make trials cheap"
+            )
+        return self
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -13,6 +13,7 @@ from tfx.components import (
     StatisticsGen,
     Trainer,
     Transform,
+    Tuner,
 )
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.components.base.base_component import BaseComponent
@@ -30,6 +31,7 @@ from pipeline.deployed import inputs_digest
 
 PREPROCESSING_FN = "pipeline.preprocessing.preprocessing_fn"
 RUN_FN = "pipeline.trainer.run_fn"
+TUNER_FN = "pipeline.tuner.tuner_fn"
 CHECKPOINTS = "checkpoints"  # folder below the run's: what a training that was killed leaves
 
 
@@ -75,30 +77,41 @@ def create_pipeline(
             "code_digest": source_digest("pipeline.preprocessing"),
         },
     )
+    training = {
+        "examples": example_gen.outputs["examples"],
+        "schema": schema_gen.outputs["schema"],
+        "transform_graph": transform.outputs["transform_graph"],
+        "train_args": trainer_pb2.TrainArgs(splits=["train"]),
+        "eval_args": trainer_pb2.EvalArgs(splits=["eval"]),
+    }
+    training_settings = {
+        **size,
+        "max_side": dataset.max_side,
+        "labels": list(dataset.labels),
+        "trainer": config.trainer.model_dump(mode="json"),
+        "checkpoints": str(config.run.root / config.name / CHECKPOINTS),
+        "base_weights_digest": file_digest(config.trainer.base_weights),
+        "warm_start_digest": tree_digest(config.trainer.warm_start or ""),
+        "code_digest": source_digest(
+            "pipeline.trainer",
+            "pipeline.tuner",
+            "pipeline.model",
+            "pipeline.training",
+            "pipeline.preprocessing",
+            "components.examples",
+            "components.trained_model",
+        ),
+    }
+    tuner = Tuner(
+        tuner_fn=TUNER_FN,
+        **training,
+        custom_config={**training_settings, "trials": config.tuner.trials},
+    )
     trainer = Trainer(
         run_fn=RUN_FN,
-        examples=example_gen.outputs["examples"],
-        schema=schema_gen.outputs["schema"],
-        transform_graph=transform.outputs["transform_graph"],
-        train_args=trainer_pb2.TrainArgs(splits=["train"]),
-        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
-        custom_config={
-            **size,
-            "max_side": dataset.max_side,
-            "labels": list(dataset.labels),
-            "trainer": config.trainer.model_dump(mode="json"),
-            "checkpoints": str(config.run.root / config.name / CHECKPOINTS),
-            "base_weights_digest": file_digest(config.trainer.base_weights),
-            "warm_start_digest": tree_digest(config.trainer.warm_start or ""),
-            "code_digest": source_digest(
-                "pipeline.trainer",
-                "pipeline.model",
-                "pipeline.training",
-                "pipeline.preprocessing",
-                "components.examples",
-                "components.trained_model",
-            ),
-        },
+        **training,
+        hyperparameters=tuner.outputs["best_hyperparameters"] if config.tuner.trials else None,
+        custom_config=training_settings,
     )
     evaluator = Evaluator(
         examples=example_gen.outputs["examples"],
@@ -164,6 +177,7 @@ def create_pipeline(
         schema_gen,
         example_validator,
         transform,
+        *([tuner] if config.tuner.trials else []),
         trainer,
         evaluator,
         rewriter,

@@ -11,21 +11,20 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 import tensorflow_transform as tft
+from keras_tuner import HyperParameters
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from components.examples import TransformedExamples
 from components.trained_model import HISTORY_FILE, contract_path
 from edgeline.contract import PreprocessingContract
 from pipeline import preprocessing
-from pipeline.config import TrainerConfig
 from pipeline.model import PROBABILITIES, build_base
 from pipeline.preprocessing import IMAGE, PIXELS
 from pipeline.training import warm_start
 from pipeline.training.checkpoint import Curves
-from pipeline.training.features import LabelledExamples
 from pipeline.training.hardware import compute_precision, in_float32, limit_threads
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
+from pipeline.training.setup import Setup, tuned
 from pipeline.training.state_folder import state_folder
 
 
@@ -42,30 +41,21 @@ def run_fn(fn_args: FnArgs) -> None:
         TrainingError: as `pipeline.training.phases.train`.
     """
     custom = fn_args.custom_config
-    config = TrainerConfig(**custom["trainer"])
-    labels: list[str] = custom["labels"]
     limit_threads()
+    training = Setup.of(fn_args)
+    config = training.config
+    if fn_args.hyperparameters:
+        config = tuned(config, HyperParameters.from_config(fn_args.hyperparameters).values)
+    settings = {**custom, "trainer": config.model_dump(mode="json")}
     log_dir = Path(fn_args.model_run_dir)
-    examples = TransformedExamples(fn_args.train_files, fn_args.transform_output)
-    held_out = TransformedExamples(fn_args.eval_files, fn_args.transform_output)
-
-    settings = {**custom, "keras": keras.__version__}
-    files = [*examples.files, *held_out.files]
-    with state_folder(Path(custom["checkpoints"]), settings, files) as state_dir:
-        job = Job(
-            config=config,
-            labels=labels,
-            train=LabelledExamples.read(examples, labels),
-            evaluation=LabelledExamples.read(held_out, labels),
-            log_dir=log_dir,
-            state_dir=state_dir,
-        )
+    with state_folder(Path(custom["checkpoints"]), settings, training.files) as state_dir:
+        job = training.job(config, log_dir, state_dir)
         model, history = _trained(custom["height"], custom["width"], job)
         (log_dir / HISTORY_FILE).write_text(json.dumps(history))
         contract = preprocessing.contract(
-            custom["height"], custom["width"], custom["max_side"], labels
+            custom["height"], custom["width"], custom["max_side"], job.labels
         )
-        save(model, examples.transform, contract, Path(fn_args.serving_model_dir))
+        save(model, job.train.examples.transform, contract, Path(fn_args.serving_model_dir))
 
 
 def _trained(height: int, width: int, job: Job) -> tuple[keras.Model, Curves]:

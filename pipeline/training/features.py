@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,25 @@ class LabelledExamples:
 
     def __len__(self) -> int:
         return len(self.label_ids)
+
+
+class Frozen:
+    """A network that only computes: traced once, for however many splits.
+
+    Attributes:
+        shape: of what it gives for one input.
+    """
+
+    def __init__(self, network: keras.Model) -> None:
+        self.shape: tuple[int, ...] = tuple(network.output_shape[1:])
+        spec = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
+        function = tf.function(lambda x: network(x, training=False), input_signature=[spec])
+        self._function = function.get_concrete_function()
+
+    def __call__(self, batch: tf.Tensor) -> NDArray[np.float32]:
+        """Computes a batch: float32 `[batch, ...]` to float32 `[batch, *shape]`."""
+        values: NDArray[np.float32] = self._function(batch).numpy()
+        return values
 
 
 class FeatureStore:
@@ -165,22 +184,26 @@ class Plan:
 
     def store(self, name: str, rows: int, shape: Sequence[int]) -> FeatureStore:
         """Makes a store, or opens the one of that name which a killed run left."""
-        return FeatureStore(rows, shape, self.folder / f"{name}.f32" if self.folder else None)
+        path = self.folder / f"{name}-{rows}.f32" if self.folder else None
+        return FeatureStore(rows, shape, path)
 
 
-def plan(sizes: Iterable[int], folder: Path, max_bytes: float) -> Plan | None:
+def plan(
+    sizes: Iterable[int], folder: Path, max_bytes: float, *, in_memory: bool = True
+) -> Plan | None:
     """Decides where features are kept; None, with the reason in the log, if they fit nowhere.
 
     Args:
         sizes: bytes of each store.
         folder: for files; what an earlier run left there is counted as free.
         max_bytes: that the files may take.
+        in_memory: whether memory will do.
     """
     needed = sum(sizes)
     folder.mkdir(parents=True, exist_ok=True)
     left_over = sum(file.stat().st_size for file in folder.glob("*.f32"))
     available = psutil.virtual_memory().available
-    if not left_over and needed <= min(MEMORY_LIMIT, MEMORY_SHARE * available):
+    if in_memory and not left_over and needed <= min(MEMORY_LIMIT, MEMORY_SHARE * available):
         return Plan(None)
     free = shutil.disk_usage(folder).free + left_over
     problem = None
@@ -205,7 +228,7 @@ def store_bytes(rows: int, shape: Sequence[int]) -> int:
 
 
 def extract_from_pixels(
-    network: keras.Model, data: LabelledExamples, augmentation: Augmentation, store: FeatureStore
+    network: Frozen, data: LabelledExamples, augmentation: Augmentation, store: FeatureStore
 ) -> None:
     """Runs a frozen network over every view of a split's images, into a store.
 
@@ -236,7 +259,7 @@ def extract_from_pixels(
     _run(network, batches, store)
 
 
-def extract_from_store(network: keras.Model, source: FeatureStore, store: FeatureStore) -> None:
+def extract_from_store(network: Frozen, source: FeatureStore, store: FeatureStore) -> None:
     """Runs more of the frozen layers over stored activations, until another store is full."""
 
     def batches() -> Iterator[tf.Tensor]:
@@ -247,27 +270,19 @@ def extract_from_store(network: keras.Model, source: FeatureStore, store: Featur
     _run(network, batches(), store)
 
 
-def _run(network: keras.Model, batches: Iterable[tf.Tensor], store: FeatureStore) -> None:
+def _run(network: Frozen, batches: Iterable[tf.Tensor], store: FeatureStore) -> None:
     """Computes batches, `AT_ONCE` at a time, and stores them in order; says how far it is."""
-    spec = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
-    function = tf.function(lambda x: network(x, training=False), input_signature=[spec])
-    compute = function.get_concrete_function()
     pace = _Pace(store)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         running: deque[Future[NDArray[np.float32]]] = deque()
         for batch in pace.timed(batches):
-            running.append(pool.submit(_computed, compute, batch))
+            running.append(pool.submit(network, batch))
             if len(running) > AT_ONCE:
                 store.append(running.popleft().result())
                 pace.say_now_and_then()
         while running:
             store.append(running.popleft().result())
     pace.say_the_end()
-
-
-def _computed(compute: Callable[[tf.Tensor], tf.Tensor], batch: tf.Tensor) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = compute(batch).numpy()
-    return values
 
 
 class _Pace:

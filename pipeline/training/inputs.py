@@ -32,6 +32,8 @@ class Job:
         evaluation: the split that early stopping looks at.
         log_dir: for TensorBoard.
         state_dir: for caches and checkpoints; a rerun with the same one goes on.
+        shared_cache_dir: for caches that other trainings on the same data use, too, and that are
+            files for that reason; None keeps them in memory or in `state_dir`.
     """
 
     config: TrainerConfig
@@ -40,6 +42,7 @@ class Job:
     evaluation: LabelledExamples
     log_dir: Path
     state_dir: Path
+    shared_cache_dir: Path | None = None
 
     @property
     def augmentation(self) -> Augmentation:
@@ -53,6 +56,11 @@ class Cache:
 
     train: FeatureStore
     evaluation: FeatureStore
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row is there."""
+        return all(store.written == store.rows for store in (self.train, self.evaluation))
 
     def close(self) -> None:
         """Lets go of memory and files."""

@@ -28,7 +28,7 @@ from pipeline.training.callbacks import (
     write_images,
 )
 from pipeline.training.checkpoint import Checkpoint, Curves, State, restore
-from pipeline.training.features import FeatureStore, LabelledExamples
+from pipeline.training.features import FeatureStore, Frozen, LabelledExamples
 from pipeline.training.frontier import Split, first_trained, split, unfreeze
 from pipeline.training.inputs import Cache, Job, cached_inputs, pixel_inputs
 from pipeline.training.recipe import (
@@ -106,7 +106,8 @@ def check(base: keras.Model, job: Job) -> int:
 
 def train_head(base: keras.Model, head: keras.Model, cache: Cache | None, job: Job) -> Curves:
     """Fits the head on the frozen base; returns its curves."""
-    model = head if cache else join(base, head)
+    # Not the head itself, which would carry its optimizer into the joined model.
+    model = keras.Model(head.input, head.output) if cache else join(base, head)
     return _fit(HEAD, model, cache, job.config.epochs, job.config.learning_rate, job)
 
 
@@ -139,36 +140,47 @@ def _caches(base: keras.Model, part: Split | None, job: Job) -> dict[str, Cache]
     networks = _frozen_networks(base, part, job)
     sizes = [
         features.store_bytes(rows, network.output_shape[1:])
-        for network in networks.values()
+        for _, network in networks.values()
         for rows in _rows(job)
     ]
-    plan = features.plan(sizes, job.state_dir, job.config.cache_max_gb * 1e9) if sizes else None
-    if plan is None:
+    plan = features.plan(
+        sizes,
+        job.shared_cache_dir or job.state_dir,
+        job.config.cache_max_gb * 1e9,
+        in_memory=job.shared_cache_dir is None,
+    )
+    if not networks or plan is None:
         return {}
     caches: dict[str, Cache] = {}
-    for phase, network in networks.items():
+    for phase, (name, network) in networks.items():
         shape = network.output_shape[1:]
         train_rows, eval_rows = _rows(job)
         cache = Cache(
-            plan.store(f"{phase}-train", train_rows, shape),
-            plan.store(f"{phase}-eval", eval_rows, shape),
+            plan.store(f"{name}-train", train_rows, shape),
+            plan.store(f"{name}-eval", eval_rows, shape),
         )
         with _out_of_memory_explained("computing features", "a smaller image.height and width"):
             if FINE_TUNE in caches:
-                _extract_further(base, part, job, caches[FINE_TUNE], cache)
+                _extract_further(part, job, caches[FINE_TUNE], cache)
             else:
                 _extract(network, job, cache)
         caches[phase] = cache
     return caches
 
 
-def _frozen_networks(base: keras.Model, part: Split | None, job: Job) -> dict[str, keras.Model]:
-    """From pixels to what each phase keeps; the deeper frontier comes after the earlier one."""
+def _frozen_networks(
+    base: keras.Model, part: Split | None, job: Job
+) -> dict[str, tuple[str, keras.Model]]:
+    """By phase: the name of what is kept, and the network from pixels to there.
+
+    Fine-tuning's comes first: from its frontier it is not far to the head's.
+    """
     networks = {}
     if part and part.prefix:
-        networks[FINE_TUNE] = _on_pixels(part.prefix)
+        networks[FINE_TUNE] = (part.cut, _on_pixels(part.prefix))
     if job.config.epochs:
-        networks[HEAD] = _on_pixels(head_input(base, job.config.head))
+        kept = head_input(base, job.config.head)
+        networks[HEAD] = (f"features-{job.config.head}", _on_pixels(kept))
     return networks
 
 
@@ -177,17 +189,20 @@ def _rows(job: Job) -> tuple[int, int]:
 
 
 def _extract(network: keras.Model, job: Job, cache: Cache) -> None:
+    if cache.is_complete:
+        return
+    frozen = Frozen(network)
     unchanged = Augmentation(0, 0, 0, 0, False, 0)
-    features.extract_from_pixels(network, job.train, job.augmentation, cache.train)
-    features.extract_from_pixels(network, job.evaluation, unchanged, cache.evaluation)
+    features.extract_from_pixels(frozen, job.train, job.augmentation, cache.train)
+    features.extract_from_pixels(frozen, job.evaluation, unchanged, cache.evaluation)
 
 
-def _extract_further(
-    base: keras.Model, part: Split | None, job: Job, source: Cache, cache: Cache
-) -> None:
+def _extract_further(part: Split | None, job: Job, source: Cache, cache: Cache) -> None:
     """From the fine-tuning's frontier on to the head's, which is cheap: a few layers."""
+    if cache.is_complete:
+        return
     assert part is not None
-    network = head_input(part.suffix, job.config.head)
+    network = Frozen(head_input(part.suffix, job.config.head))
     features.extract_from_store(network, source.train, cache.train)
     features.extract_from_store(network, source.evaluation, cache.evaluation)
 
@@ -217,10 +232,10 @@ def _statistics(
         store = caches[HEAD].train
     elif FINE_TUNE in caches and part:
         source = caches[FINE_TUNE].train
-        features.extract_from_store(head_input(part.suffix, "pool"), source, store)
+        features.extract_from_store(Frozen(head_input(part.suffix, "pool")), source, store)
     else:
         some = LabelledExamples(job.train.examples, job.train.label_ids[:images])
-        features.extract_from_pixels(_on_pixels(pooled), some, job.augmentation, store)
+        features.extract_from_pixels(Frozen(_on_pixels(pooled)), some, job.augmentation, store)
     return Statistics.of(store.read(np.arange(images * views))[:, 0, 0])
 
 

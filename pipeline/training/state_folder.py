@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from pipeline.errors import TrainingError
@@ -37,7 +38,7 @@ def state_folder(root: Path, settings: Mapping[str, Any], files: Sequence[str]) 
         TrainingError: another process is at the same training.
     """
     root.mkdir(parents=True, exist_ok=True)
-    folder = root / _digest(settings, files)
+    folder = root / state_digest(settings, files)
     with (root / f"{folder.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,8 +54,15 @@ def state_folder(root: Path, settings: Mapping[str, Any], files: Sequence[str]) 
         Path(lock.name).unlink()
 
 
-def _digest(settings: Mapping[str, Any], files: Sequence[str]) -> str:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+def state_digest(settings: Mapping[str, Any], files: Sequence[str]) -> str:
+    """A name for all that decides a training's outcome, of 16 hex digits.
+
+    Args:
+        settings: plain values.
+        files: what is read; their content counts.
+    """
+    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
+    digest = hashlib.sha256(json.dumps([settings, versions], sort_keys=True).encode())
     for name in sorted(files):
         with tf.io.gfile.GFile(name, "rb") as file:
             while chunk := file.read(READ_BYTES):

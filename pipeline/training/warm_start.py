@@ -67,7 +67,7 @@ def _load_saved_model(path: Path, model: keras.Model, config: TrainerConfig) -> 
     # The model is an attribute of what the Trainer saves.
     checkpoint = tf.train.Checkpoint(_model=model)
     try:
-        status = checkpoint.restore(str(path / "variables" / "variables"))
+        status = checkpoint.read(str(path / "variables" / "variables"))
         status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         raise _other_network(path, config) from error

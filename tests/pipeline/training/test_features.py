@@ -14,7 +14,13 @@ from pipeline.errors import TrainingError
 from pipeline.preprocessing import PIXELS
 from pipeline.training import features
 from pipeline.training.augmentation import Augmentation
-from pipeline.training.features import FeatureStore, LabelledExamples, extract_from_pixels, plan
+from pipeline.training.features import (
+    FeatureStore,
+    Frozen,
+    LabelledExamples,
+    extract_from_pixels,
+    plan,
+)
 
 AUGMENTATION = Augmentation(views=2, rotation=45, shift=0.15, zoom=0.3, flip=True, seed=0)
 Splits = tuple[LabelledExamples, LabelledExamples]
@@ -52,7 +58,7 @@ def test_every_view_of_every_image_has_its_row(
 ) -> None:
     train, _ = splits
     store = FeatureStore(150, network.output_shape[1:], tmp_path / file if file else None)
-    extract_from_pixels(network, train, AUGMENTATION, store)
+    extract_from_pixels(Frozen(network), train, AUGMENTATION, store)
     found = store.read(np.arange(150))
     np.testing.assert_allclose(found, expected(network, train), atol=1e-5)
 
@@ -64,7 +70,7 @@ def test_an_extraction_goes_on_after_the_rows_that_are_safe(
     train, _ = splits
     path = tmp_path / "features.f32"
     whole = FeatureStore(150, network.output_shape[1:], path)
-    extract_from_pixels(network, train, AUGMENTATION, whole)
+    extract_from_pixels(Frozen(network), train, AUGMENTATION, whole)
     rows = whole.read(np.arange(150))
     whole.close()
     # What was not noted as safe is as good as lost.
@@ -74,7 +80,7 @@ def test_an_extraction_goes_on_after_the_rows_that_are_safe(
     path.with_suffix(".json").write_text(json.dumps({"rows": noted, "shape": rows.shape[1:]}))
     store = FeatureStore(150, network.output_shape[1:], path)
     assert store.written == noted
-    extract_from_pixels(network, train, AUGMENTATION, store)
+    extract_from_pixels(Frozen(network), train, AUGMENTATION, store)
     np.testing.assert_allclose(store.read(np.arange(150)), rows, atol=1e-6)
 
 
@@ -92,6 +98,9 @@ def test_small_caches_are_in_memory_and_large_ones_in_files(
     small = plan([100, 200], tmp_path, 1e9)
     assert small is not None
     assert small.folder is None
+    shared = plan([100, 200], tmp_path, 1e9, in_memory=False)
+    assert shared is not None
+    assert shared.folder == tmp_path
     monkeypatch.setattr(features, "MEMORY_LIMIT", 299)
     large = plan([100, 200], tmp_path, 1e9)
     assert large is not None
@@ -99,7 +108,7 @@ def test_small_caches_are_in_memory_and_large_ones_in_files(
 
 
 def test_what_a_killed_run_left_on_disk_is_not_computed_again_in_memory(tmp_path: Path) -> None:
-    (tmp_path / "head-train.f32").write_bytes(b"x")
+    (tmp_path / "features-train-1.f32").write_bytes(b"x")
     found = plan([100], tmp_path, 1e9)
     assert found is not None
     assert found.folder == tmp_path

@@ -92,7 +92,7 @@ def test_a_cache_on_disk_trains_like_one_in_memory(
     monkeypatch.setattr(features, "MEMORY_LIMIT", 0)
     job = make_job("other", **settings)
     _, on_disk = trained(job)
-    assert (job.state_dir / "fine_tune-train.f32").stat().st_size == 150 * 992 * 4
+    assert (job.state_dir / "conv5_block15_concat-train-150.f32").stat().st_size == 150 * 992 * 4
     for name in in_memory:
         np.testing.assert_allclose(on_disk[name], in_memory[name], rtol=1e-3, atol=1e-4)
 

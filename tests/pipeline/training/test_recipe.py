@@ -120,11 +120,11 @@ def test_balanced_weights_lift_the_recall_of_a_class_of_one_in_twenty(
     make_job: MakeJob, graph: Path, tmp_path: Path
 ) -> None:
     """Faint spots, on 12 of 252 images; judged on as many with as without."""
-    train_files = write_examples(tmp_path / "train.gz", images(2, 240, 12, contrast=25))
-    eval_files = write_examples(tmp_path / "eval.gz", images(3, 40, 40, contrast=25))
+    train_files = write_examples(tmp_path / "train.gz", images(2, 240, 12, contrast=4))
+    eval_files = write_examples(tmp_path / "eval.gz", images(3, 40, 40, contrast=4))
     splits = {"train": read(train_files, graph), "evaluation": read(eval_files, graph)}
     recalls = {}
     for weighting in ("none", "balanced"):
         job = make_job(weighting, epochs=15, patience=15, class_weights=weighting)
         recalls[weighting] = recall_of_the_few(Job(**{**vars(job), **splits}))
-    assert recalls["balanced"] >= recalls["none"] + 0.2, recalls
+    assert recalls["balanced"] >= recalls["none"] + 0.1, recalls

@@ -20,7 +20,7 @@ from tests.pipeline.training.conftest import images
 Curves = dict[str, list[float]]
 
 KILLED = {
-    "during feature extraction": ("fine_tune-train.json", "3", "after"),
+    "during feature extraction": ("conv5_block15_concat-train-225.json", "3", "after"),
     "in the head phase, while a checkpoint is written": ("head.npz", "3", "before"),
     "in the fine-tuning": ("fine_tune.npz", "2", "after"),
 }
