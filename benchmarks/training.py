@@ -121,7 +121,9 @@ def _train_plainly(data: Elpv, seed: int) -> float:
     keras.utils.set_random_seed(seed)
     model = _plain_model(data)
     model.compile(
-        keras.optimizers.Adam(LEARNING_RATE), "sparse_categorical_crossentropy", ["accuracy"]
+        optimizer=keras.optimizers.Adam(LEARNING_RATE),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
     )
     augment = keras.Sequential(
         [

@@ -95,6 +95,11 @@ class Search(keras_tuner.BayesianOptimization):
         """Removes all but the result, which is in memory."""
         shutil.rmtree(self._job.state_dir)
 
+    def results_summary(self, num_trials: int = 10) -> None:
+        """Prints the result; KerasTuner makes its folder anew in order to name it."""
+        super().results_summary(num_trials)
+        shutil.rmtree(self._job.state_dir, ignore_errors=True)
+
 
 class _Space(keras_tuner.HyperModel):
     """Declares what can be tried; it builds nothing."""

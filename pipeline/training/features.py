@@ -108,6 +108,7 @@ class FeatureStore:
         self._path = path
         self._saved = time.monotonic()
         self._memory: NDArray[np.float32] | None = None
+        self._file = -1
         if path is None:
             self._memory = np.empty((rows, *self.shape), FLOAT32)
             return
@@ -141,9 +142,9 @@ class FeatureStore:
 
     def close(self) -> None:
         """Lets go of the memory or the file; the file stays where it is."""
-        if self._memory is None:
+        if self._file >= 0:
             os.close(self._file)
-        self._memory = None
+        self._file, self._memory = -1, None
 
     def _write(self, data: memoryview) -> None:
         offset = self.written * self._row_bytes

@@ -69,15 +69,17 @@ def train(
     write_augmented(job)
     part = split(base, first) if job.config.fine_tune_epochs else None
     caches = _caches(base, part, job)
-    head = head or _new_head(base, part, caches, job)
-    curves: Curves = {}
-    if job.config.epochs:
-        curves |= train_head(base, head, caches.get(HEAD), job)
-    if HEAD in caches:
-        caches[HEAD].close()
-    if part:
-        unfreeze(base, first, batch_norms=job.config.trains_batch_norms)
-        curves |= fine_tune(base, head, part, caches.get(FINE_TUNE), job)
+    try:
+        head = head or _new_head(base, part, caches, job)
+        curves: Curves = {}
+        if job.config.epochs:
+            curves |= train_head(base, head, caches.get(HEAD), job)
+        if part:
+            unfreeze(base, first, batch_norms=job.config.trains_batch_norms)
+            curves |= fine_tune(base, head, part, caches.get(FINE_TUNE), job)
+    finally:
+        for cache in caches.values():
+            cache.close()
     return join(base, head), curves
 
 
@@ -130,7 +132,7 @@ def write_augmented(job: Job) -> None:
     rows = job.augmentation.rows
     shown = [views[first : first + SHOWN_VIEWS] for first in range(0, len(views), rows)]
     shown = [group[: min(rows, SHOWN_VIEWS)] for group in shown]
-    write_images("augmented images", tf.concat(shown, axis=0), job.log_dir / "augmented")
+    write_images("training images", tf.concat(shown, axis=0), job.log_dir / "augmented")
 
 
 def _caches(base: keras.Model, part: Split | None, job: Job) -> dict[str, Cache]:

@@ -36,7 +36,7 @@ def test_tensorboard_has_curves_augmented_images_and_a_confusion_matrix_an_epoch
     job = make_job(epochs=3, augment_views=2)
     train(build_base(SIDE, SIDE, "random"), job)
     found = summaries(job.log_dir)
-    assert found["augmented: augmented images"] == [0]
+    assert found["augmented: training images"] == [0]
     assert sorted(found["confusion: confusion matrix"]) == [0, 0, 1, 1, 2, 2]  # image and text
     assert found["train: epoch_loss"] == [0, 1, 2]
     assert found["validation: epoch_mean_recall"] == [0, 1, 2]

@@ -66,4 +66,5 @@ def test_trials_share_what_the_frozen_layers_say(
     scores = [trial.score for trial in trials]
     assert scores == sorted(scores)
     assert search.get_best_hyperparameters()[0].values == trials[0].hyperparameters.values
+    search.results_summary()
     assert not Path(job.state_dir).exists(), "a search that is over leaves nothing behind"
