@@ -131,6 +131,13 @@ def set_scaling(scaling: keras.layers.Normalization, statistics: Statistics) -> 
     scaling.finalize_state()
 
 
+def finalize_scaling(head: keras.Model) -> None:
+    """Makes a head scale by its weights after these were set: Keras computes with a copy."""
+    for layer in head.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+
+
 def join(base: keras.Model, head: keras.Model) -> keras.Model:
     """Joins base and head into one model: pixels in [0, 1] to probabilities.
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from pipeline.model import finalize_scaling
+
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # NVIDIA's compute capability from which on float16 is faster than float32.
 LEAST_CAPABILITY = (7, 0)
@@ -54,7 +56,11 @@ def compute_precision() -> str:
 def in_float32(model: keras.Model) -> keras.Model:
     """The same model with every layer in float32, as it is converted and shipped.
 
-    Training with mixed precision keeps weights in float32: only the computation changes.
+    To be called when Keras' policy is float32 again. Training with mixed precision keeps weights
+    in float32: only the computation changes.
+
+    Args:
+        model: base and head, joined.
     """
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -62,4 +68,5 @@ def in_float32(model: keras.Model) -> keras.Model:
 
     cloned = keras.models.clone_model(model, clone_function=clone, recursive=True)
     cloned.set_weights(model.get_weights())
+    finalize_scaling(cloned.get_layer("head"))
     return cloned

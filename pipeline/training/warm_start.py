@@ -13,7 +13,7 @@ from edgeline.contract import PreprocessingContract
 from edgeline.errors import EdgelineError
 from pipeline.config import TrainerConfig
 from pipeline.errors import UserError
-from pipeline.model import build_head, join
+from pipeline.model import build_head, finalize_scaling, join
 
 WEIGHTS_SUFFIX = ".weights.h5"
 SETTING = "trainer.warm_start"
@@ -46,8 +46,7 @@ def load(base: keras.Model, config: TrainerConfig, labels: Sequence[str]) -> ker
             f"{SETTING}: {path} is neither the folder of a SavedModel (Format-Serving in the "
             f"Trainer's model) nor a {WEIGHTS_SUFFIX} file"
         )
-    if config.head == "pool":
-        head.get_layer("scaling").finalize_state()
+    finalize_scaling(head)
     return head
 
 

