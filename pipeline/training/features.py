@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from components.examples import TransformedExamples
 from pipeline.errors import TrainingError
+from pipeline.model import normalization
 from pipeline.preprocessing import LABEL, PIXELS, label_id
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.files import replace_file
@@ -75,10 +76,17 @@ class Frozen:
         shape: of what it gives for one input.
     """
 
-    def __init__(self, network: keras.Model) -> None:
+    def __init__(self, network: keras.Model, *, normalize: bool = False) -> None:
+        """Traces a network.
+
+        Args:
+            network: of the base's layers.
+            normalize: whether it reads normalized pixels, but is given pixels in [0, 1].
+        """
         self.shape: tuple[int, ...] = tuple(network.output_shape[1:])
+        first = normalization() if normalize else keras.layers.Identity()
         spec = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
-        function = tf.function(lambda x: network(x, training=False), input_signature=[spec])
+        function = tf.function(lambda x: network(first(x), training=False), input_signature=[spec])
         self._function = function.get_concrete_function()
 
     def __call__(self, batch: tf.Tensor) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import TrainingError, UserError
-from pipeline.model import Statistics, build_head, head_input, join, normalization
+from pipeline.model import Statistics, build_head, head_input, join
 from pipeline.preprocessing import PIXELS
 from pipeline.training import features
 from pipeline.training.augmentation import Augmentation
@@ -117,10 +117,11 @@ def fine_tune(
     base: keras.Model, head: keras.Model, part: Split, cache: Cache | None, job: Job
 ) -> Curves:
     """Fits whatever is trainable in base and head; returns its curves."""
-    model = join(base, head)
     if cache:
         inputs = keras.Input(part.suffix.input_shape[1:])
         model = keras.Model(inputs, head(part.suffix(inputs)))
+    else:
+        model = join(base, head)
     rate = job.config.fine_tune_learning_rate
     return _fit(FINE_TUNE, model, cache, job.config.fine_tune_epochs, rate, job)
 
@@ -173,16 +174,15 @@ def _caches(base: keras.Model, part: Split | None, job: Job) -> dict[str, Cache]
 def _frozen_networks(
     base: keras.Model, part: Split | None, job: Job
 ) -> dict[str, tuple[str, keras.Model]]:
-    """By phase: the name of what is kept, and the network from pixels to there.
+    """By phase: the name of what is kept, and the network from normalized pixels to there.
 
     Fine-tuning's comes first: from its frontier it is not far to the head's.
     """
     networks = {}
     if part and part.prefix:
-        networks[FINE_TUNE] = (part.cut, _on_pixels(part.prefix))
+        networks[FINE_TUNE] = (part.cut, part.prefix)
     if job.config.epochs:
-        kept = head_input(base, job.config.head)
-        networks[HEAD] = (f"features-{job.config.head}", _on_pixels(kept))
+        networks[HEAD] = (f"features-{job.config.head}", head_input(base, job.config.head))
     return networks
 
 
@@ -193,7 +193,7 @@ def _rows(job: Job) -> tuple[int, int]:
 def _extract(network: keras.Model, job: Job, cache: Cache) -> None:
     if cache.is_complete:
         return
-    frozen = Frozen(network)
+    frozen = Frozen(network, normalize=True)
     unchanged = Augmentation(0, 0, 0, 0, False, 0)
     features.extract_from_pixels(frozen, job.train, job.augmentation, cache.train)
     features.extract_from_pixels(frozen, job.evaluation, unchanged, cache.evaluation)
@@ -237,13 +237,9 @@ def _statistics(
         features.extract_from_store(Frozen(head_input(part.suffix, "pool")), source, store)
     else:
         some = LabelledExamples(job.train.examples, job.train.label_ids[:images])
-        features.extract_from_pixels(Frozen(_on_pixels(pooled)), some, job.augmentation, store)
+        frozen = Frozen(pooled, normalize=True)
+        features.extract_from_pixels(frozen, some, job.augmentation, store)
     return Statistics.of(store.read(np.arange(images * views))[:, 0, 0])
-
-
-def _on_pixels(network: keras.Model) -> keras.Model:
-    pixels = keras.Input(network.input_shape[1:])
-    return keras.Model(pixels, network(normalization()(pixels)))
 
 
 def _fit(
