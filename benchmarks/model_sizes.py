@@ -17,7 +17,7 @@ from tabulate import tabulate
 from components.tflite_rewriter.images import Images
 from components.tflite_rewriter.rewrite import rewrite
 from pipeline.config import RewriterConfig
-from pipeline.model import HEADS, build_base, build_head, join
+from pipeline.model import HEADS, Statistics, build_base, build_head, join
 from pipeline.preprocessing import contract
 
 SIDE = 150
@@ -58,9 +58,9 @@ def save(head: str, folder: Path) -> Path:
     """Saves an untrained model as the Trainer does, as far as the rewriter looks at it."""
     keras.utils.set_random_seed(0)
     base = build_base(SIDE, SIDE, "random")
-    shape = (4, *base.output_shape[1:])
-    features = np.random.default_rng(0).random(shape, np.float32)
-    model = join(base, build_head(head, features, len(LABELS), dropout=0.0))
+    statistics = Statistics.of(np.random.default_rng(0).random((4, 1024), np.float32))
+    shape = base.output_shape[1:]
+    model = join(base, build_head(head, shape, len(LABELS), 0.0, statistics))
     module = tf.Module()
     module.model = model
 

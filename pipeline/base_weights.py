@@ -36,13 +36,13 @@ def check_imagenet_weights(url: str = URL, timeout: float = ANSWER_TIMEOUT) -> N
     Raises:
         UserError: neither is so.
     """
-    if _cached_file().is_file():
+    if cached_file().is_file():
         return
     problem = _why_unreachable(url, timeout)
     if problem:
         raise UserError(
             f"ImageNet weights can't be downloaded: {problem}\n"
-            f"expected them at {_cached_file()} or from {url}\n"
+            f"expected them at {cached_file()} or from {url}\n"
             "put the file there, or set trainer.base_weights to the path of a weights file, or to "
             '"random" to train on an untrained base'
         )
@@ -64,7 +64,8 @@ def imagenet_weights_file() -> Path:
         raise UserError(f"ImageNet weights can't be downloaded from {URL}: {error}") from error
 
 
-def _cached_file() -> Path:
+def cached_file() -> Path:
+    """Where Keras keeps the weights."""
     return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models" / FILE_NAME
 
 

@@ -28,6 +28,7 @@ from pydantic import (
 from components.tflite_rewriter.variants import PRESETS
 from edgeline.registry.store import Connection
 from pipeline.errors import UserError
+from pipeline.training.blocks import WHOLE_BASE, check_start
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -91,30 +92,110 @@ class ImageConfig(_Section):
 
 
 class TrainerConfig(_Section):
-    """`[trainer]`: DenseNet121 and its head."""
+    """`[trainer]`: DenseNet121 and its head; see docs/training.md for what to choose when.
+
+    The head phase trains a head on the frozen base. Fine-tuning then trains the end of the base
+    with it, or all of it. Either may be left out with 0 epochs.
+    """
 
     base_weights: str = "imagenet"
     """What the base starts from: "imagenet", "random" or the path of a Keras weights file."""
+    warm_start: str | None = None
+    """A model to go on from instead of `base_weights`, which is then not read: the SavedModel
+    folder of an earlier run, of the same classes and head, or its .weights.h5 file."""
     head: Literal["pool", "flatten"] = "pool"
     """"pool": global average pooling and one Dense layer; "flatten": Flatten, Dense 512, Dense."""
-    epochs: Positive = 100
-    """Of the head phase, at most: early stopping usually ends it sooner."""
+    epochs: Annotated[int, Field(ge=0)] = 100
+    """Of the head phase, at most: early stopping usually ends it sooner. 0 leaves it out."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Of the head phase (Adam)."""
+    """Of the head phase, at its highest."""
     fine_tune_epochs: Annotated[int, Field(ge=0)] = 0
-    """Of the second phase, which trains the base's last layers too; 0 leaves it out."""
-    fine_tune_layers: Positive = 5
-    """How many of the base's last layers the second phase trains (batch norms stay frozen)."""
+    """Of the second phase, which trains the base's end too, at most; 0 leaves it out."""
+    fine_tune_layers: Positive | None = None
+    """How many of the base's last layers the second phase trains; 5 where neither this nor
+    `fine_tune_from` is given."""
+    fine_tune_from: Annotated[str, AfterValidator(check_start)] | None = None
+    """The block ("conv5_block16") or stage ("conv5") from which on layers are trained, or "all".
+    Batch norms keep their weights and statistics, unless "all" of a "random" base is trained."""
     fine_tune_learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    """Of the second phase (Adam)."""
+    """Of the second phase, at its highest."""
     batch_size: Positive = 32
     """Images a training step."""
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    """"sgd" is with a Nesterov momentum of 0.9; the others as Keras has them."""
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    """How the learning rate falls within a phase: not, by a cosine to 0 at the last epoch, or to
+    a fifth whenever the loss on the eval split has not fallen for half of `patience`."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs in which the learning rate of a phase rises from near 0 to its highest."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Longest the gradient may be, over all weights; a longer one is scaled. None by default."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each label's probability that is spread over all classes while training."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of features dropped before the last layer while training."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """"balanced": every class weighs as much in the loss, however many images it has."""
+    early_stopping: Literal["loss", "accuracy", "mean_recall"] = "loss"
+    """What must get better on the eval split; "mean_recall" is the mean over the classes. A phase
+    ends with the weights of its best epoch."""
     patience: Positive = 10
-    """Epochs without a lower loss on the eval split before a phase stops."""
+    """Epochs without anything better before a phase stops."""
+    augment_views: Annotated[int, Field(ge=0)] = 0
+    """Randomly changed views of each image. Each epoch trains on one view an image, in turn; 0
+    trains on the images as they are. Cached features take that many times the time and space."""
+    augment_rotation: Annotated[float, Field(ge=0, le=180)] = 45.0
+    """Degrees to either side, at most; 0 switches it off."""
+    augment_shift: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """Share of width and of height to either side, at most; 0 switches it off."""
+    augment_zoom: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Nearer or farther by this share, at most; 0 switches it off."""
+    augment_flip: bool = True
+    """Mirror every other image, left to right."""
+    cache: Literal["auto", "off"] = "auto"
+    """"auto": run the frozen layers once for each view and train on what they say, which is kept
+    in memory or on disk; "off": run them every epoch. Training the whole base needs no cache."""
+    cache_max_gb: Annotated[float, Field(gt=0)] = 50.0
+    """GB (10^9 bytes) of disk the cache may take; what needs more is trained without."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of everything random in training."""
+
+    @property
+    def trains_batch_norms(self) -> bool:
+        """Whether fine-tuning learns the batch norms, too: only a base without any of its own."""
+        untrained = self.base_weights == "random" and self.warm_start is None
+        return untrained and self.fine_tune_from == WHOLE_BASE
+
+    @model_validator(mode="after")
+    def _phases_fit_together(self) -> TrainerConfig:
+        if not self.epochs and not self.fine_tune_epochs:
+            raise ValueError("expected epochs or fine_tune_epochs to be above 0; received 0 and 0")
+        if self.fine_tune_from and self.fine_tune_layers:
+            raise ValueError(
+                "expected fine_tune_from or fine_tune_layers, not both; received "
+                f'"{self.fine_tune_from}" and {self.fine_tune_layers}'
+            )
+        if self.fine_tune_epochs and self.trains_batch_norms and self.epochs:
+            raise ValueError(
+                'expected epochs = 0 where all of a "random" base is trained: its batch norms '
+                f"change what a head was trained on before; received {self.epochs}"
+            )
+        for epochs in filter(None, (self.epochs, self.fine_tune_epochs)):
+            if self.warmup_epochs >= epochs:
+                raise ValueError(
+                    f"expected warmup_epochs below each phase's epochs; received "
+                    f"{self.warmup_epochs} of {epochs}"
+                )
+        return self
+
+
+class TunerConfig(_Section):
+    """`[tuner]`: a search for better settings of `[trainer]`, before it trains."""
+
+    trials: Annotated[int, Field(ge=0)] = 0
+    """Trainings to try, each with other values of learning rates, dropout, label smoothing, head
+    and, where `fine_tune_epochs` is above 0, the block to fine-tune from. The best values go to
+    the Trainer; 0 leaves the search out."""
 
 
 def _expand_preset(value: object) -> object:
@@ -346,6 +427,7 @@ class Config(_Section):
     data: DataConfig
     image: ImageConfig = ImageConfig()
     trainer: TrainerConfig = TrainerConfig()
+    tuner: TunerConfig = TunerConfig()
     rewriter: RewriterConfig = RewriterConfig()
     gate: GateConfig
     registry: RegistryConfig = RegistryConfig()
@@ -359,6 +441,17 @@ class Config(_Section):
         beside = self.registry.root.parent
         default = (str(beside / "online.pem"), str(beside / f"{self.name}-ci.pem"))
         return self.registry.keys or default
+
+    @model_validator(mode="after")
+    def _what_is_tuned_is_free(self) -> Config:
+        if self.tuner.trials and self.trainer.warm_start:
+            raise ValueError("expected tuner.trials = 0 with trainer.warm_start, whose head is set")
+        if self.tuner.trials and self.trainer.fine_tune_from == WHOLE_BASE:
+            raise ValueError(
+                'expected tuner.trials = 0 with trainer.fine_tune_from = "all": without frozen '
+                "layers, there are no features that make trials cheap"
+            )
+        return self
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -60,6 +60,17 @@ def files_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def tree_digest(path: str) -> str:
+    """The SHA-256, in hex, of a file, or of all that is in a folder; empty where there is none."""
+    root = Path(path)
+    if not path or not root.is_dir():
+        return file_digest(path)
+    digest = hashlib.sha256()
+    for file in sorted(file for file in root.glob("**/*") if file.is_file()):
+        digest.update(f"{file.relative_to(root)}\0{file_digest(str(file))}\0".encode())
+    return digest.hexdigest()
+
+
 def _source_files(name: str) -> list[Path]:
     spec = find_spec(name)
     if spec is None or spec.origin is None:

@@ -13,7 +13,7 @@ import json
 from components.verdict import Verdict
 from edgeline.registry.reader import RegistryReader
 from pipeline.config import Config
-from pipeline.content_digest import code_digest, file_digest
+from pipeline.content_digest import code_digest, file_digest, tree_digest
 from pipeline.dataset import Dataset
 from pipeline.registry import destination
 
@@ -47,6 +47,7 @@ def inputs_digest(config: Config, dataset: Dataset) -> str:
         "settings": settings,
         "dataset": dataset.fingerprint,
         "base_weights": file_digest(config.trainer.base_weights),
+        "warm_start": tree_digest(config.trainer.warm_start or ""),
         "code": code_digest("pipeline", "components", "edgeline"),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,7 @@ The base and the head are separate Keras models, so that a frozen base need run 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -20,6 +20,7 @@ from pipeline.preprocessing import CHANNELS, PIXELS
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PROBABILITIES = "probabilities"
+HEADS = ("pool", "flatten")
 
 
 def build_base(height: int, width: int, weights: str) -> keras.Model:
@@ -49,51 +50,99 @@ def build_base(height: int, width: int, weights: str) -> keras.Model:
     return base
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """Of the base's pooled features on training images.
+
+    Attributes:
+        mean: of each feature, float32 `[channels]`.
+        variance: averaged over the features.
+    """
+
+    mean: NDArray[np.float32]
+    variance: float
+
+    @classmethod
+    def of(cls, pooled: NDArray[np.float32]) -> Statistics:
+        """Of features, float32 `[images, channels]`."""
+        return cls(pooled.mean(axis=0), float(pooled.var(axis=0).mean()))
+
+
+def head_input(base: keras.Model, kind: str) -> keras.Model:
+    """The base, up to what is worth keeping for a head: for "pool", a pooled `[1, 1, channels]`.
+
+    A head gives the same for that as for the features it comes from.
+    """
+    if kind != "pool":
+        return base
+    pooled = keras.layers.GlobalAveragePooling2D(keepdims=True)(base.output)
+    return keras.Model(base.input, pooled)
+
+
 def build_head(
-    kind: str, features: NDArray[np.float32], classes: int, dropout: float
+    kind: str,
+    shape: tuple[int, ...],
+    classes: int,
+    dropout: float,
+    statistics: Statistics | None = None,
 ) -> keras.Model:
     """Builds the head: the base's features to probabilities `[batch, classes]`.
 
     Args:
         kind: "pool": global average pooling, centred and scaled, one Dense layer (default and
             small); "flatten": the classic recipe's Flatten, Dense 512, Dense.
-        features: of the training images, float32 `[images, height, width, channels]`.
+        shape: of an image's features, `(height, width, channels)`.
         classes: how many.
         dropout: fraction of features dropped while training, before the last Dense layer.
+        statistics: what "pool" centres and scales by; None leaves features as they are, which is
+            right where the base's last batch norm learns to do it.
     """
-    inputs = keras.Input(features.shape[1:], name="features")
-    body = HEADS[kind](inputs, features)
-    body = keras.layers.Dropout(dropout)(body)
-    probabilities = keras.layers.Dense(classes, activation="softmax", name=PROBABILITIES)(body)
+    if kind == "pool":
+        # Of any height and width: what was pooled before is trained on, too.
+        inputs = keras.Input((None, None, shape[-1]), name="features")
+        body = _pool_head(inputs, statistics)
+    else:
+        inputs = keras.Input(shape, name="features")
+        flat = keras.layers.Flatten(name="flatten")(inputs)
+        body = keras.layers.Dense(512, activation="relu", name="hidden")(flat)
+    body = keras.layers.Dropout(dropout, name="dropout")(body)
+    probabilities = keras.layers.Dense(
+        classes, activation="softmax", dtype="float32", name=PROBABILITIES
+    )(body)
     return keras.Model(inputs, probabilities, name="head")
 
 
-def _pool_head(inputs: keras.KerasTensor, features: NDArray[np.float32]) -> keras.KerasTensor:
+def _pool_head(inputs: keras.KerasTensor, statistics: Statistics | None) -> keras.KerasTensor:
     # Each feature is centred, and all are divided by one number. Without it a linear head on an
     # untrained base needs several times the epochs; with a number for each feature, those that
     # hardly vary are blown up until the rounding of float16 weights decides the class.
-    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
-    values = features.mean(axis=(1, 2))
-    variance = np.full(values.shape[1], values.var(axis=0).mean())
-    return keras.layers.Normalization(mean=values.mean(axis=0), variance=variance)(pooled)
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(inputs)
+    scaling = keras.layers.Normalization(name="scaling")
+    scaled = scaling(pooled)
+    if statistics is not None:
+        set_scaling(scaling, statistics)
+    return scaled
 
 
-def _flatten_head(inputs: keras.KerasTensor, features: NDArray[np.float32]) -> keras.KerasTensor:
-    del features
-    return keras.layers.Dense(512, activation="relu")(keras.layers.Flatten()(inputs))
+def set_scaling(scaling: keras.layers.Normalization, statistics: Statistics) -> None:
+    """Makes a layer centre and scale by statistics, which are among its weights from then on."""
+    scaling.adapt_mean.assign(statistics.mean)
+    scaling.adapt_variance.assign(np.full_like(statistics.mean, statistics.variance))
+    scaling.finalize_state()
 
 
-HEADS: dict[str, Callable[[keras.KerasTensor, NDArray[np.float32]], keras.KerasTensor]] = {
-    "pool": _pool_head,
-    "flatten": _flatten_head,
-}
+def finalize_scaling(head: keras.Model) -> None:
+    """Makes a head scale by its weights after these were set: Keras computes with a copy."""
+    for layer in head.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
 
 
 def join(base: keras.Model, head: keras.Model) -> keras.Model:
     """Joins base and head into one model: pixels in [0, 1] to probabilities.
 
     Normalization to ImageNet's mean and variance is the model's first layer, so that no client can
-    forget it. The base's batch norms run in inference mode, since they are never trainable.
+    forget it.
     """
     pixels = keras.Input(base.input_shape[1:], name=PIXELS)
     normalized = normalization()(pixels)
@@ -105,24 +154,6 @@ def normalization() -> keras.layers.Layer:
     return keras.layers.Normalization(
         mean=IMAGENET_MEAN, variance=np.square(IMAGENET_STD), name="imagenet_normalization"
     )
-
-
-def unfreeze(base: keras.Model, last_layers: int) -> None:
-    """Makes the last layers of the base trainable, except its batch norms, and freezes the rest.
-
-    Raises:
-        UserError: none of the chosen layers has weights to train.
-    """
-    base.trainable = True
-    first = len(base.layers) - last_layers
-    for index, layer in enumerate(base.layers):
-        is_batch_norm = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = index >= first and not is_batch_norm
-    if not base.trainable_weights:
-        raise UserError(
-            f"trainer.fine_tune_layers: the base's last {last_layers} layers have no weights to "
-            "train (batch norms stay frozen): choose at least 4"
-        )
 
 
 def _load_weights(base: keras.Model, path: Path) -> None:

@@ -13,6 +13,7 @@ from tfx.components import (
     StatisticsGen,
     Trainer,
     Transform,
+    Tuner,
 )
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.components.base.base_component import BaseComponent
@@ -24,7 +25,7 @@ from components.tflite_evaluator.component import TFLiteEvaluator
 from components.tflite_rewriter.component import TFLiteRewriter
 from pipeline import evaluation
 from pipeline.config import Config
-from pipeline.content_digest import code_digest, file_digest
+from pipeline.content_digest import code_digest, file_digest, tree_digest
 from pipeline.dataset import SPLITS, Dataset
 from pipeline.deployed import inputs_digest
 from pipeline.origin import LOCAL_BUILDER, origin
@@ -32,6 +33,8 @@ from pipeline.registry import destination
 
 PREPROCESSING_FN = "pipeline.preprocessing.preprocessing_fn"
 RUN_FN = "pipeline.trainer.run_fn"
+TUNER_FN = "pipeline.tuner.tuner_fn"
+CHECKPOINTS = "checkpoints"  # folder below the run's: what a training that was killed leaves
 
 
 def create_pipeline(
@@ -81,27 +84,41 @@ def create_pipeline(
             "code_digest": code_digest("pipeline.preprocessing"),
         },
     )
+    training = {
+        "examples": example_gen.outputs["examples"],
+        "schema": schema_gen.outputs["schema"],
+        "transform_graph": transform.outputs["transform_graph"],
+        "train_args": trainer_pb2.TrainArgs(splits=["train"]),
+        "eval_args": trainer_pb2.EvalArgs(splits=["eval"]),
+    }
+    training_settings = {
+        **size,
+        "max_side": dataset.max_side,
+        "labels": list(dataset.labels),
+        "trainer": config.trainer.model_dump(mode="json"),
+        "checkpoints": str(config.run.root / config.name / CHECKPOINTS),
+        "base_weights_digest": file_digest(config.trainer.base_weights),
+        "warm_start_digest": tree_digest(config.trainer.warm_start or ""),
+        "code_digest": code_digest(
+            "pipeline.trainer",
+            "pipeline.tuner",
+            "pipeline.model",
+            "pipeline.training",
+            "pipeline.preprocessing",
+            "components.examples",
+            "components.trained_model",
+        ),
+    }
+    tuner = Tuner(
+        tuner_fn=TUNER_FN,
+        **training,
+        custom_config={**training_settings, "trials": config.tuner.trials},
+    )
     trainer = Trainer(
         run_fn=RUN_FN,
-        examples=example_gen.outputs["examples"],
-        schema=schema_gen.outputs["schema"],
-        transform_graph=transform.outputs["transform_graph"],
-        train_args=trainer_pb2.TrainArgs(splits=["train"]),
-        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
-        custom_config={
-            **size,
-            "max_side": dataset.max_side,
-            "labels": list(dataset.labels),
-            "trainer": config.trainer.model_dump(mode="json"),
-            "base_weights_digest": file_digest(config.trainer.base_weights),
-            "code_digest": code_digest(
-                "pipeline.trainer",
-                "pipeline.model",
-                "pipeline.preprocessing",
-                "components.examples",
-                "components.trained_model",
-            ),
-        },
+        **training,
+        hyperparameters=tuner.outputs["best_hyperparameters"] if config.tuner.trials else None,
+        custom_config=training_settings,
     )
     evaluator = Evaluator(
         examples=example_gen.outputs["examples"],
@@ -169,6 +186,7 @@ def create_pipeline(
         schema_gen,
         example_validator,
         transform,
+        *([tuner] if config.tuner.trials else []),
         trainer,
         evaluator,
         rewriter,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from pipeline.base_weights import check_imagenet_weights
 from pipeline.config import Config
@@ -25,8 +26,7 @@ def check(config: Config, dataset: Dataset) -> list[str]:
     _check_gate(config, dataset)
     _check_batch_size(config, dataset)
     registry_warnings = check_registry(config)
-    if config.trainer.base_weights == "imagenet":
-        check_imagenet_weights()
+    _check_weights(config)
     return [*_warnings(config, dataset), *registry_warnings]
 
 
@@ -81,6 +81,14 @@ def _check_batch_size(config: Config, dataset: Dataset) -> None:
             f"trainer.batch_size: expected at most the train split's {images} images; received "
             f"{config.trainer.batch_size}"
         )
+
+
+def _check_weights(config: Config) -> None:
+    start = config.trainer.warm_start
+    if start is None and config.trainer.base_weights == "imagenet":
+        check_imagenet_weights()
+    elif start is not None and not Path(start).exists():
+        raise UserError(f"trainer.warm_start: no such file or folder: {start}")
 
 
 def _warnings(config: Config, dataset: Dataset) -> Iterator[str]:

@@ -1,41 +1,31 @@
 """Trains the classifier and saves it with the signatures that the later steps and serving use.
 
-`run_fn` is called by TFX's Trainer. A frozen base gives the same features every epoch, so the head
-phase computes them once; the optional second phase fine-tunes the base's last layers on pixels.
+`run_fn` is called by TFX's Trainer; how it trains is in `pipeline.training`.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import time
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
-from numpy.typing import NDArray
+from keras_tuner import HyperParameters
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from components.examples import TransformedExamples
 from components.trained_model import HISTORY_FILE, contract_path
+from edgeline.contract import PreprocessingContract
 from pipeline import preprocessing
-from pipeline.config import TrainerConfig
-from pipeline.model import (
-    PROBABILITIES,
-    build_base,
-    build_head,
-    join,
-    normalization,
-    unfreeze,
-)
-from pipeline.preprocessing import IMAGE, LABEL_ID, PIXELS
-
-PROGRESS_SECONDS = 5.0
-PREDICT_BATCH = 32  # images; larger batches are no faster on a CPU and take more memory
-
-_LOG = logging.getLogger(__name__)
+from pipeline.model import PROBABILITIES, build_base
+from pipeline.preprocessing import IMAGE, PIXELS
+from pipeline.training import warm_start
+from pipeline.training.checkpoint import Curves
+from pipeline.training.hardware import compute_precision, in_float32, limit_threads
+from pipeline.training.inputs import Job
+from pipeline.training.phases import train
+from pipeline.training.setup import Setup, tuned
+from pipeline.training.state_folder import state_folder
 
 
 def run_fn(fn_args: FnArgs) -> None:
@@ -43,108 +33,52 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Args:
         fn_args: of TFX. `custom_config` holds `trainer` (a TrainerConfig as a dict), `height`,
-            `width` and `max_side` in pixels, and `labels`.
+            `width` and `max_side` in pixels, `labels`, and `checkpoints`, the folder in which
+            a training that is killed leaves what its rerun goes on with.
 
     Raises:
         UserError: the base's weights can't be had, or a setting that can't work with them.
+        TrainingError: as `pipeline.training.phases.train`.
     """
     custom = fn_args.custom_config
-    config = TrainerConfig(**custom["trainer"])
-    labels: list[str] = custom["labels"]
-    keras.utils.set_random_seed(config.seed)
-
-    train = TransformedExamples(fn_args.train_files, fn_args.transform_output)
-    evaluation = TransformedExamples(fn_args.eval_files, fn_args.transform_output)
+    limit_threads()
+    training = Setup.of(fn_args)
+    config = training.config
+    if fn_args.hyperparameters:
+        config = tuned(config, HyperParameters.from_config(fn_args.hyperparameters).values)
+    settings = {**custom, "trainer": config.model_dump(mode="json")}
     log_dir = Path(fn_args.model_run_dir)
-
-    base = build_base(custom["height"], custom["width"], config.base_weights)
-    head, history = train_head(base, train, evaluation, len(labels), config, log_dir / "head")
-    model = join(base, head)
-    if config.fine_tune_epochs:
-        unfreeze(base, config.fine_tune_layers)
-        history |= fine_tune(model, train, evaluation, config, log_dir / "fine_tune")
-    (log_dir / HISTORY_FILE).write_text(json.dumps(history))
-
-    contract = preprocessing.contract(custom["height"], custom["width"], custom["max_side"], labels)
-    save(model, train.transform, Path(fn_args.serving_model_dir))
-    contract_file = contract_path(Path(fn_args.serving_model_dir))
-    contract_file.parent.mkdir()
-    contract_file.write_bytes(contract.to_json())
+    with state_folder(Path(custom["checkpoints"]), settings, training.files) as state_dir:
+        job = training.job(config, log_dir, state_dir)
+        model, history = _trained(custom["height"], custom["width"], job)
+        (log_dir / HISTORY_FILE).write_text(json.dumps(history))
+        contract = preprocessing.contract(
+            custom["height"], custom["width"], custom["max_side"], job.labels
+        )
+        save(model, job.train.examples.transform, contract, Path(fn_args.serving_model_dir))
 
 
-def train_head(
-    base: keras.Model,
-    train: TransformedExamples,
-    evaluation: TransformedExamples,
-    classes: int,
-    config: TrainerConfig,
-    log_dir: Path,
-) -> tuple[keras.Model, dict[str, list[float]]]:
-    """Builds a head and fits it on features that the frozen base computes once.
-
-    Returns:
-        The head, and its training curves by name: "head/loss" and so on, a value an epoch.
-    """
-    extractor = _extractor(base)
-    features, label_ids = extract(extractor, train)
-    head = build_head(config.head, features, classes, config.dropout)
-    _compile(head, config.learning_rate)
-    fitted = head.fit(
-        features,
-        label_ids,
-        validation_data=extract(extractor, evaluation),
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        callbacks=[*_callbacks(config, log_dir), _Progress("head", config.epochs)],
-        verbose=2,
-    )
-    return head, _curves("head", fitted)
+def _trained(height: int, width: int, job: Job) -> tuple[keras.Model, Curves]:
+    """Builds what training starts from, and trains it in the machine's precision."""
+    config = job.config
+    keras.config.set_dtype_policy(compute_precision())
+    try:
+        keras.utils.set_random_seed(config.seed)
+        base = build_base(height, width, "random" if config.warm_start else config.base_weights)
+        head = warm_start.load(base, config, job.labels) if config.warm_start else None
+        model, curves = train(base, job, head)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    return (model if model.dtype_policy.name == "float32" else in_float32(model)), curves
 
 
-def fine_tune(
+def save(
     model: keras.Model,
-    train: TransformedExamples,
-    evaluation: TransformedExamples,
-    config: TrainerConfig,
-    log_dir: Path,
-) -> dict[str, list[float]]:
-    """Fits whatever is trainable in the joined model, on pixels; returns its training curves."""
-    _compile(model, config.fine_tune_learning_rate)
-    fitted = model.fit(
-        train.batches(config.batch_size, shuffle_seed=config.seed).map(_inputs_and_targets),
-        validation_data=evaluation.batches(PREDICT_BATCH).map(_inputs_and_targets),
-        epochs=config.fine_tune_epochs,
-        callbacks=[
-            *_callbacks(config, log_dir),
-            _Progress("fine-tuning", config.fine_tune_epochs),
-        ],
-        verbose=2,
-    )
-    return _curves("fine_tune", fitted)
-
-
-def extract(
-    extractor: keras.Model, examples: TransformedExamples
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Runs a model over a split once.
-
-    Returns:
-        Features, float32 `[images, height, width, channels]`, and label ids, int64 `[images]`.
-    """
-    features, label_ids = [], []
-    said, images = time.monotonic(), 0
-    for batch in examples.batches(PREDICT_BATCH):
-        features.append(extractor.predict_on_batch(batch[PIXELS]))
-        label_ids.append(batch[LABEL_ID].numpy())
-        images += len(label_ids[-1])
-        if time.monotonic() - said > PROGRESS_SECONDS:
-            said = time.monotonic()
-            _LOG.info("features: %d images done", images)
-    return np.concatenate(features), np.concatenate(label_ids)
-
-
-def save(model: keras.Model, transform: tft.TFTransformOutput, folder: Path) -> None:
-    """Writes the SavedModel with its three signatures.
+    transform: tft.TFTransformOutput,
+    contract: PreprocessingContract,
+    folder: Path,
+) -> None:
+    """Writes the SavedModel with its three signatures, and the preprocessing contract in it.
 
     - `serving_default`: `examples`, serialized raw tf.Examples, string `[batch]`, to
       `probabilities`, float32 `[batch, classes]`;
@@ -161,31 +95,9 @@ def save(model: keras.Model, transform: tft.TFTransformOutput, folder: Path) -> 
             "transform_features": module.transform_features,
         },
     )
-
-
-class _Progress(keras.callbacks.Callback):
-    """Logs how far a phase is, every few seconds."""
-
-    def __init__(self, phase: str, epochs: int) -> None:
-        super().__init__()
-        self._phase = phase
-        self._epochs = epochs
-        self._said = time.monotonic()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """See the base class."""
-        if time.monotonic() - self._said < PROGRESS_SECONDS and epoch + 1 < self._epochs:
-            return
-        self._said = time.monotonic()
-        figures = logs or {}
-        _LOG.info(
-            "%s: epoch %d of at most %d, eval accuracy %.3f, eval loss %.3f",
-            self._phase,
-            epoch + 1,
-            self._epochs,
-            figures.get("val_accuracy", float("nan")),
-            figures.get("val_loss", float("nan")),
-        )
+    contract_file = contract_path(folder)
+    contract_file.parent.mkdir()
+    contract_file.write_bytes(contract.to_json())
 
 
 class _ServingModule(tf.Module):
@@ -216,36 +128,3 @@ class _ServingModule(tf.Module):
         self.pixels = pixels
         self.serving_default = serving_default
         self.transform_features = transform_features
-
-
-def _inputs_and_targets(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    return batch[PIXELS], batch[LABEL_ID]
-
-
-def _extractor(base: keras.Model) -> keras.Model:
-    pixels = keras.Input(base.input_shape[1:])
-    return keras.Model(pixels, base(normalization()(pixels)))
-
-
-def _compile(model: keras.Model, learning_rate: float) -> None:
-    model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-
-
-def _curves(phase: str, fitted: keras.callbacks.History) -> dict[str, list[float]]:
-    return {
-        f"{phase}/{name}": [float(v) for v in values] for name, values in fitted.history.items()
-    }
-
-
-def _callbacks(config: TrainerConfig, log_dir: Path) -> list[keras.callbacks.Callback]:
-    return [
-        keras.callbacks.EarlyStopping(
-            monitor="val_loss", patience=config.patience, restore_best_weights=True
-        ),
-        keras.callbacks.TensorBoard(log_dir=str(log_dir)),
-        keras.callbacks.TerminateOnNaN(),
-    ]

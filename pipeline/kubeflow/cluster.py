@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from pipeline.config import ClaimConfig, Config, RegistryConfig
+from pipeline.config import ClaimConfig, Config, RegistryConfig, RunConfig
 from pipeline.errors import UserError
 from pipeline.kubeflow.names import CA_FILE, CLIENT_CERT, CLIENT_KEY, SIGNING_KEYS
 
 REMOTE = "oci://"
+
+# The one folder that a step may write to. It is the pod's own: a training whose pod is killed
+# starts anew there.
+SCRATCH = Path("/tmp/edgeline")
 
 
 def in_cluster(config: Config) -> Config:
@@ -35,7 +39,8 @@ def in_cluster(config: Config) -> Config:
         insecure=registry.insecure,
     )
     data = config.data.model_copy(update={"path": Path(config.kubeflow.dataset)})
-    return config.model_copy(update={"data": data, "registry": there})
+    scratch = RunConfig(root=SCRATCH)
+    return config.model_copy(update={"data": data, "registry": there, "run": scratch})
 
 
 def registry_location(config: Config) -> str:
@@ -45,6 +50,11 @@ def registry_location(config: Config) -> str:
 
 def _problems(config: Config) -> Iterator[str]:
     kubeflow, registry = config.kubeflow, config.registry
+    if config.tuner.trials:
+        yield (
+            f"tuner.trials: {config.tuner.trials}; there is no search in the cluster yet, expected "
+            "0: search with `python -m pipeline run` and put what it finds into [trainer]"
+        )
     files = sorted({PurePosixPath(key).name for key in config.key_uris if _is_file(key)})
     if files and not kubeflow.signing_keys:
         yield (

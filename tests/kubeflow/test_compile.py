@@ -202,6 +202,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         "kubeflow.signing_keys: missing; the last step signs with cells-ci.pem, online.pem: "
         "expected the name of a Secret that has these files",
     ),
+    "a search, which the cluster's steps do not know": (
+        {"tuner": {"trials": 5}},
+        "tuner.trials: 5; there is no search in the cluster yet, expected 0",
+    ),
     "a key in a variable": (
         {"registry": {"keys": ["envvar:KEY"]}},
         "registry.keys: envvar:KEY is a variable of this machine",

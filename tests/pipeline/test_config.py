@@ -118,8 +118,43 @@ def test_the_keys_are_looked_for_beside_the_root_and_named_after_the_model(tmp_p
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        load(tmp_path, MINIMAL + "[trainer]\nepochs = 0\nseed = -1")
+        load(tmp_path, MINIMAL + "[trainer]\nepochs = -1\nseed = -1")
     assert len(str(caught.value).splitlines()) == 2
+
+
+TRAINER_MISTAKES = {
+    "an unknown block": (
+        'fine_tune_from = "conv5_block17"',
+        r'trainer\.fine_tune_from: expected "all", a stage .*; received "conv5_block17"; did',
+    ),
+    "a layer inside a block": (
+        'fine_tune_from = "conv5_block16_2_conv"',
+        r"trainer\.fine_tune_from: conv5_block16_2_conv is inside conv5_block16, which can only be",
+    ),
+    "two places to start": (
+        'fine_tune_from = "conv5"\nfine_tune_layers = 5',
+        r"trainer: expected fine_tune_from or fine_tune_layers, not both",
+    ),
+    "nothing to do": ("epochs = 0", r"trainer: expected epochs or fine_tune_epochs to be above 0"),
+    "a head before its base has learned anything": (
+        'base_weights = "random"\nfine_tune_epochs = 3\nfine_tune_from = "all"',
+        r'trainer: expected epochs = 0 where all of a "random" base is trained',
+    ),
+    "a warm-up that never ends": (
+        "epochs = 5\nwarmup_epochs = 5",
+        r"trainer: expected warmup_epochs below each phase's epochs; received 5 of 5",
+    ),
+    "an unknown optimizer": ('optimizer = "adagrad"', r"trainer\.optimizer: expected 'adam'"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), TRAINER_MISTAKES.values(), ids=TRAINER_MISTAKES)
+def test_a_recipe_that_cannot_be_is_refused_in_one_line(
+    settings: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(tmp_path, f"{MINIMAL}[trainer]\n{settings}")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_gate_must_be_stated(tmp_path: Path) -> None:

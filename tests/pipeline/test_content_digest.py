@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.content_digest import file_digest, source_digest
+from pipeline.content_digest import file_digest, source_digest, tree_digest
 
 
 @pytest.fixture
@@ -46,3 +46,14 @@ def test_a_file_s_digest_is_that_of_its_content(tmp_path: Path) -> None:
     before = file_digest(str(file))
     file.write_bytes(b"2")
     assert file_digest(str(file)) != before
+
+
+def test_a_folder_s_digest_is_that_of_all_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    assert tree_digest(str(folder)) == tree_digest("") == ""
+    (folder / "variables").mkdir(parents=True)
+    digests = set()
+    for name, content in (("a", b"1"), ("a", b"2"), ("variables/a", b"2")):
+        (folder / name).write_bytes(content)
+        digests.add(tree_digest(str(folder)))
+    assert len(digests) == 3

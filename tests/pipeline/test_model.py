@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.model import build_base, build_head, join, unfreeze
+from pipeline.model import Statistics, build_base, build_head, head_input, join
+from pipeline.training.frontier import unfreeze
 
 FLOAT32 = 4  # bytes
 MEGABYTE = 1e6
@@ -21,24 +22,22 @@ def base() -> keras.Model:
     return build_base(32, 32, "random")
 
 
-def features(
-    base: keras.Model, images: int = 4
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    shape = (images, *base.output_shape[1:])
-    return np.random.default_rng(0).random(shape, np.float32)
+def head_on(base: keras.Model, kind: str, classes: int = 2, dropout: float = 0.0) -> keras.Model:
+    statistics = Statistics.of(np.random.default_rng(0).random((4, 1024), np.float32))
+    return build_head(kind, base.output_shape[1:], classes, dropout, statistics)
 
 
 @pytest.mark.parametrize(("head", "least", "most"), [("flatten", 61.0, 62.0), ("pool", 27.0, 28.5)])
 def test_the_size_at_150_by_150_with_two_classes(head: str, least: float, most: float) -> None:
     base = build_base(150, 150, "random")
-    model = join(base, build_head(head, features(base), 2, 0.2))
+    model = join(base, head_on(base, head))
     weights = model.count_params() * FLOAT32 / MEGABYTE
     assert least <= weights <= most
 
 
 @pytest.mark.parametrize("head", ["pool", "flatten"])
 def test_the_joined_model_is_the_head_on_the_base(base: keras.Model, head: str) -> None:
-    made = build_head(head, features(base), 3, 0.5)
+    made = head_on(base, head, classes=3, dropout=0.5)
     model = join(base, made)
     pixels = np.random.default_rng(1).random((2, 32, 32, 3), np.float32)
     mean, std = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
@@ -52,25 +51,21 @@ def test_batch_norms_stay_in_inference_mode_while_the_model_trains(
     base: keras.Model, trained_layers: int
 ) -> None:
     if trained_layers:
-        unfreeze(base, trained_layers)
-    model = join(base, build_head("pool", features(base), 2, dropout=0.0))
+        unfreeze(base, len(base.layers) - trained_layers)
+    model = join(base, head_on(base, "pool"))
     pixels = np.random.default_rng(1).random((8, 32, 32, 3), np.float32)
     training = model(pixels, training=True).numpy()
     np.testing.assert_allclose(training, model(pixels, training=False).numpy(), atol=1e-6)
     base.trainable = False
 
 
-def test_fine_tuning_trains_the_last_layers_but_no_batch_norm(base: keras.Model) -> None:
-    unfreeze(base, 5)
-    trained = {layer.name for layer in base.layers if layer.trainable_weights}
-    assert trained == {"conv5_block16_2_conv"}
-    base.trainable = False
-
-
-def test_layers_without_weights_cannot_be_fine_tuned(base: keras.Model) -> None:
-    with pytest.raises(UserError, match=r"trainer\.fine_tune_layers: the base's last 2 layers"):
-        unfreeze(base, 2)
-    base.trainable = False
+@pytest.mark.parametrize("kind", ["pool", "flatten"])
+def test_what_is_kept_for_a_head_gives_what_the_features_give(kind: str) -> None:
+    base = build_base(64, 64, "random")
+    head = head_on(base, kind)
+    pixels = np.random.default_rng(1).random((4, 64, 64, 3), np.float32)
+    kept = head_input(base, kind)(pixels)
+    np.testing.assert_allclose(head(kept).numpy(), head(base(pixels)).numpy(), atol=1e-6)
 
 
 def test_weights_come_from_a_file(base: keras.Model, tmp_path: Path) -> None:

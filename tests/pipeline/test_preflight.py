@@ -82,6 +82,15 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
         checked(trainer={"batch_size": 128})
 
 
+def test_a_model_to_go_on_from_must_be_there() -> None:
+    with pytest.raises(UserError, match=r"trainer\.warm_start: no such file or folder: none"):
+        checked(trainer={"warm_start": "none"})
+
+
+def test_a_model_to_go_on_from_needs_no_imagenet_weights(tmp_path: Path) -> None:
+    assert checked(trainer={"base_weights": "imagenet", "warm_start": str(tmp_path)}) == []
+
+
 def refused(name: str = "pets", **settings: Any) -> str:
     """What is said of settings of the registry, for a run that could not publish."""
     with pytest.raises(UserError) as caught:

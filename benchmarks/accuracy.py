@@ -1,0 +1,153 @@
+"""What accuracy is reached on ELPV's solar cells, with which start, beside published figures.
+
+    python -m benchmarks.accuracy [--seeds 5] [--minutes 60] [--starts frozen scratch imagenet]
+
+75% of the images to train on, a tenth of it for early stopping alone; 25% to judge, stratified
+by label and type of cell; a cell is defective where the experts' probability is above 0.5. Three
+starts: (a) "frozen", a head on an untrained base; (b) "scratch", the whole network from scratch in
+at most so many minutes a seed; (c) "imagenet", where the weights are on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.metrics import f1_score, roc_auc_score
+from tabulate import tabulate
+
+from benchmarks import elpv
+from benchmarks.elpv import LABELS, Elpv
+from pipeline.base_weights import cached_file
+from pipeline.config import TrainerConfig
+from pipeline.model import build_base
+from pipeline.preprocessing import PIXELS
+from pipeline.training.inputs import Job
+from pipeline.training.phases import train
+
+SIDE = 96
+STOPPING_SHARE = 0.1
+DEFECTIVE = LABELS.index("defective")
+VIEWS: dict[str, Any] = {"augment_rotation": 5.0, "augment_shift": 0.05, "augment_zoom": 0.1}
+STARTS: dict[str, dict[str, Any]] = {
+    "frozen": {"base_weights": "random", "epochs": 100, "learning_rate": 1e-3},
+    "scratch": {
+        "base_weights": "random",
+        "epochs": 0,
+        "fine_tune_from": "all",
+        "fine_tune_learning_rate": 1e-3,
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "clip_norm": 1.0,
+        "patience": 1000,
+        **VIEWS,
+    },
+    "imagenet": {
+        "base_weights": "imagenet",
+        "epochs": 30,
+        "fine_tune_epochs": 20,
+        "fine_tune_from": "conv5",
+        "fine_tune_learning_rate": 1e-4,
+        "augment_views": 4,
+        **VIEWS,
+    },
+}
+PUBLISHED = [
+    ["SVM, Deitsch et al. 2019", "82.44%"],
+    ["CNN, Deitsch et al. 2019", "88.42%"],
+    ["Zhang et al. 2023", "91.74%"],
+]
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Trains with every start and seed; prints a table of means and 95% intervals."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=60, help="of a training from scratch")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
+    options = parser.parse_args(arguments)
+    rows: list[list[str]] = []
+    for start in options.starts:
+        if start == "imagenet" and not cached_file().is_file():
+            print(f"imagenet: not run, {cached_file()} is not there", flush=True)
+            continue
+        measured = []
+        with tempfile.TemporaryDirectory() as folder:
+            for seed in range(options.seeds):
+                measured.append(_measure(start, seed, options.minutes, Path(folder)))
+                print(start, seed, measured[-1], flush=True)
+        for name in measured[0]:
+            rows.append([start, name, _interval([figures[name] for figures in measured])])
+    print(tabulate(rows, headers=["start", f"{options.seeds} seeds", "mean"], tablefmt="github"))
+    print(tabulate(PUBLISHED, headers=["published", "accuracy"], tablefmt="github"))
+
+
+def _measure(start: str, seed: int, minutes: float, folder: Path) -> dict[str, float]:
+    data = elpv.load(folder, SIDE, seed, STOPPING_SHARE)
+    settings = {**STARTS[start], "seed": seed}
+    started = time.monotonic()
+    if start == "scratch":
+        epochs = _epochs_within(minutes * 60, data, settings)
+        settings |= {"fine_tune_epochs": epochs, "augment_views": epochs}
+    model, used = _trained(data, settings)
+    pixels = np.concatenate([b[PIXELS].numpy() for b in data.evaluation.examples.batches(256)])
+    figures = _figures(data, model.predict(pixels, verbose=0))
+    return {**figures, "epochs": float(used), "minutes": (time.monotonic() - started) / 60}
+
+
+def _epochs_within(seconds: float, data: Elpv, settings: dict[str, Any]) -> int:
+    """How many epochs fit, by what one takes with the building of the graph, which counts."""
+    started = time.monotonic()
+    _trained(data, {**settings, "fine_tune_epochs": 1, "augment_views": 1})
+    one = time.monotonic() - started
+    return max(1, int(seconds / one) - 1)
+
+
+def _trained(data: Elpv, settings: dict[str, Any]) -> tuple[keras.Model, int]:
+    """A model, and how many epochs all its phases had."""
+    config = TrainerConfig(**settings)
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder)
+        job = Job(config, LABELS, data.train, data.stopping, state / "log", state)
+        keras.utils.set_random_seed(config.seed)
+        model, curves = train(build_base(SIDE, SIDE, config.base_weights), job)
+    return model, sum(len(values) for name, values in curves.items() if name.endswith("/loss"))
+
+
+def _figures(data: Elpv, probabilities: NDArray[np.float32]) -> dict[str, float]:
+    """Accuracy, F1 of "defective" and AUC: overall, and by type of cell."""
+    is_defective = data.evaluation.label_ids == DEFECTIVE
+    said_defective = probabilities.argmax(axis=1) == DEFECTIVE
+    figures = {}
+    for name in ("", *sorted(set(data.cell_types))):
+        some = data.cell_types == name if name else np.ones(len(is_defective), bool)
+        suffix = f", {name}" if name else ""
+        figures[f"accuracy{suffix}"] = float((is_defective == said_defective)[some].mean())
+        figures[f"F1{suffix}"] = float(f1_score(is_defective[some], said_defective[some]))
+        score = probabilities[some, DEFECTIVE]
+        figures[f"AUC{suffix}"] = float(roc_auc_score(is_defective[some], score))
+    return figures
+
+
+def _interval(values: Sequence[float]) -> str:
+    """The mean and its 95% interval over the seeds, by Student's t."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return f"{mean:.4f}"
+    low, high = stats.t.interval(0.95, len(values) - 1, mean, stats.sem(values) or 1e-12)
+    return f"{mean:.4f} ({low:.4f} to {high:.4f})"
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    main(sys.argv[1:])

@@ -1,0 +1,346 @@
+"""Activations of the frozen layers, computed once and kept: in memory, or in a file.
+
+A file is read row by row as training asks for them. What the operating system has spare holds it
+for the next epoch, so that a cache on disk costs little where memory is plenty, and the process
+itself stays as small for a million images as for a thousand. A mapped file would count as the
+process's own memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import psutil
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from components.examples import TransformedExamples
+from pipeline.errors import TrainingError
+from pipeline.model import normalization
+from pipeline.preprocessing import LABEL, PIXELS, label_id
+from pipeline.training.augmentation import Augmentation
+from pipeline.training.files import replace_file
+
+FLOAT32 = np.dtype(np.float32)
+PREDICT_BATCH = 32  # images; larger batches are no faster on a CPU and take more memory
+# Batches that are computed at once: DenseNet's many small layers leave cores idle in between.
+AT_ONCE = 2
+MEMORY_LIMIT = 512 * 2**20  # bytes; beyond, a file is as fast and outlives a killed run
+MEMORY_SHARE = 0.25  # of what is available
+DISK_SHARE = 0.9  # of what is free
+SAY_SECONDS = 5.0
+SAVE_SECONDS = 30.0  # between two notes of how far an extraction came
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelledExamples:
+    """A split, and what its labels are.
+
+    Attributes:
+        examples: the split.
+        label_ids: int64 `[images]`, in the order of the files.
+    """
+
+    examples: TransformedExamples
+    label_ids: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, examples: TransformedExamples, labels: Sequence[str]) -> LabelledExamples:
+        """Reads the labels; no image is decoded."""
+        ids = [label_id(names, labels).numpy() for names in examples.raw_batches(LABEL)]
+        return cls(examples, np.concatenate(ids) if ids else np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.label_ids)
+
+
+class Frozen:
+    """A network that only computes: traced once, for however many splits.
+
+    Attributes:
+        shape: of what it gives for one input.
+    """
+
+    def __init__(self, network: keras.Model, *, normalize: bool = False) -> None:
+        """Traces a network.
+
+        Args:
+            network: of the base's layers.
+            normalize: whether it reads normalized pixels, but is given pixels in [0, 1].
+        """
+        self.shape: tuple[int, ...] = tuple(network.output_shape[1:])
+        first = normalization() if normalize else keras.layers.Identity()
+        spec = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
+        function = tf.function(lambda x: network(first(x), training=False), input_signature=[spec])
+        self._function = function.get_concrete_function()
+
+    def __call__(self, batch: tf.Tensor) -> NDArray[np.float32]:
+        """Computes a batch: float32 `[batch, ...]` to float32 `[batch, *shape]`."""
+        values: NDArray[np.float32] = self._function(batch).numpy()
+        return values
+
+
+class FeatureStore:
+    """Rows of activations, one for each image and view; float32.
+
+    An image's views are neighbours: view `v` of image `i` is row `i * views + v`.
+    """
+
+    def __init__(self, rows: int, shape: Sequence[int], path: Path | None) -> None:
+        """Makes an empty store, or opens what is left of an earlier run's file.
+
+        Args:
+            rows: how many there will be.
+            shape: of a row.
+            path: of the file; None keeps the rows in memory.
+        """
+        self.rows = rows
+        self.shape = tuple(shape)
+        self.written = 0
+        self._row_bytes = math.prod(self.shape) * FLOAT32.itemsize
+        self._path = path
+        self._saved = time.monotonic()
+        self._memory: NDArray[np.float32] | None = None
+        self._file = -1
+        if path is None:
+            self._memory = np.empty((rows, *self.shape), FLOAT32)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self.written = min(self._rows_noted(), os.fstat(self._file).st_size // self._row_bytes)
+
+    def append(self, values: NDArray[np.float32]) -> None:
+        """Adds rows at the end: float32 `[rows, *shape]`.
+
+        Raises:
+            TrainingError: the disk is full.
+        """
+        end = self.written + len(values)
+        if self._memory is not None:
+            self._memory[self.written : end] = values
+        else:
+            self._write(np.ascontiguousarray(values, FLOAT32).data.cast("B"))
+        self.written = end
+        if time.monotonic() - self._saved >= SAVE_SECONDS or end == self.rows:
+            self._note_rows()
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns rows by their numbers, float32 `[len(indices), *shape]`."""
+        if self._memory is not None:
+            return self._memory[indices]
+        values = np.empty((len(indices), *self.shape), FLOAT32)
+        for value, index in zip(values, indices.tolist(), strict=True):
+            os.preadv(self._file, [value.data.cast("B")], index * self._row_bytes)
+        return values
+
+    def close(self) -> None:
+        """Lets go of the memory or the file; the file stays where it is."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._memory = -1, None
+
+    def _write(self, data: memoryview) -> None:
+        offset = self.written * self._row_bytes
+        try:
+            while data:
+                count = os.pwrite(self._file, data, offset)
+                data, offset = data[count:], offset + count
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise TrainingError(
+                f"{self._path}: the disk is full: free some space, or set trainer.cache_max_gb "
+                "lower to train without a cache"
+            ) from error
+
+    def _note_rows(self) -> None:
+        """Notes how many rows are safe, for a run that goes on after this one was killed."""
+        self._saved = time.monotonic()
+        if self._path is not None:
+            os.fsync(self._file)
+            note = {"rows": self.written, "shape": self.shape}
+            replace_file(_note_file(self._path), json.dumps(note).encode())
+
+    def _rows_noted(self) -> int:
+        assert self._path is not None
+        try:
+            note = json.loads(_note_file(self._path).read_bytes())
+        except (OSError, ValueError):
+            return 0
+        return int(note["rows"]) if tuple(note["shape"]) == self.shape else 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where features are kept: `folder`, or in memory where it is None."""
+
+    folder: Path | None
+
+    def store(self, name: str, rows: int, shape: Sequence[int]) -> FeatureStore:
+        """Makes a store, or opens the one of that name which a killed run left."""
+        path = self.folder / f"{name}-{rows}.f32" if self.folder else None
+        return FeatureStore(rows, shape, path)
+
+
+def plan(
+    sizes: Iterable[int], folder: Path, max_bytes: float, *, in_memory: bool = True
+) -> Plan | None:
+    """Decides where features are kept; None, with the reason in the log, if they fit nowhere.
+
+    Args:
+        sizes: bytes of each store.
+        folder: for files; what an earlier run left there is counted as free.
+        max_bytes: that the files may take.
+        in_memory: whether memory will do.
+    """
+    needed = sum(sizes)
+    folder.mkdir(parents=True, exist_ok=True)
+    left_over = sum(file.stat().st_size for file in folder.glob("*.f32"))
+    available = psutil.virtual_memory().available
+    if in_memory and not left_over and needed <= min(MEMORY_LIMIT, MEMORY_SHARE * available):
+        return Plan(None)
+    free = shutil.disk_usage(folder).free + left_over
+    problem = None
+    if needed > max_bytes:
+        problem = f"more than trainer.cache_max_gb = {max_bytes / 1e9:g}"
+    elif needed > DISK_SHARE * free:
+        problem = f"and {folder} has {free / 1e9:.1f} GB free"
+    if problem is None:
+        _LOG.info("features: %.1f GB in %s", needed / 1e9, folder)
+        return Plan(folder)
+    _LOG.info(
+        "features would take %.1f GB, %s: training without a cache, which takes longer",
+        needed / 1e9,
+        problem,
+    )
+    return None
+
+
+def store_bytes(rows: int, shape: Sequence[int]) -> int:
+    """The size of a store."""
+    return rows * math.prod(shape) * FLOAT32.itemsize
+
+
+def extract_from_pixels(
+    network: Frozen, data: LabelledExamples, augmentation: Augmentation, store: FeatureStore
+) -> None:
+    """Runs a frozen network over every view of a split's images, into a store.
+
+    Goes on where the store ends, if a run was killed before.
+
+    Args:
+        network: pixels in [0, 1] to what is stored.
+        data: the split.
+        augmentation: of its images.
+        store: with a row for each image and view.
+    """
+    views = augmentation.rows
+    images = max(1, PREDICT_BATCH // views)
+    # A batch that was cut short is computed again, whole.
+    store.written -= store.written % (images * views) if store.written < store.rows else 0
+    if store.written == store.rows:
+        return
+    skip = store.written // views
+
+    def augment(number: tf.Tensor, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        pixels = batch[PIXELS]
+        indices = skip + number * images + tf.range(tf.shape(pixels)[0], dtype=tf.int64)
+        return augmentation.all_views(pixels, indices)
+
+    batches = data.examples.batches(images, skip=skip).enumerate()
+    batches = batches.take(-(-(len(data) - skip) // images))
+    batches = batches.map(augment, num_parallel_calls=tf.data.AUTOTUNE).prefetch(AT_ONCE)
+    _run(network, batches, store)
+
+
+def extract_from_store(network: Frozen, source: FeatureStore, store: FeatureStore) -> None:
+    """Runs more of the frozen layers over stored activations, until another store is full."""
+
+    def batches() -> Iterator[tf.Tensor]:
+        for first in range(store.written, store.rows, PREDICT_BATCH):
+            rows = np.arange(first, min(first + PREDICT_BATCH, store.rows))
+            yield tf.constant(source.read(rows))
+
+    _run(network, batches(), store)
+
+
+def _run(network: Frozen, batches: Iterable[tf.Tensor], store: FeatureStore) -> None:
+    """Computes batches, `AT_ONCE` at a time, and stores them in order; says how far it is."""
+    pace = _Pace(store)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        running: deque[Future[NDArray[np.float32]]] = deque()
+        for batch in pace.timed(batches):
+            running.append(pool.submit(network, batch))
+            if len(running) > AT_ONCE:
+                store.append(running.popleft().result())
+                pace.say_now_and_then()
+        while running:
+            store.append(running.popleft().result())
+    pace.say_the_end()
+
+
+class _Pace:
+    """Says how fast an extraction is, and for how much of the time it waits for images."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+        self._first = store.written
+        self._started = self._said = time.monotonic()
+        self._waited = 0.0
+
+    def timed(self, batches: Iterable[tf.Tensor]) -> Iterator[tf.Tensor]:
+        """Passes batches on, adding up how long each was waited for."""
+        iterator = iter(batches)
+        while True:
+            asked = time.monotonic()
+            batch = next(iterator, None)
+            self._waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def say_now_and_then(self) -> None:
+        now = time.monotonic()
+        if now - self._said < SAY_SECONDS:
+            return
+        self._said = now
+        store = self._store
+        rate = (store.written - self._first) / (now - self._started)
+        left = (store.rows - store.written) / rate if rate else math.inf
+        _LOG.info(
+            "features: %d of %d views, %.0f a second, %.0f s left",
+            store.written,
+            store.rows,
+            rate,
+            left,
+        )
+
+    def say_the_end(self) -> None:
+        seconds = max(1e-9, time.monotonic() - self._started)
+        rows = self._store.written - self._first
+        _LOG.info(
+            "features: %d views in %.1f s, %.0f a second, %.0f%% of the time waiting for images",
+            rows,
+            seconds,
+            rows / seconds,
+            100 * self._waited / seconds,
+        )
+
+
+def _note_file(path: Path) -> Path:
+    return path.with_suffix(".json")

@@ -1,0 +1,72 @@
+"""Fits TensorFlow to the machine: threads to the cores it may use, float16 to GPUs that have it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from pipeline.model import finalize_scaling
+
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+# NVIDIA's compute capability from which on float16 is faster than float32.
+LEAST_CAPABILITY = (7, 0)
+MIXED = "mixed_float16"
+
+_LOG = logging.getLogger(__name__)
+
+
+def usable_cores(quota_file: Path = CGROUP_QUOTA) -> int:
+    """How many cores this process may keep busy, a container's limit included."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = quota_file.read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no control groups, or "max": no limit
+        return cores
+
+
+def limit_threads() -> None:
+    """Keeps TensorFlow from starting a thread for each core of a host that it may not use.
+
+    Without effect where TensorFlow runs already, in a process that did other steps before.
+    """
+    cores = usable_cores()
+    if cores == len(os.sched_getaffinity(0)):
+        return
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(cores)
+        tf.config.threading.set_inter_op_parallelism_threads(cores)
+    except RuntimeError:
+        _LOG.info("TensorFlow runs already: its threads are not limited to %d cores", cores)
+
+
+def compute_precision() -> str:
+    """The Keras policy to train with: "mixed_float16" if every GPU gains by it, else "float32"."""
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    capable = [d.get("compute_capability", (0, 0)) >= LEAST_CAPABILITY for d in details]
+    return MIXED if gpus and all(capable) else "float32"
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """The same model with every layer in float32, as it is converted and shipped.
+
+    To be called when Keras' policy is float32 again. Training with mixed precision keeps weights
+    in float32: only the computation changes.
+
+    Args:
+        model: base and head, joined.
+    """
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+    cloned = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    cloned.set_weights(model.get_weights())
+    finalize_scaling(cloned.get_layer("head"))
+    return cloned

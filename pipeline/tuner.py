@@ -1,0 +1,140 @@
+"""Searches for better settings of a training, before the Trainer uses the best.
+
+`tuner_fn` is called by TFX's Tuner. A trial costs little: what the frozen layers say of the images
+is computed once for each frontier, in files that all trials share. The search follows KerasTuner's
+Bayesian optimization, and goes on where a killed one ended.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+from tfx.components.trainer.fn_args_utils import FnArgs
+from tfx.components.tuner.component import TunerFnResult
+
+from pipeline.config import TrainerConfig
+from pipeline.model import build_base
+from pipeline.training.hardware import limit_threads
+from pipeline.training.inputs import Job
+from pipeline.training.phases import train
+from pipeline.training.recipe import MONITORED
+from pipeline.training.setup import NO_FINE_TUNING, Setup, tuned
+from pipeline.training.state_folder import state_digest
+
+STARTS = (NO_FINE_TUNING, "conv5_block16", "conv5_block13", "conv5")
+
+
+def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
+    """Sets up a search of `trials` trainings; the rest of `custom_config` is the Trainer's.
+
+    Raises:
+        UserError: as `pipeline.trainer.run_fn`.
+    """
+    custom = fn_args.custom_config
+    limit_threads()
+    setup = Setup.of(fn_args)
+    name = f"search-{state_digest(custom, setup.files)}"
+    folder = Path(custom["checkpoints"]) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    job = setup.job(setup.config, folder / "log", folder)
+    base = build_base(custom["height"], custom["width"], setup.config.base_weights)
+    return TunerFnResult(tuner=Search(base, job, custom["trials"]), fit_kwargs={})
+
+
+class Search(keras_tuner.BayesianOptimization):
+    """Trains a classifier a trial, and judges it by what stops a training early."""
+
+    def __init__(self, base: keras.Model, job: Job, trials: int) -> None:
+        """Opens a search, or an earlier one in the job's folder.
+
+        Args:
+            base: what every trial sets out from.
+            job: its recipe is what trials vary; its folder is removed when the search is over.
+            trials: how many.
+        """
+        self._job = job
+        self._base = base
+        self._weights = base.get_weights()
+        monitored = job.config.early_stopping
+        super().__init__(
+            # What is tried is decided in `run_trial`; this only declares the space.
+            hypermodel=_Space(job.config),
+            objective=keras_tuner.Objective(f"val_{monitored}", MONITORED[monitored]),
+            max_trials=trials,
+            seed=job.config.seed,
+            directory=str(job.state_dir),
+            project_name="trials",
+            overwrite=False,
+        )
+
+    def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
+        """Trains with a trial's values; returns the best value of what is monitored."""
+        config = tuned(self._job.config, declare(trial.hyperparameters, self._job.config))
+        folder = self._job.state_dir / f"trial-{trial.trial_id}"
+        folder.mkdir(exist_ok=True)
+        job = replace(
+            self._job,
+            config=config,
+            log_dir=folder / "log",
+            state_dir=folder,
+            shared_cache_dir=self._job.state_dir / "features",
+        )
+        self._base.trainable = False
+        self._base.set_weights(self._weights)
+        keras.utils.set_random_seed(config.seed)
+        _, curves = train(self._base, job)
+        shutil.rmtree(folder)
+        return {self.oracle.objective.name: best(curves, config)}
+
+    def on_search_end(self) -> None:
+        """Removes all but the result, which is in memory."""
+        shutil.rmtree(self._job.state_dir)
+
+    def results_summary(self, num_trials: int = 10) -> None:
+        """Prints the result; KerasTuner makes its folder anew in order to name it."""
+        super().results_summary(num_trials)
+        shutil.rmtree(self._job.state_dir, ignore_errors=True)
+
+
+class _Space(keras_tuner.HyperModel):
+    """Declares what can be tried; it builds nothing."""
+
+    def __init__(self, config: TrainerConfig) -> None:
+        super().__init__()
+        self._config = config
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """See the base class."""
+        declare(hp, self._config)
+        return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+
+
+def declare(hp: keras_tuner.HyperParameters, config: TrainerConfig) -> dict[str, Any]:
+    """Declares the settings that are tried; returns the values of this trial, by setting."""
+    values: dict[str, Any] = {
+        "dropout": hp.Float("dropout", 0.0, 0.5, step=0.1, default=config.dropout),
+        "label_smoothing": hp.Float("label_smoothing", 0.0, 0.1, step=0.05),
+        "head": hp.Choice("head", ["pool", "flatten"], default=config.head),
+    }
+    if config.epochs:
+        values["learning_rate"] = hp.Float("learning_rate", 1e-4, 1e-2, sampling="log")
+    if config.fine_tune_epochs:
+        # Without a head phase, there is nothing but fine-tuning.
+        starts = STARTS if config.epochs else STARTS[1:]
+        values["fine_tune_from"] = hp.Choice("fine_tune_from", list(starts))
+        values["fine_tune_learning_rate"] = hp.Float(
+            "fine_tune_learning_rate", 1e-6, 1e-3, sampling="log"
+        )
+    return values
+
+
+def best(curves: dict[str, list[float]], config: TrainerConfig) -> float:
+    """The best value, in the last phase, of what early stopping looks at."""
+    phase = "fine_tune" if config.fine_tune_epochs else "head"
+    values = curves[f"{phase}/val_{config.early_stopping}"]
+    return min(values) if MONITORED[config.early_stopping] == "min" else max(values)

@@ -1,0 +1,78 @@
+"""Where the base is cut, what is trained beyond the cut, and that nothing is lost by cutting."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.training.blocks import BLOCKS_BY_STAGE, STARTS
+from pipeline.training.frontier import clean_cuts, first_trained, split, unfreeze
+
+
+def test_every_block_ends_in_a_clean_cut_and_none_has_one_inside(base: keras.Model) -> None:
+    cuts = clean_cuts(base)
+    blocks = [s for s in STARTS if "_block" in s]
+    assert len(blocks) == sum(BLOCKS_BY_STAGE.values()) == 58
+    assert {name for name in cuts if "_block" in name} == {f"{block}_concat" for block in blocks}
+
+
+@pytest.mark.parametrize(
+    ("start", "last_layers", "cut"),
+    [
+        ("conv5_block16", 0, "conv5_block15_concat"),
+        ("conv5", 0, "pool4_pool"),
+        ("conv2", 0, "pool1"),
+        (None, 5, "conv5_block15_concat"),  # the classic recipe, which begins inside the block
+        (None, 7, "conv5_block15_concat"),
+        (None, 9, "conv5_block15_concat"),
+        (None, 10, "conv5_block14_concat"),
+    ],
+)
+def test_the_cut_is_the_last_before_what_is_trained(
+    base: keras.Model, start: str | None, last_layers: int, cut: str
+) -> None:
+    assert split(base, first_trained(base, start, last_layers)).cut == cut
+
+
+@pytest.mark.parametrize("start", ["conv5_block16", "conv4", "conv2_block3"])
+def test_the_two_parts_give_exactly_what_the_base_gives(base: keras.Model, start: str) -> None:
+    part = split(base, first_trained(base, start, 0))
+    assert part.prefix is not None
+    pixels = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
+    np.testing.assert_array_equal(part.suffix(part.prefix(pixels)).numpy(), base(pixels).numpy())
+
+
+def test_the_whole_base_has_no_frozen_part(base: keras.Model) -> None:
+    part = split(base, first_trained(base, "all", 0))
+    assert part.prefix is None
+    assert part.suffix is base
+
+
+def test_what_is_trained_beyond_a_cut_is_exact(base: keras.Model) -> None:
+    """The classic recipe's five layers, of a block of seven that follows the cut."""
+    first = first_trained(base, None, 5)
+    unfreeze(base, first)
+    suffix = split(base, first).suffix
+    trained = {weight.path for weight in suffix.trainable_weights}
+    assert trained == {"conv5_block16_2_conv/kernel"}
+    assert {weight.path for weight in base.trainable_weights} == trained
+
+
+def test_batch_norms_are_trained_only_where_asked(base: keras.Model) -> None:
+    first = first_trained(base, "conv5_block16", 0)
+    unfreeze(base, first)
+    assert len(base.trainable_weights) == 2
+    unfreeze(base, first, batch_norms=True)
+    assert len(base.trainable_weights) == 8
+
+
+def test_layers_without_weights_cannot_be_fine_tuned(base: keras.Model) -> None:
+    with pytest.raises(UserError, match=r"fine_tune_layers: the base's last 3 layers have no"):
+        unfreeze(base, first_trained(base, None, 3))
+
+
+def test_more_layers_than_there_are_cannot_be_fine_tuned(base: keras.Model) -> None:
+    with pytest.raises(UserError, match=r"expected at most the base's 427 layers.*received 500"):
+        first_trained(base, None, 500)

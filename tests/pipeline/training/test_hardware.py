@@ -1,0 +1,70 @@
+"""Threads and precision, as the machine has them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.model import build_base
+from pipeline.training import hardware
+from pipeline.training.hardware import compute_precision, in_float32, usable_cores
+from pipeline.training.phases import train
+from tests.pipeline.training.conftest import SIDE, MakeJob
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("content", "cores"),
+    [("max 100000", CORES), ("100000 100000", 1), ("150000 100000", min(2, CORES)), ("", CORES)],
+)
+def test_a_containers_limit_counts(content: str, cores: int, tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text(content)
+    assert usable_cores(tmp_path / "cpu.max") == cores
+    assert usable_cores(tmp_path / "none") == CORES
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [([], "float32"), ([(7, 5)], "mixed_float16"), ([(8, 0), (6, 1)], "float32")],
+)
+def test_precision_is_mixed_where_every_gpu_gains_by_it(
+    capabilities: list[tuple[int, int]], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def details(gpu: int) -> dict[str, Any]:
+        return {"compute_capability": capabilities[gpu]}
+
+    gpus = list(range(len(capabilities)))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: gpus)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", details)
+    assert compute_precision() == precision
+
+
+@pytest.fixture
+def mixed() -> Iterator[None]:
+    keras.config.set_dtype_policy(hardware.MIXED)
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.usefixtures("mixed")
+def test_a_model_trained_with_mixed_precision_is_shipped_in_float32(make_job: MakeJob) -> None:
+    job = make_job(fine_tune_epochs=1)
+    trained, curves = train(build_base(SIDE, SIDE, "random"), job)
+    assert np.isfinite(curves["fine_tune/loss"]).all()
+    keras.config.set_dtype_policy("float32")
+    shipped = in_float32(trained)
+    layers = shipped._flatten_layers()
+    assert {layer.compute_dtype for layer in layers} == {"float32"}
+    pixels = np.random.default_rng(0).random((4, SIDE, SIDE, 3), np.float32)
+    np.testing.assert_allclose(
+        shipped(pixels).numpy(), trained(pixels).numpy().astype(np.float32), atol=0.02
+    )
+    assert [w.path for w in shipped.weights] == [w.path for w in trained.weights]

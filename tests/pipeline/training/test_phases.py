@@ -1,0 +1,154 @@
+"""A whole training of few epochs: the same model with a cache and without, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+from pipeline.model import build_base
+from pipeline.preprocessing import PIXELS
+from pipeline.training import features, phases
+from pipeline.training.inputs import Job
+from pipeline.training.phases import train
+from tests.pipeline.training.conftest import SIDE, MakeJob
+
+
+def trained(job: Job) -> tuple[keras.Model, dict[str, list[float]]]:
+    keras.utils.set_random_seed(job.config.seed)
+    return train(build_base(SIDE, SIDE, "random"), job)
+
+
+def predictions(model: keras.Model, job: Job) -> NDArray[np.float32]:
+    pixels = np.concatenate([b[PIXELS].numpy() for b in job.evaluation.examples.batches(32)])
+    values: NDArray[np.float32] = model.predict(pixels, verbose=0)
+    return values
+
+
+TWO_PHASES: dict[str, Any] = {
+    "fine_tune_epochs": 2,
+    "fine_tune_learning_rate": 1e-3,
+    "augment_views": 2,
+    # The order of the images differs between cached features and pixels: none here.
+    "batch_size": 75,
+    "dropout": 0.0,
+}
+
+
+@pytest.mark.parametrize("head", ["pool", "flatten"])
+def test_the_model_is_the_same_with_a_cache_and_without(make_job: MakeJob, head: str) -> None:
+    """Same layers, weights' names and shapes, and within rounding the same predictions.
+
+    Rounding, because batches are of other sizes and convolutions add up in another order.
+    """
+    cached_job = make_job(cache="auto", head=head, **TWO_PHASES)
+    cached, cached_curves = trained(cached_job)
+    plain, plain_curves = trained(make_job("other", cache="off", head=head, **TWO_PHASES))
+    assert [w.path for w in cached.weights] == [w.path for w in plain.weights]
+    assert [w.shape for w in cached.weights] == [w.shape for w in plain.weights]
+    assert [layer.name for layer in cached.layers] == [layer.name for layer in plain.layers]
+    assert cached_curves.keys() == plain_curves.keys()
+    for name in ("head/loss", "head/val_loss", "fine_tune/loss", "fine_tune/val_loss"):
+        np.testing.assert_allclose(cached_curves[name], plain_curves[name], rtol=0.01)
+    np.testing.assert_allclose(
+        predictions(cached, cached_job), predictions(plain, cached_job), atol=0.01
+    )
+
+
+def test_the_joined_model_scores_what_the_parts_scored_on_cached_activations(
+    make_job: MakeJob,
+) -> None:
+    job = make_job(fine_tune_epochs=2, fine_tune_learning_rate=1e-3, fine_tune_from="conv5_block16")
+    model, curves = trained(job)
+    best = int(np.argmin(curves["fine_tune/val_loss"]))
+    probabilities = predictions(model, job)
+    loss = -np.log(probabilities[np.arange(20), job.evaluation.label_ids]).mean()
+    assert loss == pytest.approx(curves["fine_tune/val_loss"][best], rel=1e-4)
+
+
+def test_fine_tuning_changes_what_it_may_and_nothing_else(make_job: MakeJob) -> None:
+    keras.utils.set_random_seed(0)
+    before = {w.path: w.numpy() for w in build_base(SIDE, SIDE, "random").weights}
+    model, _ = trained(make_job(fine_tune_epochs=1, fine_tune_learning_rate=1e-3))
+    base = model.get_layer("densenet121")
+    changed = {w.path for w in base.weights if not np.array_equal(w.numpy(), before[w.path])}
+    assert changed == {"conv5_block16_2_conv/kernel"}
+
+
+def test_a_head_may_be_trained_with_the_base_from_the_start(make_job: MakeJob) -> None:
+    _, curves = trained(make_job(epochs=0, fine_tune_epochs=2, head="pool"))
+    assert {name.partition("/")[0] for name in curves} == {"fine_tune"}
+
+
+def test_a_cache_on_disk_trains_like_one_in_memory(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**TWO_PHASES, "batch_size": 16, "dropout": 0.2}
+    _, in_memory = trained(make_job(**settings))
+    monkeypatch.setattr(features, "MEMORY_LIMIT", 0)
+    job = make_job("other", **settings)
+    _, on_disk = trained(job)
+    assert (job.state_dir / "conv5_block15_concat-train-150.f32").stat().st_size == 150 * 992 * 4
+    for name in in_memory:
+        np.testing.assert_allclose(on_disk[name], in_memory[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_cache_that_does_not_fit_is_done_without(make_job: MakeJob) -> None:
+    job = make_job(cache_max_gb=1e-6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "MEMORY_LIMIT", 0)
+        _, curves = trained(job)
+    assert len(curves["head/loss"]) == 2
+    assert not list(job.state_dir.glob("*.f32"))
+
+
+def test_the_whole_of_an_untrained_base_learns_with_its_batch_norms(make_job: MakeJob) -> None:
+    job = make_job(
+        epochs=0,
+        fine_tune_epochs=14,
+        fine_tune_from="all",
+        fine_tune_learning_rate=1e-3,
+        batch_size=16,
+    )
+    model, curves = trained(job)
+    statistics = model.get_layer("densenet121").get_layer("bn").moving_mean.numpy()
+    assert np.abs(statistics).max() > 0, "batch norms did not learn their statistics"
+    assert max(curves["fine_tune/val_accuracy"]) >= 0.8
+
+
+REFUSED = {
+    "a batch larger than the data": (
+        {"batch_size": 76},
+        r"trainer\.batch_size: expected at most the train split's 75 images; received 76",
+    ),
+    "zero trainable layers": (
+        {"fine_tune_epochs": 1, "fine_tune_layers": 2},
+        r"trainer\.fine_tune_layers: the base's last 2 layers have no weights to train",
+    ),
+    "more layers than there are": (
+        {"fine_tune_epochs": 1, "fine_tune_layers": 1000},
+        r"trainer\.fine_tune_layers: expected at most the base's 427 layers",
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_trained_is_refused_in_one_line_before_anything_is_computed(
+    make_job: MakeJob,
+    settings: dict[str, Any],
+    message: str,
+    base: keras.Model,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def computed(*_: object, **__: object) -> None:
+        raise AssertionError("something was computed")
+
+    monkeypatch.setattr(features, "extract_from_pixels", computed)
+    monkeypatch.setattr(phases, "_fit", computed)
+    with pytest.raises(UserError, match=message) as caught:
+        train(base, make_job(**settings))
+    assert len(str(caught.value).splitlines()) == 1

@@ -1,0 +1,130 @@
+"""What the settings of a recipe do: learning rates by step, weights, metrics, and imbalance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from benchmarks.examples import write_examples
+from pipeline.config import TrainerConfig
+from pipeline.model import build_base
+from pipeline.training.inputs import Job
+from pipeline.training.phases import train
+from pipeline.training.recipe import MeanRecall, WarmUp, class_weights, compile_model
+from tests.pipeline.training.conftest import SIDE, MakeJob, images, read
+
+STEPS, EPOCHS = 10, 5
+
+
+def small_model() -> keras.Model:
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, activation="softmax")])
+
+
+def compiled(**settings: Any) -> keras.Model:
+    model = small_model()
+    compile_model(model, TrainerConfig(**settings), 0.1, STEPS, EPOCHS)
+    return model
+
+
+def rate_at(step: int, **settings: Any) -> float:
+    model = compiled(**settings)
+    model.optimizer.iterations.assign(step)
+    return float(model.optimizer.learning_rate)
+
+
+RATES = {
+    "constant": ({}, [(0, 0.1), (25, 0.1), (49, 0.1)]),
+    "constant after a warm-up": (
+        {"warmup_epochs": 2},
+        [(0, 0.001), (10, 0.0505), (20, 0.1), (49, 0.1)],
+    ),
+    "cosine": ({"schedule": "cosine"}, [(0, 0.1), (25, 0.05), (50, 0.0)]),
+    "cosine after a warm-up": (
+        {"schedule": "cosine", "warmup_epochs": 1},
+        [(0, 0.001), (10, 0.1), (30, 0.05), (50, 0.0)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "expected"), RATES.values(), ids=RATES)
+def test_the_learning_rate_by_step(
+    settings: dict[str, Any], expected: list[tuple[int, float]]
+) -> None:
+    for step, rate in expected:
+        assert rate_at(step, **settings) == pytest.approx(rate, abs=1e-6)
+
+
+def test_before_a_plateau_the_learning_rate_warms_up_by_epoch() -> None:
+    model = compiled(schedule="plateau", warmup_epochs=3)
+    warm_up = WarmUp(0.1, 3)
+    warm_up.set_model(model)
+    rates = []
+    for epoch in range(5):
+        warm_up.on_epoch_begin(epoch)
+        rates.append(float(model.optimizer.learning_rate))
+    assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+
+
+def test_a_plateau_lowers_the_learning_rate(make_job: MakeJob) -> None:
+    """With a rate so low that nothing gets better by much, and a patience that is soon over."""
+    job = make_job(
+        epochs=6, schedule="plateau", patience=3, learning_rate=1e-12, early_stopping="accuracy"
+    )
+    _, curves = train(build_base(SIDE, SIDE, "random"), job)
+    assert curves["head/learning_rate"][-1] < 1e-12
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
+def test_the_optimizer_is_the_one_that_was_named(name: str) -> None:
+    optimizer = compiled(optimizer=name, clip_norm=2.0).optimizer
+    assert type(optimizer).__name__.lower() == name
+    assert optimizer.global_clipnorm == 2.0
+
+
+def test_label_smoothing_is_in_the_loss() -> None:
+    sure = tf.constant([[1.0, 0.0]])
+    assert float(compiled().loss(sure, sure)) == pytest.approx(0, abs=1e-5)
+    assert float(compiled(label_smoothing=0.2).loss(sure, sure)) > 1
+
+
+def test_balanced_weights_make_every_class_weigh_the_same() -> None:
+    label_ids = np.array([0] * 20 + [1] + [2] * 9)
+    weights = class_weights(TrainerConfig(class_weights="balanced"), label_ids, 3)
+    np.testing.assert_allclose(weights * np.bincount(label_ids), 10)
+    np.testing.assert_array_equal(class_weights(TrainerConfig(), label_ids, 3), [1, 1, 1])
+
+
+def test_mean_recall_counts_classes_alike() -> None:
+    metric = MeanRecall(2)
+    labels = tf.one_hot([0, 0, 0, 1], 2)
+    metric.update_state(labels, tf.one_hot([0, 0, 1, 0], 2))
+    assert float(metric.result()) == pytest.approx((2 / 3 + 0) / 2)
+    np.testing.assert_array_equal(metric.confusion.numpy(), [[2, 1], [1, 0]])
+
+
+def recall_of_the_few(job: Job) -> float:
+    keras.utils.set_random_seed(0)
+    model, _ = train(build_base(SIDE, SIDE, "random"), job)
+    pixels = np.concatenate([b["pixels"].numpy() for b in job.evaluation.examples.batches(32)])
+    said = model.predict(pixels, verbose=0).argmax(axis=1)
+    few = job.evaluation.label_ids == 1
+    return float((said[few] == 1).mean())
+
+
+def test_balanced_weights_lift_the_recall_of_a_class_of_one_in_twenty(
+    make_job: MakeJob, graph: Path, tmp_path: Path
+) -> None:
+    """Faint spots, on 12 of 252 images; judged on as many with as without."""
+    train_files = write_examples(tmp_path / "train.gz", images(2, 240, 12, contrast=4))
+    eval_files = write_examples(tmp_path / "eval.gz", images(3, 40, 40, contrast=4))
+    splits = {"train": read(train_files, graph), "evaluation": read(eval_files, graph)}
+    recalls = {}
+    for weighting in ("none", "balanced"):
+        job = make_job(weighting, epochs=15, patience=15, class_weights=weighting)
+        recalls[weighting] = recall_of_the_few(Job(**{**vars(job), **splits}))
+    assert recalls["balanced"] >= recalls["none"] + 0.1, recalls

@@ -1,0 +1,70 @@
+"""The search for better settings: what is tried, what trials share, and what the Trainer gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import pytest
+from keras_tuner import HyperParameters
+
+from pipeline.config import TrainerConfig
+from pipeline.training import features
+from pipeline.training.setup import tuned
+from pipeline.tuner import Search, best, declare
+from tests.pipeline.training.conftest import MakeJob
+
+FINE_TUNED = TrainerConfig(fine_tune_epochs=3, fine_tune_layers=5)
+
+
+def test_what_is_not_trained_is_not_tried() -> None:
+    assert "fine_tune_from" not in declare(HyperParameters(), TrainerConfig())
+    only_fine_tuning = TrainerConfig(epochs=0, fine_tune_epochs=2)
+    assert "learning_rate" not in declare(HyperParameters(), only_fine_tuning)
+    assert "fine_tune_learning_rate" in declare(HyperParameters(), FINE_TUNED)
+
+
+def test_what_was_found_becomes_a_recipe() -> None:
+    hp = HyperParameters()
+    declare(hp, FINE_TUNED)
+    hp.values |= {"fine_tune_from": "conv5_block13", "head": "flatten", "dropout": 0.4}
+    found = tuned(FINE_TUNED, HyperParameters.from_config(hp.get_config()).values)
+    assert (found.fine_tune_from, found.fine_tune_layers) == ("conv5_block13", None)
+    assert (found.head, found.dropout, found.fine_tune_epochs) == ("flatten", 0.4, 3)
+    assert tuned(FINE_TUNED, {"fine_tune_from": "none"}).fine_tune_epochs == 0
+
+
+def test_a_trial_is_judged_by_the_best_epoch_of_its_last_phase() -> None:
+    curves = {"head/val_loss": [0.1], "fine_tune/val_loss": [0.7, 0.3, 0.5]}
+    assert best(curves, FINE_TUNED) == 0.3
+    assert best(curves, TrainerConfig()) == 0.1
+    by_recall = TrainerConfig(early_stopping="mean_recall")
+    assert best({"head/val_mean_recall": [0.6, 0.9, 0.8]}, by_recall) == 0.9
+
+
+def test_trials_share_what_the_frozen_layers_say(
+    make_job: MakeJob, base: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[str] = []
+    extract = features.extract_from_pixels
+
+    def counting(*arguments: object) -> None:
+        store = arguments[-1]
+        assert isinstance(store, features.FeatureStore)
+        if store.written < store.rows:
+            computed.append(str(store.shape))
+        extract(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(features, "extract_from_pixels", counting)
+    job = make_job(epochs=2)
+    search = Search(base, job, trials=4)
+    search.search()
+    trials = search.oracle.get_best_trials(4)
+    assert len(trials) == 4
+    heads = {trial.hyperparameters.get("head") for trial in trials}
+    assert len(computed) == 2 * len(heads), "a train and an eval split for each kind of head"
+    scores = [trial.score for trial in trials]
+    assert scores == sorted(scores)
+    assert search.get_best_hyperparameters()[0].values == trials[0].hyperparameters.values
+    search.results_summary()
+    assert not Path(job.state_dir).exists(), "a search that is over leaves nothing behind"
