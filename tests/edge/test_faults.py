@@ -177,7 +177,7 @@ def test_a_publisher_killed_while_it_writes_leaves_the_old_release_or_the_new_on
             assert not list((place.path / ".edgeline" / "incoming").iterdir())
             check_old_or_new(place)
         place = next(places)
-    assert count >= 25
+    assert count >= 20
     assert place.serving().version == 2
 
 
@@ -269,7 +269,7 @@ def test_a_disk_that_is_full_at_any_step_leaves_the_old_release_or_the_new_one(
     store.publish(OLD)
     place = fresh(store, 0)
     steps = count_calls(os, "fsync", partial(place.publish, NEW))
-    assert steps >= 15
+    assert steps >= 12
     for number in range(1, steps + 1):
         place = fresh(store, number)
         with full_at(number), pytest.raises(RegistryError, match="no space left"):

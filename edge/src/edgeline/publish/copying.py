@@ -16,7 +16,7 @@ from edgeline.errors import ConflictError, IntegrityError, NotFoundError, Regist
 from edgeline.publish.metadata import MetadataSet
 from edgeline.publish.signatures import ROOT, SNAPSHOT, TIMESTAMP
 from edgeline.publish.store import WriteStore
-from edgeline.registry.bundle import Channel, read_bundle
+from edgeline.registry.bundle import read_bundle
 from edgeline.registry.format import (
     MAX_MANIFEST,
     MAX_MODEL,
@@ -200,18 +200,12 @@ def _load(source: ReadStore, root: bytes) -> tuple[Descriptor, MetadataSet]:
     return bundle, metadata
 
 
-def channels_of(metadata: MetadataSet) -> list[Channel]:
-    """Return every channel that serves something."""
-    found = (metadata.channel(*path.split("/")) for path in metadata.paths())
-    return [channel for channel in found if channel]
-
-
 def _choose(
     source: ReadStore, metadata: MetadataSet, versions: Sequence[int] | None
 ) -> list[ReleaseRef]:
     """Return what to copy, oldest first."""
     there = RegistryReader(source).versions()
-    served = {channel.release.version: channel for channel in channels_of(metadata)}
+    served = {channel.release.version: channel for channel in metadata.channels()}
     wanted = {*(there if versions is None else versions), *served}
     lacking = sorted(wanted.difference(there))
     if lacking:

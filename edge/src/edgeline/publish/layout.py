@@ -1,9 +1,9 @@
 """Writing to an OCI image-layout directory, so that no crash and no other writer does harm.
 
 Writers take turns by a lock that the system frees however they end. Each file is complete and on
-the disk before it takes its name, and all of a commit's tags change by one replacement of
-index.json. What a crash leaves is therefore at most what nothing refers to, and `collect` removes
-that.
+the disk before it takes its name, and all tags that a writer sets under the lock change by one
+replacement of index.json, when it is done. What a crash leaves is therefore at most what nothing
+refers to, and `collect` removes that.
 """
 
 import errno
@@ -42,10 +42,10 @@ from edgeline.registry.format import (
 from edgeline.registry.layout import (
     CHUNK,
     LayoutFiles,
+    StoreIndex,
     blob_path,
     check_layout,
     read_file,
-    tag_of,
 )
 
 _PRIVATE = ".edgeline"  # in the layout: the lock, and the files being written
@@ -67,11 +67,13 @@ class LayoutWriter(LayoutFiles):
         self._private = path / _PRIVATE
         self._blobs = path / "blobs" / "sha256"
         self._spool: Spool | None = None  # while the lock is held
-        self._unsynced = True  # whether blobs may have names that are not on the disk
+        self._pending: dict[str, dict[str, Any] | None] = {}  # tags to set, or to remove (None)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep other writers out; see `WriteStore`.
+        """Keep other writers out, and set all tags in one step at the end; see `WriteStore`.
+
+        What raises inside leaves all tags as they were.
 
         Raises:
             RegistryError: the directory is something else than a store, or cannot be written.
@@ -118,7 +120,7 @@ class LayoutWriter(LayoutFiles):
     def commit(
         self, tags: Sequence[tuple[str, Descriptor]], *, expected: Mapping[str, str | None]
     ) -> None:
-        """Set all of `tags` at once; see `WriteStore`."""
+        """Set `tags`, which others see when `exclusive` ends; see `WriteStore`."""
         with self.exclusive():
             index = self._read_index()
             for tag, digest in expected.items():
@@ -129,17 +131,15 @@ class LayoutWriter(LayoutFiles):
                         f"{digest or 'no such tag'}, found {found.digest if found else 'none'}"
                     )
             new = {tag: _entry(tag, descriptor) for tag, descriptor in tags}
-            if any(index.tagged.get(tag) != entry for tag, entry in new.items()):
-                kept = [entry for entry in index.entries if tag_of(entry) not in new]
-                self._replace_index([*kept, *new.values()])
+            self._pending |= {
+                tag: entry for tag, entry in new.items() if index.tagged.get(tag) != entry
+            }
 
     def remove(self, tags: Collection[str]) -> None:
-        """Remove all of `tags` at once; see `WriteStore`."""
+        """Remove `tags`, for others when `exclusive` ends; see `WriteStore`."""
         with self.exclusive():
-            entries = self._read_index().entries
-            kept = [entry for entry in entries if tag_of(entry) not in tags]
-            if len(kept) < len(entries):
-                self._replace_index(kept)
+            there = self._read_index().tagged
+            self._pending |= dict.fromkeys(tag for tag in tags if tag in there)
 
     def collect(self, *, grace: timedelta) -> Collected:
         """Remove what index.json does not lead to and is older than `grace`; see `WriteStore`.
@@ -150,7 +150,8 @@ class LayoutWriter(LayoutFiles):
         """
         manifests = blobs = size = 0
         oldest = time.time() - grace.total_seconds()
-        with self.exclusive(), self._translated():
+        with self._locked() as spool, self._translated():
+            self._set_tags(spool)  # before anything is removed that old ones may need
             needed = needed_digests(self, self._read_index().entries)
             for name in sorted(file.name for file in self._blobs.iterdir()):
                 if f"sha256:{name}" in needed or not _BLOB_NAME.fullmatch(name):
@@ -187,7 +188,6 @@ class LayoutWriter(LayoutFiles):
         return blob
 
     def _name(self, spool: Spool, incoming: Incoming, blob: Descriptor) -> None:
-        self._unsynced = True
         spool.move(incoming, self._path_of(blob))
 
     def _has(self, spool: Spool, blob: Descriptor) -> bool:
@@ -212,7 +212,21 @@ class LayoutWriter(LayoutFiles):
     def _path_of(self, blob: Descriptor) -> Path:
         return self._root.joinpath(*blob_path(blob))
 
-    def _replace_index(self, entries: Sequence[Mapping[str, Any]]) -> None:
+    def _read_index(self) -> StoreIndex:
+        """Return index.json with the tags that this writer is about to set or to remove."""
+        index = super()._read_index()
+        changing = {id(index.tagged[tag]) for tag in self._pending if tag in index.tagged}
+        kept = [entry for entry in index.entries if id(entry) not in changing]
+        new = {tag: entry for tag, entry in self._pending.items() if entry is not None}
+        staying = {tag: entry for tag, entry in index.tagged.items() if tag not in self._pending}
+        return StoreIndex([*kept, *new.values()], {**staying, **new})
+
+    def _set_tags(self, spool: Spool) -> None:
+        """Put everything in its place, and then the tags in theirs, in one step."""
+        spool.settle()
+        if not self._pending:
+            return
+        entries = self._read_index().entries
         data = dump_canonical({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
         if len(data) > MAX_STORE_INDEX:
             raise RegistryError(
@@ -220,13 +234,10 @@ class LayoutWriter(LayoutFiles):
                 f"bytes, at most {MAX_STORE_INDEX} are allowed. Remove old versions first, with "
                 "'edgeline registry gc'"
             )
-        with self._locked() as spool, self._translated():
-            spool.settle()
-            if self._unsynced:
-                # Blobs must be on the disk, under their names, before anything refers to them.
-                _sync_directory(self._blobs)
-                self._unsynced = False
-            self._replace(spool, INDEX_FILE, data)
+        # Blobs must be on the disk, under their names, before anything refers to them.
+        _sync_directory(self._blobs)
+        self._replace(spool, INDEX_FILE, data)
+        self._pending.clear()
 
     def _replace(self, spool: Spool, name: str, data: bytes) -> None:
         with spool.open() as incoming:
@@ -246,12 +257,12 @@ class LayoutWriter(LayoutFiles):
             with self._translated():
                 self._wait_for(lock)
                 self._spool = spool = self._open_spool()
-                self._unsynced = True  # another writer may have crashed
                 self._initialize(spool)
             yield spool
             with self._translated():
-                spool.settle()
+                self._set_tags(spool)
         finally:
+            self._pending.clear()
             if self._spool is not None:
                 self._spool.close()
                 self._spool = None

@@ -17,7 +17,7 @@ from edgeline.errors import (
     RegistryError,
     TrustError,
 )
-from edgeline.publish.copying import Copied, channels_of, copy
+from edgeline.publish.copying import Copied, copy
 from edgeline.publish.metadata import MetadataSet
 from edgeline.publish.signatures import TIMESTAMP, days_of, now, parse
 from edgeline.publish.store import Collected, WriteStore
@@ -106,7 +106,7 @@ def _served(metadata: MetadataSet) -> set[int]:
     """Return the versions that channels serve, or served and can be rolled back to."""
     return {
         release.version
-        for channel in channels_of(metadata)
+        for channel in metadata.channels()
         for release in (channel.release, *channel.history)
     }
 

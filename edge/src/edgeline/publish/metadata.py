@@ -168,6 +168,15 @@ class MetadataSet:
         """Whether there is anything to commit."""
         return bool(self._changed)
 
+    def is_newest(self) -> bool:
+        """Tell whether the registry's newest bundle is still the one that this was read from.
+
+        Raises:
+            NotFoundError: there is no bundle any more.
+            IntegrityError: it is damaged.
+        """
+        return self._expected.get(TUF_TAG) == read_bundle(self._store).digest
+
     @property
     def versions(self) -> dict[str, int]:
         """The version of every role."""
@@ -221,6 +230,24 @@ class MetadataSet:
         role = self._delegated(self.role_of(model, channel))
         target = role.targets.get(path) if role else None
         return channel_of(path, target) if target else None
+
+    def channels(self) -> list[Channel]:
+        """Return every channel that serves something, sorted.
+
+        Raises:
+            IntegrityError: a role's metadata is damaged or malformed.
+            TrustError: it is not signed as it should be.
+        """
+        found: dict[str, Channel] = {}
+        roles = self.delegated_roles()
+        for role in roles:
+            signed = self._delegated(role.name)
+            for path, target in signed.targets.items() if signed else ():
+                # Of several roles for a path, the first one is in charge, signed or not.
+                responsible = next((r for r in roles if r.is_delegated_path(path)), None)
+                if responsible is role and is_channel_path(path):
+                    found[path] = channel_of(path, target)
+        return [found[path] for path in sorted(found)]
 
     def set_channel(self, channel: Channel) -> None:
         """Make a channel serve a release."""

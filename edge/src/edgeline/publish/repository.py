@@ -105,6 +105,7 @@ class Repository:
         self._signers = signers
         self._base = base
         self._seen: dict[str, int] = {}
+        self._verified: MetadataSet | None = None  # the newest that was read, as it was read
 
     def channel(self, model: str, channel: str) -> Channel | None:
         """Return what a channel serves now; None when it never served anything.
@@ -120,9 +121,7 @@ class Repository:
         Raises:
             RegistryError: the metadata cannot be trusted.
         """
-        metadata = self._load()
-        served = (metadata.channel(*path.split("/")) for path in metadata.paths())
-        return [channel for channel in served if channel]
+        return self._load().channels()
 
     def roles(self) -> list[RoleStatus]:
         """Return every role with its keys and the time until which its signature lasts.
@@ -349,6 +348,9 @@ class Repository:
         return True
 
     def _load(self) -> MetadataSet:
+        """Read the metadata; verify it, unless it is the very same as the last time."""
+        if self._verified is not None and self._verified.is_newest():
+            return self._verified
         metadata = MetadataSet.load(self._store, self._root, self._base)
         versions = metadata.versions
         for role, version in self._seen.items():
@@ -359,6 +361,7 @@ class Repository:
                     "copy of it, or tries to pass one off as new"
                 )
         self._seen = versions
+        self._verified = metadata if self._base == TUF_TAG else None
         return metadata
 
     def _update(self, change: Callable[[MetadataSet], _Result]) -> _Result:
@@ -374,6 +377,7 @@ class Repository:
                 time.sleep(random.uniform(0, min(_LONGEST_PAUSE, _PAUSE * 2**attempt)))
             with self._store.exclusive():
                 metadata = self._load()
+                self._verified = None  # for it is about to be changed
                 result = change(metadata)
                 if not metadata.changed:
                     return result, metadata
@@ -381,8 +385,8 @@ class Repository:
                     metadata.commit(self._signers)
                 except ConflictError:
                     continue
-                self._seen, self._base = metadata.versions, TUF_TAG
-                return result, metadata
+            self._base = TUF_TAG
+            return result, metadata
         raise ConflictError(
             f"Others kept changing {self._store.location}: gave up after {_ATTEMPTS} attempts. "
             "Nothing was changed; try again"

@@ -31,6 +31,9 @@ class WriteStore(ReadStore, Protocol):
     def exclusive(self) -> AbstractContextManager[None]:
         """Keep other writers out, for a directory; reentrant. It is created if it does not exist.
 
+        In a directory, all tags that are set or removed inside change together at the end, for
+        others; whoever holds the lock sees them at once. When something raises, none changes.
+
         Raises:
             RegistryError: the location is something else than a store.
         """
@@ -63,9 +66,9 @@ class WriteStore(ReadStore, Protocol):
     ) -> None:
         """Set `tags`, if each tag of `expected` names the manifest of that digest (None: no such).
 
-        A directory takes all of them at once. A server takes them in the order given, and is read
-        back after a while: there a crash may leave the first ones set, and a tag that another
-        writer has set meanwhile is the other's.
+        A directory takes all of them at once, when `exclusive` ends. A server takes them in the
+        order given, and is read back after a while: there a crash may leave the first ones set, and
+        a tag that another writer has set meanwhile is the other's.
 
         Raises:
             ConflictError: a tag is not as expected, or was lost to another writer.
