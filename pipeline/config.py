@@ -336,6 +336,7 @@ KubeflowStep = Literal[
     "ImportSchemaGen",
     "ExampleValidator",
     "Transform",
+    "Tuner",
     "Trainer",
     "Evaluator",
     "TFLiteRewriter",

@@ -25,6 +25,7 @@ path = "dataset"
 
 [gate]
 min_accuracy = 0.9
+min_recall = { cat = 0.8 }
 
 [registry]
 location = "oci://registry.example/models"
@@ -106,12 +107,17 @@ def test_the_newest_client_reads_both_documents_strictly(pipeline: Path, tmp_pat
 
 
 def test_a_run_is_uploaded_started_and_waited_for(api: Api, pipeline: Path) -> None:
-    done = submit(api, pipeline, "--param", "epochs=3", "--param", "min_accuracy=0.5")
+    given = ("epochs=3", "min_accuracy=0.5", 'min_recall={"cat": 0.5}')
+    done = submit(api, pipeline, *(word for each in given for word in ("--param", each)))
     assert done.returncode == 0, done.stderr
     assert f"Run details: {api.url}/#/runs/details/r0" in done.stdout
     assert done.stdout.endswith("Outcome: succeeded\n")
     run = api.runs["r0"]
-    assert run["runtime_config"]["parameters"] == {"epochs": 3, "min_accuracy": 0.5}
+    assert run["runtime_config"]["parameters"] == {
+        "epochs": 3,
+        "min_accuracy": 0.5,
+        "min_recall": {"cat": 0.5},
+    }
     uploaded = api.versions[run["pipeline_version_reference"]["pipeline_version_id"]]["file"]
     assert pipeline.read_text() in uploaded
     assert api.tokens == {"Bearer secret"}
@@ -156,12 +162,28 @@ def test_a_recurring_run_resolves_its_baseline_each_time(api: Api, pipeline: Pat
 MISTAKES = {
     "a value of another type": (
         ("--param", "epochs=ten"),
-        '--param epochs=ten: expected a value of type NUMBER_INTEGER; received "ten"\n',
+        '--param epochs=ten: expected a whole number; received "ten"\n',
+    ),
+    "half an epoch": (
+        ("--param", "epochs=1.5"),
+        '--param epochs=1.5: expected a whole number; received "1.5"\n',
+    ),
+    "a word for a threshold": (
+        ("--param", "min_accuracy=high"),
+        '--param min_accuracy=high: expected a number; received "high"\n',
+    ),
+    "a number that JSON does not have": (
+        ("--param", "min_accuracy=nan"),
+        '--param min_accuracy=nan: expected a number; received "nan"\n',
+    ),
+    "a number for thresholds by class": (
+        ("--param", "min_recall=0.9"),
+        '--param min_recall=0.9: expected a JSON object, such as {"camera": 0.9}; received "0.9"\n',
     ),
     "a parameter that does not exist": (
         ("--param", "epoch=3"),
         "--param epoch=3: no such parameter; expected one of: baseline_digest, channel, data_path, "
-        "epochs, max_drop, max_drop_deployed, min_accuracy, registry\n",
+        "epochs, max_drop, max_drop_deployed, min_accuracy, min_recall, registry\n",
     ),
     "no value": (("--param", "epochs"), "--param epochs: expected NAME=VALUE, such as epochs=20\n"),
 }
