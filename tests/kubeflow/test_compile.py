@@ -28,6 +28,8 @@ TRAINER = {
     "retries": 1,
 }
 
+TOLERATION = {"key": "a", "operator": "Exists", "value": "b"}
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -219,6 +221,18 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         {"kubeflow": {"steps": {"Trainer": {"gpu_type": "nvidia.com/gpus"}}}},
         "kubeflow.steps.Trainer.gpu_type: expected 'nvidia.com/gpu', 'amd.com/gpu', "
         "'gpu.intel.com/i915' or 'gpu.intel.com/xe'; received \"nvidia.com/gpus\"",
+    ),
+    "a GPU type for no GPU": (
+        {"kubeflow": {"steps": {"Trainer": {"gpu_type": "amd.com/gpu"}}}},
+        "kubeflow.steps.Trainer: expected gpu_count above 0 with gpu_type amd.com/gpu; received 0",
+    ),
+    "a toleration that Kubernetes refuses": (
+        {"kubeflow": {"steps": {"Trainer": {"tolerations": [{"operator": "Equal"}]}}}},
+        'kubeflow.steps.Trainer.tolerations.0: expected a key with operator "Equal"; received none',
+    ),
+    "a toleration of any value that has one": (
+        {"kubeflow": {"steps": {"Trainer": {"tolerations": [TOLERATION]}}}},
+        'Trainer.tolerations.0: expected no value with operator "Exists"; received "b"',
     ),
     "a step that does not exist": (
         {"kubeflow": {"steps": {"Trainer2": {}}}},
