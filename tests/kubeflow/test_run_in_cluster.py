@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ import pytest
 
 from components.tflite_models import TFLiteModelsFolder
 from components.verdict import Verdict
-from tests.conftest import Workspace
+from edgeline._json import dump_canonical
+from edgeline.publish.keys import Signers
+from edgeline.publish.release import VariantFiles, publish
+from edgeline.publish.repository import Repository
+from edgeline.publish.store import open_for_writing
+from tests.conftest import Workspace, make_registry
 from tests.kubeflow.conftest import ROOT, Simulated
 from tests.kubeflow.releases import opened, provenance, releases
 
@@ -56,11 +62,14 @@ def test_the_tflite_files_are_those_of_the_local_run_byte_for_byte(
 
 
 def test_the_release_is_that_of_the_local_run_but_for_run_and_clock(
-    workspace: Workspace, simulated: Simulated
+    workspace: Workspace, simulated: Simulated, tmp_path: Path
 ) -> None:
-    """All that a release's digest is made of is equal, where it says neither who nor when."""
-    local, there = content(workspace.registry), content(simulated.registry)
-    assert there == local
+    """Published anew without what names the run and what a clock said, both have one digest."""
+    local, there = timeless(workspace.registry), timeless(simulated.registry)
+    assert there == local, "what differs is easier to read here than in the digest"
+    assert republished(workspace.registry, tmp_path / "here") == republished(
+        simulated.registry, tmp_path / "there"
+    )
 
 
 def test_the_release_says_who_made_it(simulated: Simulated) -> None:
@@ -166,20 +175,58 @@ def metrics(verdict: Verdict) -> dict[str, dict[tuple[str, str], float]]:
     }
 
 
-def content(registry: Path) -> dict[str, Any]:
-    """What a release holds, without the run's identity and what a clock said."""
+@dataclass(frozen=True)
+class Timeless:
+    """The parts of a release that tell of its run, without what names the run or is of a clock."""
+
+    verdict: bytes
+    report: bytes
+    provenance: bytes
+
+
+def timeless(registry: Path) -> Timeless:
     reader, release = opened(registry)
-    statement = provenance(reader, release)["predicate"]["buildDefinition"]
-    for dependency in statement["resolvedDependencies"]:
-        # An installed copy is under no version control.
-        dependency["digest"].pop("gitCommit", None)
-        dependency.pop("annotations", None)
-    return {
-        "contract": release.contract,
-        "models": {
-            variant.name: (variant.model.digest, reader.read_golden(variant))
-            for variant in release.variants
-        },
-        "verdict": metrics(Verdict.from_json(reader.read_verdict(release))),
-        "made from": statement,
-    }
+    verdict = json.loads(reader.read_verdict(release))
+    for judged in (verdict["float"], *verdict["variants"]):
+        judged["checks"] = [c for c in judged["checks"] if LATENCY not in c["metric"]]
+        del judged["latency_ms"]
+    report = reader.read_report(release)
+    assert report is not None
+    statement = provenance(reader, release)
+    del statement["predicate"]["runDetails"]  # who, when, and the digests of the two above
+    for dependency in statement["predicate"]["buildDefinition"]["resolvedDependencies"]:
+        if dependency["name"] == "code":
+            # Only a checkout knows its revision; the code's digest is the same.
+            dependency["digest"].pop("gitCommit", None)
+            dependency.pop("annotations", None)
+    return Timeless(dump_canonical(verdict), without_times(report), dump_canonical(statement))
+
+
+def without_times(report: bytes) -> bytes:
+    chart = rb"<figure(?:(?!</figure>).)*Accuracy against latency.*?</figure>"
+    return re.sub(rb"[0-9.]+ ms", b"", re.sub(chart, b"", report, flags=re.DOTALL))
+
+
+def republished(registry: Path, folder: Path) -> str:
+    """The digest of the release when it is published with nothing of run and clock."""
+    reader, release = opened(registry)
+    make_registry(folder, release.model)
+    variants = []
+    for variant in release.variants:
+        model = folder / f"{variant.name}.tflite"
+        model.write_bytes(reader.read_model(variant))
+        variants.append(VariantFiles(variant.name, model, reader.read_golden(variant)))
+    store = open_for_writing(str(folder / "registry"))
+    root = (folder / "keys" / "root.json").read_bytes()
+    parts = timeless(registry)
+    return publish(
+        store,
+        Repository(store, root=root, signers=Signers.load([str(folder / "keys")])),
+        model=release.model,
+        channel="candidate",
+        variants=variants,
+        preprocessing=release.contract,
+        verdict=parts.verdict,
+        report=parts.report,
+        provenance=parts.provenance,
+    ).digest

@@ -61,7 +61,7 @@ def simulate(folder: Path, spec: Document, work: Callable[[str, int, Path], int]
         return work(name, tries[name], Path(pod.mounts["/minio"]))
 
     file = folder / "pipeline.yaml"
-    platform = {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {}}}}}
+    platform: Document = {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {}}}}}
     file.write_text(yaml.safe_dump_all([spec, platform]))
     return Cluster(folder, {}, {}, pod).run(file, ROOT)
 
