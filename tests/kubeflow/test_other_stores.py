@@ -1,6 +1,6 @@
 """The whole compiled pipeline on `s3://` and `gs://`, with a search, and with other parameters.
 
-On photos of two brightnesses, so that a gate can be passed that does not only pass everything.
+On few made-up photos, dark and bright ones; the run on `minio://` is the one on real images.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from components.trained_model import HISTORY_FILE
@@ -87,7 +88,7 @@ OTHERS = {
     "channel": "canary",
     "epochs": 2,
 }
-# Where the verdict on a variant has them; the calibration error, for one, has an upper bound.
+# By metric and slice, as the verdict on a variant has them.
 JUDGED = {
     ("accuracy", OVERALL): 0.02,
     ("auc", OVERALL): 0.02,
@@ -244,6 +245,12 @@ def test_a_step_whose_pod_was_killed_is_tried_again_with_nothing_of_the_first_tr
     model = on_s3.artifact("Trainer", "model")
     assert any(model.rglob("saved_model.pb"))
     assert not any(model.rglob("torn"))
+
+
+def test_every_parameter_of_a_run_is_tried_here(bright_and_dark: Prepared) -> None:
+    spec, _ = yaml.safe_load_all(bright_and_dark.pipeline.read_text())
+    declared = spec["root"]["inputDefinitions"]["parameters"]
+    assert set(declared) == {*OTHERS, "baseline_digest", "max_drop_deployed"}
 
 
 def test_the_dataset_is_the_one_of_the_parameter(on_s3: Outcome, on_gs: Outcome) -> None:
