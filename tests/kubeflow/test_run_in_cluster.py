@@ -203,8 +203,11 @@ def timeless(registry: Path) -> Timeless:
 
 
 def without_times(report: bytes) -> bytes:
-    chart = rb"<figure(?:(?!</figure>).)*Accuracy against latency.*?</figure>"
-    return re.sub(rb"[0-9.]+ ms", b"", re.sub(chart, b"", report, flags=re.DOTALL))
+    """The report without its chart of latencies, rows of latencies, and what has a unit of time."""
+    for tag, word in ((b"figure", b"Accuracy against latency"), (b"tr", b"latency")):
+        element = b"<%b\\b(?:(?!</%b>).)*%b.*?</%b>" % (tag, tag, word, tag)
+        report = re.sub(element, b"", report, flags=re.DOTALL)
+    return re.sub(rb"[0-9.]+ m?s\b", b"", report)
 
 
 def republished(registry: Path, folder: Path) -> str:
