@@ -29,7 +29,7 @@ test: check
 	$(PYTHON) -m pytest -m "not peers and not cluster and not image" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-kubeflow: $(LOCKED)
-	$(PYTHON) -m pytest -m cluster tests/kubeflow $(ARGS)
+	$(PYTHON) -m pytest -m cluster tests/kubeflow --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 image:
 	python3 kubeflow/build_image.py $(ARGS)

@@ -14,11 +14,12 @@ import argparse
 import hashlib
 import json
 import logging
+import math
 import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,13 +109,39 @@ def parse_parameters(given: Sequence[str], spec: Mapping[str, Any]) -> dict[str,
 
 
 def _parse(given: str, text: str, kind: str) -> Any:
-    readers = {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "STRING": str}
     try:
-        return readers[kind](text)
+        return _READERS[kind](text)
     except ValueError:
         raise SubmitError(
-            f"--param {given}: expected a value of type {kind}; received {json.dumps(text)}"
+            f"--param {given}: expected {_EXPECTED[kind]}; received {json.dumps(text)}"
         ) from None
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError  # JSON has no such number
+    return value
+
+
+def _struct(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "NUMBER_INTEGER": int,
+    "NUMBER_DOUBLE": _number,
+    "STRING": str,
+    "STRUCT": _struct,
+}
+_EXPECTED = {
+    "NUMBER_INTEGER": "a whole number",
+    "NUMBER_DOUBLE": "a number",
+    "STRUCT": 'a JSON object, such as {"camera": 0.9}',
+}
 
 
 def _submit(options: argparse.Namespace, name: str, parameters: Mapping[str, Any]) -> int:

@@ -336,6 +336,7 @@ KubeflowStep = Literal[
     "ImportSchemaGen",
     "ExampleValidator",
     "Transform",
+    "Tuner",
     "Trainer",
     "Evaluator",
     "TFLiteRewriter",
@@ -358,6 +359,14 @@ class TolerationConfig(_Section):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Of the taint; any by default."""
 
+    @model_validator(mode="after")
+    def _is_as_kubernetes_takes_it(self) -> TolerationConfig:
+        if self.operator == "Exists" and self.value:
+            raise ValueError(f'expected no value with operator "Exists"; received "{self.value}"')
+        if self.operator == "Equal" and not self.key:
+            raise ValueError('expected a key with operator "Equal"; received none')
+        return self
+
 
 class KubeflowStepConfig(_Section):
     """`[kubeflow.steps.STEP]`: what a step gets in the cluster."""
@@ -377,6 +386,14 @@ class KubeflowStepConfig(_Section):
     retries: Annotated[int, Field(ge=0)] | None = None
     """How often the step is tried again after a failure, half a minute later, then a minute, ...;
     by default twice, but not the first and the last step, which fail for what they found wrong."""
+
+    @model_validator(mode="after")
+    def _gpus_are_asked_for(self) -> KubeflowStepConfig:
+        if "gpu_type" in self.model_fields_set and not self.gpu_count:
+            raise ValueError(
+                f"expected gpu_count above 0 with gpu_type {self.gpu_type}; received 0"
+            )
+        return self
 
 
 class ClaimConfig(_Section):

@@ -91,6 +91,9 @@ def _task(spec: Document, name: str, task: Document) -> Iterator[str]:
     if component is None:
         yield f"no component {task['componentRef']['name']}"
         return
+    for field in ("triggerPolicy", "parameterIterator", "artifactIterator"):
+        if field in task:
+            yield f"has {field}; expected a step that runs once in every run"
     executor = spec["deploymentSpec"]["executors"].get(component.get("executorLabel"), {})
     if "container" not in executor:
         kind = next(iter(executor), "nothing")
@@ -99,6 +102,8 @@ def _task(spec: Document, name: str, task: Document) -> Iterator[str]:
         if dependency not in spec["root"]["dag"]["tasks"]:
             yield f"depends on {dependency}, which is no task"
     inputs = task.get("inputs", {})
+    for producer in sorted(_producers(inputs) - _before(spec, name)):
+        yield f"does not wait for {producer}, whose output it takes"
     for key, artifact in inputs.get("artifacts", {}).items():
         yield from _artifact_input(spec, key, artifact)
     for key, parameter in inputs.get("parameters", {}).items():
@@ -108,6 +113,20 @@ def _task(spec: Document, name: str, task: Document) -> Iterator[str]:
             continue
         yield from _parameter_input(spec, key, parameter, declared["parameterType"])
     yield from _task_size(component, inputs)
+
+
+def _producers(inputs: Document) -> set[str]:
+    """The tasks whose outputs are taken."""
+    artifacts = (each.get("taskOutputArtifact") for each in inputs.get("artifacts", {}).values())
+    parameters = (each.get("taskOutputParameter") for each in inputs.get("parameters", {}).values())
+    return {source["producerTask"] for source in (*artifacts, *parameters) if source}
+
+
+def _before(spec: Document, name: str) -> set[str]:
+    """The tasks that Argo has run before a task: it knows of `dependentTasks` alone."""
+    task = spec["root"]["dag"]["tasks"].get(name, {})
+    needed = set(task.get("dependentTasks", ()))
+    return needed.union(*(_before(spec, each) for each in needed))
 
 
 def _artifact_input(spec: Document, key: str, artifact: Document) -> Iterator[str]:

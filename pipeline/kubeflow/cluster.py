@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from pipeline.config import ClaimConfig, Config, RegistryConfig, RunConfig
+from pipeline.config import ClaimConfig, Config, RegistryConfig, RunConfig, TrainerConfig
 from pipeline.errors import UserError
 from pipeline.kubeflow.names import CA_FILE, CLIENT_CERT, CLIENT_KEY, SIGNING_KEYS
 
@@ -50,11 +50,8 @@ def registry_location(config: Config) -> str:
 
 def _problems(config: Config) -> Iterator[str]:
     kubeflow, registry = config.kubeflow, config.registry
-    if config.tuner.trials:
-        yield (
-            f"tuner.trials: {config.tuner.trials}; there is no search in the cluster yet, expected "
-            "0: search with `python -m pipeline run` and put what it finds into [trainer]"
-        )
+    if "Tuner" in kubeflow.steps and not config.tuner.trials:
+        yield "kubeflow.steps.Tuner: there is no such step while tuner.trials is 0"
     files = sorted({PurePosixPath(key).name for key in config.key_uris if _is_file(key)})
     if files and not kubeflow.signing_keys:
         yield (
@@ -81,10 +78,16 @@ def _problems(config: Config) -> Iterator[str]:
             kubeflow.registry_volume,
         )
     yield from _not_on("kubeflow.dataset", kubeflow.dataset, "data_volume", kubeflow.data_volume)
-    if config.trainer.base_weights not in ("imagenet", "random"):
-        yield from _not_on(
-            "trainer.base_weights", config.trainer.base_weights, "data_volume", kubeflow.data_volume
-        )
+    for setting, path in _starts(config.trainer):
+        yield from _not_on(setting, path, "data_volume", kubeflow.data_volume)
+
+
+def _starts(trainer: TrainerConfig) -> Iterator[tuple[str, str]]:
+    """The files that training sets out from, by setting."""
+    if trainer.base_weights not in ("imagenet", "random"):
+        yield "trainer.base_weights", trainer.base_weights
+    if trainer.warm_start is not None:
+        yield "trainer.warm_start", trainer.warm_start
 
 
 def _not_on(

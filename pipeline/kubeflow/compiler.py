@@ -9,7 +9,7 @@ every Kubeflow Pipelines from 2.3 on knows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from pipeline.kubeflow.names import (
     SIGNING_KEYS,
     planned_output,
 )
-from pipeline.kubeflow.planned import PLANNED
+from pipeline.kubeflow.planned import planned_for
 from pipeline.pipeline import create_pipeline
 from pipeline.registry import destination
 from pipeline.run import BEAM_ARGS
@@ -51,12 +51,15 @@ NEVER_CACHED = (PLAN, PUSHER)
 # They fail because of what they find wrong with data, settings or model: the same another time.
 REFUSES = (PLAN, PUSHER)
 RETRIES = 2
-READS_DATA = (PLAN, "ImportExampleGen", "ImportSchemaGen", "Trainer")
+# Argo counts it from the start of the first try, and stops the last one when it has passed: it must
+# be longer than any step takes.
+RETRIED_FOR = "2592000s"  # 30 days
+READS_DATA = (PLAN, "ImportExampleGen", "ImportSchemaGen", "Tuner", "Trainer")
 READS_REGISTRY = (PLAN, "TFLiteEvaluator", PUSHER)
 SIGNS = (PLAN, PUSHER)
 
 _IMAGE = re.compile(r"[a-z0-9]([\w.:/-]*[\w-])?(@sha256:[0-9a-f]{64})?", re.ASCII)
-_TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE"}
+_TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", dict: "STRUCT"}
 
 Document = dict[str, Any]
 
@@ -105,7 +108,7 @@ def compile_pipeline(config: Config, image: str) -> Compiled:
     pinned = "@sha256:" in image
     for name in _tasks(spec):
         _configure(spec, name, config.kubeflow, pinned)
-    platform = _platform(config)
+    platform = _platform(config, _tasks(spec))
     check(spec, platform)
     return Compiled(spec, platform, tuple(_warnings(config_there, image, pinned)))
 
@@ -166,7 +169,8 @@ def _add_plan(spec: Document, config: Config, image: str) -> None:
 def run_parameters(config: Config) -> dict[str, Any]:
     """The run's parameters with their defaults, from the configuration.
 
-    Every threshold of the gate that is a number and is set can be changed when a run starts.
+    Every threshold of the gate that is set can be changed when a run starts: a number, or numbers
+    by class or slice key.
     """
     settings = config.model_dump(mode="json")
     parameters = {
@@ -174,16 +178,16 @@ def run_parameters(config: Config) -> dict[str, Any]:
         for name, key in SETTINGS.items()
     }
     thresholds = {
-        name: float(settings["gate"][name])
+        name: value
         for name in GateConfig.model_fields
-        if isinstance(settings["gate"][name], (int, float))
+        if isinstance(value := settings["gate"][name], float) or (value and isinstance(value, dict))
     }
     return {**parameters, **thresholds, BASELINE: ""}
 
 
 def _take_planned(spec: Document) -> Iterator[tuple[str, Document]]:
     """Makes the planned settings inputs from `Plan`; yields its outputs with their types."""
-    for step, names in PLANNED.items():
+    for step, names in planned_for(_tasks(spec)).items():
         task, component = _tasks(spec)[step], spec["components"][step]
         declared = component["inputDefinitions"]["parameters"]
         if DATASET_DIGEST in names:
@@ -258,7 +262,7 @@ def _configure(spec: Document, name: str, kubeflow: KubeflowConfig, pinned: bool
             "maxRetryCount": retries,
             "backoffDuration": "30s",
             "backoffFactor": 2.0,
-            "backoffMaxDuration": "600s",
+            "backoffMaxDuration": RETRIED_FOR,
         }
     container = spec["deploymentSpec"]["executors"][f"{name}_executor"]["container"]
     # TFX's hook for Vertex AI, which open-source Kubeflow ignores: the step runs the driver.
@@ -283,9 +287,8 @@ def _resources(settings: KubeflowStepConfig) -> Document:
     return resources
 
 
-def _platform(config: Config) -> Document:
-    names = (*PLANNED, "StatisticsGen", "ExampleValidator", PLAN, REPORT)
-    executors = {f"{name}_executor": dict(_kubernetes(config, name)) for name in sorted(names)}
+def _platform(config: Config, steps: Iterable[str]) -> Document:
+    executors = {f"{name}_executor": dict(_kubernetes(config, name)) for name in sorted(steps)}
     configured = {label: settings for label, settings in executors.items() if settings}
     return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": configured}}}}
 

@@ -37,7 +37,7 @@ from pipeline.kubeflow.names import (
     SETTINGS,
     planned_output,
 )
-from pipeline.kubeflow.planned import PLANNED
+from pipeline.kubeflow.planned import planned_for
 from pipeline.pipeline import create_pipeline
 
 # Linux takes no longer argument, and Kubeflow hands a step its settings in a single one.
@@ -113,7 +113,7 @@ def _baseline(parameter: str, config: Config, dataset: Dataset) -> str:
 def _settings(pipeline: Pipeline, dataset: Dataset) -> dict[str, Any]:
     steps = {component.id: component.exec_properties for component in pipeline.components}
     settled: dict[str, Any] = {}
-    for step, names in PLANNED.items():
+    for step, names in planned_for(steps).items():
         values = {name: _value(steps[step], name, dataset) for name in names}
         size = len(json.dumps(values))
         if size > MAX_SETTINGS_BYTES:

@@ -6,6 +6,8 @@ image. All others are in the specification from the start.
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
+
 from pipeline.kubeflow.names import DATASET_DIGEST
 
 # The dataset's digest is no setting of TFX's: it makes a cached result stale when data changed in
@@ -14,6 +16,7 @@ PLANNED: dict[str, tuple[str, ...]] = {
     "ImportExampleGen": ("input_base", DATASET_DIGEST),
     "ImportSchemaGen": ("schema_file", DATASET_DIGEST),
     "Transform": ("custom_config",),
+    "Tuner": ("custom_config",),
     "Trainer": ("custom_config",),
     "Evaluator": ("eval_config",),
     "TFLiteRewriter": ("max_drop", "code_digest"),
@@ -29,3 +32,8 @@ PLANNED: dict[str, tuple[str, ...]] = {
     ),
     "EdgePusher": ("registry", "channel", "origin"),
 }
+
+
+def planned_for(steps: Container[str]) -> Mapping[str, tuple[str, ...]]:
+    """The planned settings of a pipeline's steps; some pipelines have no Tuner."""
+    return {step: names for step, names in PLANNED.items() if step in steps}

@@ -78,10 +78,14 @@ class Simulated(Prepared):
 
 
 def prepare(folder: Path, dataset: Path, config: str) -> Prepared:
-    """Fills a cluster's volumes and secrets, and compiles the pipeline for it."""
+    """Fills a cluster's volumes and secrets, and compiles the pipeline for it.
+
+    The registry's volume has another registry too, of the same keys: `other`.
+    """
     make_registry(folder, "cells")
     for name in ("volume", "data", "secret"):
         (folder / name).mkdir()
+    shutil.copytree(folder / "registry", folder / "volume" / "other")
     (folder / "registry").rename(folder / "volume" / "registry")
     shutil.copytree(dataset, folder / "data" / "dataset")
     for name in ("online.pem", "cells-ci.pem"):

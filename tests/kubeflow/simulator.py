@@ -3,14 +3,16 @@
 There is no cluster here. What is Kubeflow's own follows its sources: the driver that resolves a
 task's inputs (backend/src/v2/driver), the launcher that stages and uploads (component/
 launcher_v2.go), what becomes of metadata in the metadata store and back (metadata/converter.go),
-and the cache's key (cacheutils). What is ours, the image's commands, really runs.
+the cache's key (cacheutils), and what Argo is told (compiler/argocompiler): which task waits for
+which, and which is tried again. What is ours, the image's commands, really runs.
 
-Left out, and refused when a specification has it: conditions, loops and nested pipelines, which
-this pipeline does not use. A failed task is not tried again.
+Left out, and refused when a specification has it: conditions, exit handlers, loops and nested
+pipelines, which this pipeline does not use and its compiler refuses. Nobody waits between tries.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -46,8 +48,8 @@ class Task:
 
     name: str
     state: State
-    log: str = ""
-    seconds: float = 0.0
+    log: str = ""  # of the last try
+    tries: int = 0
     parameters: Document = field(default_factory=dict)
     artifacts: dict[str, int] = field(default_factory=dict)  # ids by output
 
@@ -129,27 +131,41 @@ class Cluster:
         return self._artifacts[run.tasks[task].artifacts[output]]
 
     def _run_task(self, pipeline: _Pipeline, tasks: Mapping[str, Task], task: Task) -> None:
-        started = time.monotonic()
-        executor_input = pipeline.executor_input(task.name, tasks, self._artifacts)
-        key = pipeline.cache_key(task.name, executor_input)
-        cached = pipeline.tasks[task.name].get("cachingOptions", {}).get("enableCache", False)
-        if cached and key in self._cache:
-            hit = self._cache[key]
-            task.state, task.artifacts, task.parameters = "cached", hit.artifacts, hit.parameters
-            return
         try:
-            self._launch(pipeline, task, executor_input)
-            task.state = "complete"
+            executor_input = pipeline.executor_input(task.name, tasks, self._artifacts)
+            key = pipeline.cache_key(task.name, executor_input)
+            cached = pipeline.tasks[task.name].get("cachingOptions", {}).get("enableCache", False)
+            if cached and key in self._cache:
+                hit = self._cache[key]
+                task.artifacts, task.parameters = hit.artifacts, hit.parameters
+                task.state = "cached"
+                return
+            self._try(pipeline, task, executor_input)
         except Refused as error:
             task.state = "failed"
             task.log += f"\n{error}"
-        task.seconds = time.monotonic() - started
-        if cached and task.state == "complete":
+            return
+        task.state = "complete"
+        if cached:
             self._cache[key] = task
 
+    def _try(self, pipeline: _Pipeline, task: Task, executor_input: Document) -> None:
+        """Argo: the driver's inputs and outputs, in another new pod for each try."""
+        policy = pipeline.tasks[task.name].get("retryPolicy")
+        started = time.monotonic()
+        while True:
+            task.tries += 1
+            try:
+                self._launch(pipeline, task, copy.deepcopy(executor_input))
+            except Refused:
+                if not tried_again(policy, task.tries, time.monotonic() - started):
+                    raise
+            else:
+                return
+
     def _launch(self, pipeline: _Pipeline, task: Task, executor_input: Document) -> None:
-        """The launcher: stage, run, collect, upload, record."""
-        pod_folder = self._folder / "pods" / pipeline.run_id / task.name
+        """The launcher: stage, run, collect, upload, record; a failed step leaves nothing."""
+        pod_folder = self._folder / "pods" / pipeline.run_id / task.name / str(task.tries)
         staging = pod_folder / "staging"
         for scheme in STAGING:
             (staging / scheme).mkdir(parents=True)
@@ -171,7 +187,7 @@ class Cluster:
 
         container = pipeline.container(task.name)
         log = pod_folder / "log"
-        pod = self._pod(pipeline, task.name, container, executor_input, pod_folder)
+        pod = self._pod(pipeline, task, container, executor_input, pod_folder)
         code = self._runner(pod, log)
         task.log = log.read_text(errors="replace")
         if code != 0:
@@ -188,7 +204,7 @@ class Cluster:
     def _pod(
         self,
         pipeline: _Pipeline,
-        name: str,
+        task: Task,
         container: Document,
         executor_input: Document,
         folder: Path,
@@ -202,14 +218,16 @@ class Cluster:
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "HOME": "/tmp",
             "LANG": "C.UTF-8",
-            "KFP_POD_NAME": f"pod-{name.lower()}",
+            "KFP_POD_NAME": f"pod-{task.name.lower()}",
             **{each["name"]: each["value"] for each in container.get("env", ())},
         }
+        if "retryPolicy" in pipeline.tasks[task.name]:
+            environment["KFP_RETRY_INDEX"] = str(task.tries - 1)
         mounts = {mount: str(folder / "staging" / scheme) for scheme, mount in STAGING.items()}
         mounts["/tmp"] = str(folder / "tmp")
-        for kind, volume, path in pipeline.volumes(name):
+        for kind, volume, path in pipeline.volumes(task.name):
             if volume not in self._volumes[kind]:
-                raise Refused(f"{name}: there is no {kind} {volume}")
+                raise Refused(f"{task.name}: there is no {kind} {volume}")
             mounts[path] = str(self._volumes[kind][volume])
         return Pod(command, environment, mounts)
 
@@ -252,19 +270,8 @@ class _Pipeline:
         )
 
     def needs(self, name: str) -> set[str]:
-        """The tasks before a task: named, or implied by its inputs."""
-        task = self.tasks[name]
-        inputs = task.get("inputs", {})
-        implied = [
-            source["producerTask"]
-            for kind, key in (
-                ("artifacts", "taskOutputArtifact"),
-                ("parameters", "taskOutputParameter"),
-            )
-            for each in inputs.get(kind, {}).values()
-            if (source := each.get(key))
-        ]
-        return {*task.get("dependentTasks", ()), *implied}
+        """The tasks that Argo waits for: those that are named, whatever the inputs are."""
+        return set(self.tasks[name].get("dependentTasks", ()))
 
     def needed_for(self, name: str) -> set[str]:
         """A task and all that must run before it."""
@@ -306,7 +313,7 @@ class _Pipeline:
         inputs = self.tasks[name].get("inputs", {})
         declared = self.component(name).get("inputDefinitions", {}).get("parameters", {})
         values = {
-            key: resolve_type(key, self._resolve(each, tasks), declared[key]["parameterType"])
+            key: resolve_type(key, self._resolve(name, each, tasks), declared[key]["parameterType"])
             for key, each in inputs.get("parameters", {}).items()
         }
         for key in declared:
@@ -315,16 +322,17 @@ class _Pipeline:
         resolved = {}
         for key, each in inputs.get("artifacts", {}).items():
             source = each["taskOutputArtifact"]
-            number = tasks[source["producerTask"]].artifacts[source["outputArtifactKey"]]
+            made = _produced(name, source, tasks).artifacts
+            number = made[source["outputArtifactKey"]]
             resolved[key] = {"artifacts": [from_mlmd(number, artifacts[number])]}
         return {"parameterValues": values, "artifacts": resolved}
 
-    def _resolve(self, source: Document, tasks: Mapping[str, Task]) -> Any:
+    def _resolve(self, name: str, source: Document, tasks: Mapping[str, Task]) -> Any:
         if "componentInputParameter" in source:
             return self._parameters[source["componentInputParameter"]]
         if "taskOutputParameter" in source:
             output = source["taskOutputParameter"]
-            return tasks[output["producerTask"]].parameters[output["outputParameterKey"]]
+            return _produced(name, output, tasks).parameters[output["outputParameterKey"]]
         return source["runtimeValue"]["constant"]
 
     def _outputs(self, name: str) -> Document:
@@ -378,6 +386,30 @@ class _Pipeline:
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
+def _produced(name: str, source: Document, tasks: Mapping[str, Task]) -> Task:
+    task = tasks[source["producerTask"]]
+    if task.state not in ("complete", "cached"):
+        raise Refused(f"{name}: failed to get execution of upstream task {task.name}")
+    return task
+
+
+def tried_again(policy: Document | None, tries: int, seconds: float) -> bool:
+    """Whether Argo tries a failed task again (workflow/controller: processNodeRetries).
+
+    Args:
+        policy: the task's retryPolicy.
+        tries: so far.
+        seconds: since the first try began; Argo's limit is on that, not on the wait between tries.
+    """
+    if policy is None:
+        return False
+    wait, longest = (
+        float(policy[key].removesuffix("s")) for key in ("backoffDuration", "backoffMaxDuration")
+    )
+    waited = seconds + wait * policy["backoffFactor"] ** (tries - 1)
+    return tries <= policy["maxRetryCount"] and waited <= longest
+
+
 def validate(spec: Document, parameters: Mapping[str, Any]) -> None:
     """What the API server checks of a specification and of a run's parameters."""
     json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
@@ -394,9 +426,8 @@ def validate(spec: Document, parameters: Mapping[str, Any]) -> None:
             raise Refused(f"parameter(s) provided are not required by pipeline: {name}")
         kind = declared[name]["parameterType"]
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if (kind == "STRING" and not isinstance(value, str)) or (
-            kind.startswith("NUMBER") and not number
-        ):
+        fits = {"STRING": isinstance(value, str), "STRUCT": isinstance(value, dict)}
+        if not fits.get(kind, number):
             raise Refused(f"input parameter {name} requires type {kind}")
 
 
@@ -407,7 +438,7 @@ def resolve_type(name: str, value: Any, kind: str) -> Any:
     if kind == "STRING":
         return value if isinstance(value, str) else go_json(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind.startswith("NUMBER") and not number:
+    if not (isinstance(value, dict) if kind == "STRUCT" else number):
         raise Refused(f"input parameter {name} type mismatch: expect {kind}, got {value!r}")
     return value
 

@@ -16,6 +16,7 @@ from pipeline.kubeflow.checks import check
 from pipeline.kubeflow.compiler import Compiled, compile_pipeline
 from pipeline.kubeflow.planned import PLANNED
 from tests.kubeflow.conftest import IMAGE, compiled
+from tests.kubeflow.simulator import tried_again
 
 Document = dict[str, Any]
 TRAINER = {
@@ -26,6 +27,8 @@ TRAINER = {
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     "retries": 1,
 }
+
+TOLERATION = {"key": "a", "operator": "Exists", "value": "b"}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def configuration(root: Path, **sections: dict[str, Any]) -> Config:
     document: Document = {
         "name": "cells",
         "data": {"path": "dataset"},
-        "gate": {"min_accuracy": 0.9, "max_size_mb": 30.0},
+        "gate": {"min_accuracy": 0.9, "max_size_mb": 30.0, "min_recall": {"cat": 0.8}},
         "registry": {
             "location": "oci://registry.example/models",
             "root": str(root),
@@ -60,6 +63,18 @@ def configuration(root: Path, **sections: dict[str, Any]) -> Config:
 @pytest.fixture(scope="module")
 def pipeline(root: Path) -> Compiled:
     return compile_pipeline(configuration(root), IMAGE)
+
+
+@pytest.fixture(scope="module")
+def searching(root: Path) -> Compiled:
+    """With a search before the training."""
+    config = configuration(
+        root,
+        tuner={"trials": 5},
+        kubeflow={"steps": {"Tuner": TRAINER}},
+        trainer={"base_weights": "/data/weights.h5"},
+    )
+    return compile_pipeline(config, IMAGE)
 
 
 def task(pipeline: Compiled, name: str) -> Document:
@@ -98,6 +113,7 @@ def test_the_parameters_have_types_and_defaults_from_the_configuration(pipeline:
         "max_drop": ("NUMBER_DOUBLE", 0.01),
         "max_drop_deployed": ("NUMBER_DOUBLE", 0.01),
         "max_size_mb": ("NUMBER_DOUBLE", 30.0),
+        "min_recall": ("STRUCT", {"cat": 0.8}),
     }
 
 
@@ -119,7 +135,28 @@ def test_a_step_gets_its_resources_nodes_and_retries(pipeline: Compiled) -> None
     assert toleration == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     assert task(pipeline, "Trainer")["retryPolicy"]["maxRetryCount"] == 1
     assert task(pipeline, "Transform")["retryPolicy"]["maxRetryCount"] == 2
-    assert "retryPolicy" not in task(pipeline, "EdgePusher"), "a closed gate stays closed"
+
+
+def test_what_fails_for_what_it_found_is_not_tried_again(pipeline: Compiled) -> None:
+    tasks = pipeline.spec["root"]["dag"]["tasks"]
+    assert [name for name in tasks if "retryPolicy" not in tasks[name]] == ["EdgePusher", "Plan"]
+
+
+def test_a_step_that_failed_after_a_week_is_tried_again_as_well(pipeline: Compiled) -> None:
+    policy = task(pipeline, "Transform")["retryPolicy"]
+    week = 7 * 24 * 3600.0
+    assert [tried_again(policy, tries, week) for tries in (1, 2, 3)] == [True, True, False]
+
+
+def test_a_search_gets_what_a_training_gets(searching: Compiled, pipeline: Compiled) -> None:
+    resources = container(pipeline, "Trainer")["resources"]
+    assert container(searching, "Tuner")["resources"] == resources
+    for kind in ("pvcMount", "nodeSelector", "tolerations"):
+        assert kubernetes(searching, "Tuner")[kind] == kubernetes(pipeline, "Trainer")[kind]
+    found = task(searching, "Trainer")["inputs"]["artifacts"]["hyperparameters"]
+    assert found["taskOutputArtifact"]["producerTask"] == "Tuner"
+    assert "Tuner" in task(searching, "Trainer")["dependentTasks"]
+    assert "Tuner" not in pipeline.spec["root"]["dag"]["tasks"]
 
 
 def test_what_depends_on_more_than_the_cache_knows_is_never_cached(pipeline: Compiled) -> None:
@@ -185,6 +222,18 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         "kubeflow.steps.Trainer.gpu_type: expected 'nvidia.com/gpu', 'amd.com/gpu', "
         "'gpu.intel.com/i915' or 'gpu.intel.com/xe'; received \"nvidia.com/gpus\"",
     ),
+    "a GPU type for no GPU": (
+        {"kubeflow": {"steps": {"Trainer": {"gpu_type": "amd.com/gpu"}}}},
+        "kubeflow.steps.Trainer: expected gpu_count above 0 with gpu_type amd.com/gpu; received 0",
+    ),
+    "a toleration that Kubernetes refuses": (
+        {"kubeflow": {"steps": {"Trainer": {"tolerations": [{"operator": "Equal"}]}}}},
+        'kubeflow.steps.Trainer.tolerations.0: expected a key with operator "Equal"; received none',
+    ),
+    "a toleration of any value that has one": (
+        {"kubeflow": {"steps": {"Trainer": {"tolerations": [TOLERATION]}}}},
+        'Trainer.tolerations.0: expected no value with operator "Exists"; received "b"',
+    ),
     "a step that does not exist": (
         {"kubeflow": {"steps": {"Trainer2": {}}}},
         "kubeflow.steps.Trainer2: expected 'Plan'",
@@ -202,9 +251,9 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         "kubeflow.signing_keys: missing; the last step signs with cells-ci.pem, online.pem: "
         "expected the name of a Secret that has these files",
     ),
-    "a search, which the cluster's steps do not know": (
-        {"tuner": {"trials": 5}},
-        "tuner.trials: 5; there is no search in the cluster yet, expected 0",
+    "resources of a search that there is not": (
+        {"kubeflow": {"steps": {"Tuner": {"cpu": 4}}}},
+        "kubeflow.steps.Tuner: there is no such step while tuner.trials is 0",
     ),
     "a key in a variable": (
         {"registry": {"keys": ["envvar:KEY"]}},
@@ -226,6 +275,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "base weights that the cluster does not have": (
         {"trainer": {"base_weights": "weights.h5"}},
         "trainer.base_weights: expected a path below /data",
+    ),
+    "an earlier model that the cluster does not have": (
+        {"trainer": {"warm_start": "runs/cells/Trainer/model/7/Format-Serving"}},
+        "trainer.warm_start: expected a path below /data",
     ),
     "a pipeline root that is no object store": (
         {"kubeflow": {"pipeline_root": "/mnt/artifacts"}},
@@ -285,6 +338,15 @@ def _large(spec: Document) -> None:
     parameters["root"]["runtimeValue"]["constant"] = "x" * 200_000
 
 
+def _impatient(spec: Document) -> None:
+    spec["root"]["dag"]["tasks"]["Trainer"]["dependentTasks"] = ["Transform"]
+    spec["root"]["dag"]["tasks"]["Transform"]["dependentTasks"] = ["ImportExampleGen"]
+
+
+def _conditional(spec: Document) -> None:
+    spec["root"]["dag"]["tasks"]["EdgePusher"]["triggerPolicy"] = {"condition": "1 == 1"}
+
+
 def _unknown_field(spec: Document) -> None:
     spec["root"]["dag"]["tasks"]["Plan"]["retries"] = 3
 
@@ -307,6 +369,11 @@ DAMAGE: dict[str, tuple[Callable[[Document], None], str]] = {
         "parameter epochs: expected a value of type NUMBER_INTEGER; received 1.5",
     ),
     "settings too large for an argument": (_large, "task Plan: its settings have 20"),
+    "a step that does not wait for what it takes": (
+        _impatient,
+        "task Trainer: does not wait for ImportSchemaGen, whose output it takes",
+    ),
+    "a condition": (_conditional, "task EdgePusher: has triggerPolicy; expected a step that runs"),
     "an unknown field": (_unknown_field, "not a pipeline specification"),
     "an old schema": (_old, "schemaVersion: expected 2.1.0; received 2.0.0"),
 }
@@ -323,10 +390,10 @@ def test_what_kubeflow_would_refuse_is_refused_before(
     assert message in str(caught.value)
 
 
-def test_every_planned_setting_is_taken_from_the_plan(pipeline: Compiled) -> None:
+def test_every_planned_setting_is_taken_from_the_plan(searching: Compiled) -> None:
     for step, names in PLANNED.items():
         for name in names:
-            source = task(pipeline, step)["inputs"]["parameters"][name]
+            source = task(searching, step)["inputs"]["parameters"][name]
             assert source == {
                 "taskOutputParameter": {
                     "producerTask": "Plan",

@@ -55,6 +55,27 @@ def test_the_secrets_are_those_that_pods_and_readme_name() -> None:
         assert f'"{name}"' in README
 
 
+def test_every_image_that_is_replaced_is_used() -> None:
+    for folder in FOLDERS:
+        pods = [
+            each["spec"]["template"]["spec"]
+            for name in kustomization(folder)["resources"]
+            for each in yaml.safe_load_all((folder / name).read_text())
+            if "template" in each.get("spec", {})
+        ]
+        used = {container["image"] for pod in pods for container in pod["containers"]}
+        assert {each["name"] for each in kustomization(folder).get("images", ())} <= used
+
+
+def test_the_readme_makes_every_file_that_a_secret_or_a_config_map_is_made_of() -> None:
+    for folder in FOLDERS:
+        document = kustomization(folder)
+        for generator in ("secretGenerator", "configMapGenerator"):
+            for made in document.get(generator, ()):
+                for file in made["files"]:
+                    assert Path(file).name in README, file
+
+
 def test_no_secret_gets_under_version_control() -> None:
     rules = (MANIFESTS / "secrets" / ".gitignore").read_text().splitlines()
     assert [rule for rule in rules if not rule.startswith("#")] == ["*", "!.gitignore"]

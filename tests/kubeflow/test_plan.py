@@ -14,6 +14,7 @@ from pipeline.config import parse_config
 from pipeline.dataset import Dataset
 from pipeline.kubeflow.compiler import run_parameters
 from pipeline.kubeflow.names import BASELINE, DATASET_DIGEST, SETTINGS
+from pipeline.kubeflow.plan import _baseline
 from pipeline.kubeflow.planned import PLANNED
 from tests.conftest import make_registry
 
@@ -39,10 +40,22 @@ DOCUMENT: dict[str, dict[str, Any]] = {
         "max_latency_p50_ms": 5.0,
         "max_latency_p95_ms": 9.0,
         "max_latency_ratio": 0.9,
+        "min_slice_accuracy": {"camera": 0.8},
+        "min_precision": {"cat": 0.8},
+        "min_recall": {"dog": 0.8},
     },
     "registry": {"location": "registry"},
     "trainer": {"epochs": 5},
+    "tuner": {"trials": 3},
 }
+
+
+def _half(threshold: Any) -> Any:
+    if isinstance(threshold, dict):
+        return {key: value / 2 for key, value in threshold.items()}
+    return threshold / 2
+
+
 OTHER_DATA = {
     "path": replace(DATASET, path=Path("/data/b"), schema_path=Path("/data/b/schema.pbtxt")),
     "labels": replace(DATASET, labels=("cat", "dog", "owl")),
@@ -55,7 +68,7 @@ OTHER_SETTINGS: dict[str, Any] = {
     "registry": "oci://registry.example/models",
     "channel": "canary",
     "epochs": 6,
-    **{name: value / 2 for name, value in DOCUMENT["gate"].items()},
+    **{name: _half(threshold) for name, threshold in DOCUMENT["gate"].items()},
     "max_drop": 0.5,
     "max_drop_deployed": 0.5,
 }
@@ -112,6 +125,13 @@ def test_another_baseline_changes_the_evaluator_alone(folder: Path) -> None:
     assert difference == {("TFLiteEvaluator", "baseline_digest")}
 
 
+def test_a_given_baseline_needs_no_registry_and_none_means_none(folder: Path) -> None:
+    document = {**DOCUMENT, "name": "cells", "registry": {"location": str(folder / "nowhere")}}
+    config = parse_config(document, "test")
+    assert _baseline("sha256:" + "a" * 64, config, DATASET) == "sha256:" + "a" * 64
+    assert _baseline("none", config, DATASET) == ""
+
+
 def test_other_code_changes_only_what_is_planned(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +140,7 @@ def test_other_code_changes_only_what_is_planned(
     difference = changed(before, settings(folder))
     assert {step for step, _ in difference} == {
         "Transform",
+        "Tuner",
         "Trainer",
         "TFLiteRewriter",
         "TFLiteEvaluator",

@@ -7,6 +7,7 @@ command -v skopeo >/dev/null || packages+=(skopeo)
 command -v chromium >/dev/null || packages+=(chromium)
 command -v docker-registry >/dev/null || packages+=(docker-registry)
 command -v htpasswd >/dev/null || packages+=(apache2-utils)
+command -v kubectl >/dev/null || packages+=(kubernetes-client)
 command -v node >/dev/null || packages+=(nodejs)
 command -v npm >/dev/null || packages+=(npm)
 # MediaPipe's wheel links to them.

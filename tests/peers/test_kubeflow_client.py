@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.kubeflow.conftest import IMAGE, compiled
 from tests.kubeflow.sandbox import PROJECT
@@ -16,6 +18,15 @@ from tests.peers.kubeflow_api import Api, serving
 
 pytestmark = pytest.mark.peers
 
+SECRETS = (
+    "online.pem",
+    "cells-ci.pem",
+    "config.json",
+    "ca.crt",
+    "tls.crt",
+    "tls.key",
+    "htpasswd",
+)
 CLIENT = PROJECT / ".tools" / "kfp" / "bin" / "python"
 CONFIG = """\
 name = "cells"
@@ -25,6 +36,7 @@ path = "dataset"
 
 [gate]
 min_accuracy = 0.9
+min_recall = { cat = 0.8 }
 
 [registry]
 location = "oci://registry.example/models"
@@ -106,12 +118,17 @@ def test_the_newest_client_reads_both_documents_strictly(pipeline: Path, tmp_pat
 
 
 def test_a_run_is_uploaded_started_and_waited_for(api: Api, pipeline: Path) -> None:
-    done = submit(api, pipeline, "--param", "epochs=3", "--param", "min_accuracy=0.5")
+    given = ("epochs=3", "min_accuracy=0.5", 'min_recall={"cat": 0.5}')
+    done = submit(api, pipeline, *(word for each in given for word in ("--param", each)))
     assert done.returncode == 0, done.stderr
     assert f"Run details: {api.url}/#/runs/details/r0" in done.stdout
     assert done.stdout.endswith("Outcome: succeeded\n")
     run = api.runs["r0"]
-    assert run["runtime_config"]["parameters"] == {"epochs": 3, "min_accuracy": 0.5}
+    assert run["runtime_config"]["parameters"] == {
+        "epochs": 3,
+        "min_accuracy": 0.5,
+        "min_recall": {"cat": 0.5},
+    }
     uploaded = api.versions[run["pipeline_version_reference"]["pipeline_version_id"]]["file"]
     assert pipeline.read_text() in uploaded
     assert api.tokens == {"Bearer secret"}
@@ -156,12 +173,28 @@ def test_a_recurring_run_resolves_its_baseline_each_time(api: Api, pipeline: Pat
 MISTAKES = {
     "a value of another type": (
         ("--param", "epochs=ten"),
-        '--param epochs=ten: expected a value of type NUMBER_INTEGER; received "ten"\n',
+        '--param epochs=ten: expected a whole number; received "ten"\n',
+    ),
+    "half an epoch": (
+        ("--param", "epochs=1.5"),
+        '--param epochs=1.5: expected a whole number; received "1.5"\n',
+    ),
+    "a word for a threshold": (
+        ("--param", "min_accuracy=high"),
+        '--param min_accuracy=high: expected a number; received "high"\n',
+    ),
+    "a number that JSON does not have": (
+        ("--param", "min_accuracy=nan"),
+        '--param min_accuracy=nan: expected a number; received "nan"\n',
+    ),
+    "a number for thresholds by class": (
+        ("--param", "min_recall=0.9"),
+        '--param min_recall=0.9: expected a JSON object, such as {"camera": 0.9}; received "0.9"\n',
     ),
     "a parameter that does not exist": (
         ("--param", "epoch=3"),
         "--param epoch=3: no such parameter; expected one of: baseline_digest, channel, data_path, "
-        "epochs, max_drop, max_drop_deployed, min_accuracy, registry\n",
+        "epochs, max_drop, max_drop_deployed, min_accuracy, min_recall, registry\n",
     ),
     "no value": (("--param", "epochs"), "--param epochs: expected NAME=VALUE, such as epochs=20\n"),
 }
@@ -193,12 +226,35 @@ def test_a_file_that_is_no_pipeline_is_one_line(api: Api, tmp_path: Path) -> Non
     assert done.stderr == f"{other}: no pipeline; expected what kubeflow/compile.py wrote\n"
 
 
+@pytest.fixture(scope="module")
+def manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `kubectl apply --kustomize` would send, a file for each of the folders."""
+    folder = tmp_path_factory.mktemp("manifests")
+    shutil.copytree(PROJECT / "kubeflow" / "manifests", folder / "manifests")
+    for name in SECRETS:
+        (folder / "manifests" / "secrets" / name).write_text(name)
+    for name in ("pipeline.yaml", "submit.py"):
+        (folder / "manifests" / "recurring" / name).write_text(name)
+    (folder / "built").mkdir()
+    for name in (".", "ingest", "recurring"):
+        built = subprocess.run(
+            ["kubectl", "kustomize", str(folder / "manifests" / name)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert built.returncode == 0, built.stderr
+        (folder / "built" / f"{Path(name).name or 'all'}.yaml").write_text(built.stdout)
+    return folder / "built"
+
+
 @pytest.mark.parametrize("version", ["1.29", "1.37"])
-def test_the_manifests_fit_the_schemas_of_kubernetes_strictly(version: str) -> None:
-    folder = PROJECT / "kubeflow" / "manifests"
-    files = [str(f) for f in folder.rglob("*.yaml") if f.name != "kustomization.yaml"]
-    assert len(files) >= 5
+def test_the_manifests_fit_the_schemas_of_kubernetes_strictly(
+    version: str, manifests: Path
+) -> None:
     validate = CLIENT.parent / "kubernetes-validate"
+    files = [str(file) for file in manifests.iterdir()]
+    assert len(files) == 3
     done = subprocess.run(
         [str(validate), "--strict", "--kubernetes-version", version, *files],
         capture_output=True,
@@ -206,3 +262,17 @@ def test_the_manifests_fit_the_schemas_of_kubernetes_strictly(version: str) -> N
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_kustomize_puts_everything_into_the_namespace_and_secrets_keep_their_names(
+    manifests: Path,
+) -> None:
+    objects = [o for file in manifests.iterdir() for o in yaml.safe_load_all(file.read_text())]
+    assert {each["metadata"]["namespace"] for each in objects} == {"kubeflow"}
+    secrets = {o["metadata"]["name"]: set(o["data"]) for o in objects if o["kind"] == "Secret"}
+    assert secrets == {
+        "edgeline-signing-keys": {"online.pem", "cells-ci.pem"},
+        "edgeline-registry-login": {"config.json", "ca.crt"},
+        "edgeline-registry-tls": {"tls.crt", "tls.key"},
+        "edgeline-registry-users": {"htpasswd"},
+    }
