@@ -6,7 +6,7 @@ where they are needed, by this one reader.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -16,6 +16,12 @@ import tensorflow_transform as tft
 SHUFFLE_BUFFER = 4096  # examples
 SEEDS_APART = 100_003  # a prime above any number of epochs: no two orders share a seed
 RAW_BATCH = 256  # examples
+
+Cut = Callable[[tf.data.Dataset], tf.data.Dataset]
+
+
+def _uncut(batches: tf.data.Dataset) -> tf.data.Dataset:
+    return batches
 
 
 class TransformedExamples:
@@ -39,7 +45,12 @@ class TransformedExamples:
         self._layer = self.transform.transform_features_layer()
 
     def batches(
-        self, batch_size: int, *, skip: int = 0, raw_features: Sequence[str] = ()
+        self,
+        batch_size: int,
+        *,
+        skip: int = 0,
+        raw_features: Sequence[str] = (),
+        cut: Cut = _uncut,
     ) -> tf.data.Dataset:
         """Yields a dict of features a batch, in order: the transformed and, by name, some raw ones.
 
@@ -47,6 +58,7 @@ class TransformedExamples:
             batch_size: in examples; the last batch may be smaller.
             skip: examples to leave out at the beginning; they are not decoded.
             raw_features: names of raw features to pass on, string `[batch]` each.
+            cut: what becomes of the batches before they are decoded.
         """
 
         def transform(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -54,10 +66,12 @@ class TransformedExamples:
             passed_on = {name: tf.reshape(raw[name], [-1]) for name in raw_features}
             return {**self._layer(raw), **passed_on}
 
-        batches = self._serialized().skip(skip).batch(batch_size)
+        batches = cut(self._serialized().skip(skip).batch(batch_size))
         return batches.map(transform, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
-    def epochs(self, batch_size: int, first: int, last: int, seed: int) -> tf.data.Dataset:
+    def epochs(
+        self, batch_size: int, first: int, last: int, seed: int, *, cut: Cut = _uncut
+    ) -> tf.data.Dataset:
         """Yields the batches of several epochs, each shuffled as its number and the seed say.
 
         Args:
@@ -65,6 +79,7 @@ class TransformedExamples:
             first: number of the first epoch.
             last: number of the epoch to stop before.
             seed: of the order.
+            cut: what becomes of an epoch's batches before they are decoded.
 
         Returns:
             The index of each example in the files' order, int64 `[batch]`; the epoch, int64; and a
@@ -77,7 +92,8 @@ class TransformedExamples:
             examples = self._serialized().enumerate()
             examples = examples.shuffle(SHUFFLE_BUFFER, seed=order, reshuffle_each_iteration=False)
             number = tf.constant(epoch, tf.int64)
-            return examples.batch(batch_size).map(lambda *batch: (batch[0], number, batch[1]))
+            batches = cut(examples.batch(batch_size))
+            return batches.map(lambda *batch: (batch[0], number, batch[1]))
 
         def transform(
             indices: tf.Tensor, epoch: tf.Tensor, serialized: tf.Tensor

@@ -1,4 +1,4 @@
-"""The command line: `python -m pipeline ingest | run | report`."""
+"""The command line: `python -m pipeline ingest | run | train-worker | report`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgeline.errors import EdgelineError
 from pipeline.config import load_config, parse_ingest_config
 from pipeline.console import console
 from pipeline.errors import UserError
-from pipeline.run import ingest_for_a_person, ingest_log, report_file, run
+from pipeline.run import ingest_for_a_person, ingest_log, report_file, run, train_with_chief
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -48,6 +48,16 @@ Every setting, with its unit and default, is described in pipeline/config.py.
 """
 
 
+TRAIN_WORKER_EXAMPLES = """\
+With trainer.strategy = "multi_worker", the first of the machines that TF_CONFIG names runs the
+pipeline, and each of the others this. They read the same files at the same paths.
+
+example:
+  TF_CONFIG='{"cluster": {"worker": ["10.0.0.1:12345", "10.0.0.2:12345"]},
+              "task": {"type": "worker", "index": 1}}' python -m pipeline train-worker
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
     options = _parser().parse_args(arguments)
@@ -71,6 +81,10 @@ def _ingest(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     return run(load_config(options.config, options.set), verbose=options.verbose)
+
+
+def _train_worker(options: argparse.Namespace) -> int:
+    return train_with_chief(None if options.verbose else options.log)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -113,6 +127,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(run)
     run.set_defaults(command=_run)
 
+    worker = _add_command(
+        commands, "train-worker", "train with a `run` on another machine", TRAIN_WORKER_EXAMPLES
+    )
+    worker.add_argument(
+        "--log",
+        type=Path,
+        default=Path("train-worker.log"),
+        metavar="FILE",
+        help="where the libraries' output goes (default: %(default)s)",
+    )
+    _add_verbose(worker)
+    worker.set_defaults(command=_train_worker)
+
     report = _add_command(
         commands, "report", "open or write the last run's report", REPORT_EXAMPLES
     )
@@ -142,6 +169,10 @@ def _add_command(
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     _add_set(parser)
+    _add_verbose(parser)
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-v",
         "--verbose",

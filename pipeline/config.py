@@ -157,6 +157,9 @@ class TrainerConfig(_Section):
     in memory or on disk; "off": run them every epoch. Training the whole base needs no cache."""
     cache_max_gb: Annotated[float, Field(gt=0)] = 50.0
     """GB (10^9 bytes) of disk the cache may take; what needs more is trained without."""
+    strategy: Literal["none", "mirrored", "multi_worker"] = "none"
+    """What trains together, each device on its part of `batch_size`: one device, all of this
+    machine, or those of the processes that the environment variable TF_CONFIG names."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of everything random in training."""
 

@@ -123,7 +123,7 @@ class ConfusionMatrix(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """See the base class; the metric's last count is of the eval split."""
-        counts = self._metric.confusion.numpy()
+        counts = self._metric.confusion.numpy().astype(np.int32)
         table = [[label, *row] for label, row in zip(self._labels, counts.tolist(), strict=True)]
         text = tabulate(table, headers=["is / predicted", *self._labels], tablefmt="github")
         with self._writer.as_default(step=epoch):

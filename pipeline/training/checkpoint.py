@@ -54,9 +54,14 @@ class State:
     @classmethod
     def load(cls, path: Path) -> State:
         """Reads a state; what was never written is the state before the first epoch."""
-        if not path.is_file():
+        return cls.of_bytes(path.read_bytes() if path.is_file() else b"")
+
+    @classmethod
+    def of_bytes(cls, content: bytes) -> State:
+        """Reads what a state's file contains, or the state before the first epoch from nothing."""
+        if not content:
             return cls()
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             document = json.loads(str(file["state"]))
             for name, count in document.pop("arrays").items():
                 document[name] = [file[f"{name}/{index}"] for index in range(count)]
@@ -85,12 +90,12 @@ class Checkpoint(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, path: Path, state: State, others: Sequence[keras.callbacks.Callback]
+        self, path: Path | None, state: State, others: Sequence[keras.callbacks.Callback]
     ) -> None:
         """Sets out from a state.
 
         Args:
-            path: of the file.
+            path: of the file; None writes none.
             state: that was loaded from there.
             others: callbacks to remember, the one for early stopping among them.
         """
@@ -118,12 +123,14 @@ class Checkpoint(keras.callbacks.Callback):
         for name, value in (logs or {}).items():
             self.curves.setdefault(name, []).append(float(value))
         last = self.model.stop_training or epoch + 1 == self.params["epochs"]
-        if not last and time.monotonic() - self._saved >= SAVE_SECONDS:
+        if self._path and not last and time.monotonic() - self._saved >= SAVE_SECONDS:
             self._state_after(epoch + 1).save(self._path)
             self._saved = time.monotonic()
 
     def finish(self, model: keras.Model) -> None:
         """Writes that the phase is over, and its outcome."""
+        if self._path is None:
+            return
         weights = [variable.numpy() for variable in model.variables]
         State(finished=True, curves=self.curves, weights=weights).save(self._path)
 

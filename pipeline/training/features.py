@@ -19,7 +19,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,6 +34,7 @@ from pipeline.errors import TrainingError
 from pipeline.model import normalization
 from pipeline.preprocessing import LABEL, PIXELS, label_id
 from pipeline.training.augmentation import Augmentation
+from pipeline.training.devices import ONE_DEVICE, Devices
 from pipeline.training.files import replace_file
 
 FLOAT32 = np.dtype(np.float32)
@@ -70,28 +73,44 @@ class LabelledExamples:
 
 
 class Frozen:
-    """A network that only computes: traced once, for however many splits.
+    """A network that only computes: traced once for each device, for however many splits.
 
     Attributes:
         shape: of what it gives for one input.
+        devices: that compute, in turn, and the processes that share the work.
     """
 
-    def __init__(self, network: keras.Model, *, normalize: bool = False) -> None:
+    def __init__(
+        self, network: keras.Model, *, normalize: bool = False, devices: Devices = ONE_DEVICE
+    ) -> None:
         """Traces a network.
 
         Args:
-            network: of the base's layers.
+            network: of the base's layers, made in the devices' scope.
             normalize: whether it reads normalized pixels, but is given pixels in [0, 1].
+            devices: to compute on.
         """
         self.shape: tuple[int, ...] = tuple(network.output_shape[1:])
-        first = normalization() if normalize else keras.layers.Identity()
+        self.devices = devices
         spec = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
-        function = tf.function(lambda x: network(first(x), training=False), input_signature=[spec])
-        self._function = function.get_concrete_function()
+
+        def on(device: str) -> Any:
+            first = normalization() if normalize else keras.layers.Identity()
+
+            def compute(batch: tf.Tensor) -> tf.Tensor:
+                with tf.device(device):  # which has a copy of the variables
+                    return network(first(batch), training=False)
+
+            return tf.function(compute, input_signature=[spec]).get_concrete_function()
+
+        self._functions = cycle([on(device) for device in devices.local])
 
     def __call__(self, batch: tf.Tensor) -> NDArray[np.float32]:
-        """Computes a batch: float32 `[batch, ...]` to float32 `[batch, *shape]`."""
-        values: NDArray[np.float32] = self._function(batch).numpy()
+        """Computes a batch on the next device: float32 `[batch, ...]` to float32 `[batch, *shape]`.
+
+        Several threads may call it.
+        """
+        values: NDArray[np.float32] = next(self._functions)(batch).numpy()
         return values
 
 
@@ -249,8 +268,11 @@ def extract_from_pixels(
         augmentation: of its images.
         store: with a row for each image and view.
     """
+    devices = network.devices
     views = augmentation.rows
     images = max(1, PREDICT_BATCH // views)
+    # All processes go on where the one that came least far ended.
+    store.written = devices.least(store.written)
     # A batch that was cut short is computed again, whole.
     store.written -= store.written % (images * views) if store.written < store.rows else 0
     if store.written == store.rows:
@@ -259,38 +281,66 @@ def extract_from_pixels(
 
     def augment(number: tf.Tensor, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         pixels = batch[PIXELS]
-        indices = skip + number * images + tf.range(tf.shape(pixels)[0], dtype=tf.int64)
+        place = number * devices.processes + devices.process
+        indices = skip + place * images + tf.range(tf.shape(pixels)[0], dtype=tf.int64)
         return augmentation.all_views(pixels, indices)
 
-    batches = data.examples.batches(images, skip=skip).enumerate()
-    batches = batches.take(-(-(len(data) - skip) // images))
+    def of_process(batches: tf.data.Dataset) -> tf.data.Dataset:
+        return batches.take(count).shard(devices.processes, devices.process)
+
+    count = math.ceil((len(data) - skip) / images)
+    batches = data.examples.batches(images, skip=skip, cut=of_process).enumerate()
     batches = batches.map(augment, num_parallel_calls=tf.data.AUTOTUNE).prefetch(AT_ONCE)
-    _run(network, batches, store)
+    _run(network, batches, store, math.ceil(count / devices.processes))
 
 
 def extract_from_store(network: Frozen, source: FeatureStore, store: FeatureStore) -> None:
-    """Runs more of the frozen layers over stored activations, until another store is full."""
+    """Runs more of the frozen layers over stored activations, until another store is full.
+
+    That is little work, which every process does on its own.
+    """
 
     def batches() -> Iterator[tf.Tensor]:
         for first in range(store.written, store.rows, PREDICT_BATCH):
             rows = np.arange(first, min(first + PREDICT_BATCH, store.rows))
             yield tf.constant(source.read(rows))
 
-    _run(network, batches(), store)
+    for rows in _computed(network, batches(), _Pace(store)):
+        store.append(rows)
 
 
-def _run(network: Frozen, batches: Iterable[tf.Tensor], store: FeatureStore) -> None:
-    """Computes batches, `AT_ONCE` at a time, and stores them in order; says how far it is."""
-    pace = _Pace(store)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+def _run(network: Frozen, batches: Iterable[tf.Tensor], store: FeatureStore, rounds: int) -> None:
+    """Computes this process's batches, and stores those of all processes, in order.
+
+    Args:
+        network: computes them.
+        batches: of this process: every so many-th of all, from its own on.
+        store: is given all of them, whichever process computed them.
+        rounds: in each of which every process computes a batch; the last of them may lack some.
+    """
+    computed = _computed(network, batches, _Pace(store))
+    nothing = np.empty((0, *network.shape), FLOAT32)
+    for _ in range(rounds):
+        rows = network.devices.gather(next(computed, nothing))
+        # The last batch has more where the store is for the first images of a split only.
+        store.append(rows[: store.rows - store.written])
+    next(computed, nothing)  # says how long it took
+
+
+def _computed(
+    network: Frozen, batches: Iterable[tf.Tensor], pace: _Pace
+) -> Iterator[NDArray[np.float32]]:
+    """Computes batches, a few at a time, in order; says how far the store is."""
+    at_once = max(AT_ONCE, len(network.devices.local))
+    with ThreadPoolExecutor(at_once) as pool:
         running: deque[Future[NDArray[np.float32]]] = deque()
         for batch in pace.timed(batches):
             running.append(pool.submit(network, batch))
-            if len(running) > AT_ONCE:
-                store.append(running.popleft().result())
+            if len(running) > at_once:
+                yield running.popleft().result()
                 pace.say_now_and_then()
         while running:
-            store.append(running.popleft().result())
+            yield running.popleft().result()
     pace.say_the_end()
 
 

@@ -75,7 +75,9 @@ def first_trained(base: keras.Model, start: str | None, last_layers: int) -> int
     raise UserError(f"trainer.fine_tune_from: the base has no layer of {start}")
 
 
-def unfreeze(base: keras.Model, first: int, *, batch_norms: bool = False) -> None:
+def unfreeze(
+    base: keras.Model, first: int, *, batch_norms: bool = False, synchronized: bool = False
+) -> None:
     """Makes the layers from an index on trainable and freezes those before it.
 
     Args:
@@ -83,6 +85,7 @@ def unfreeze(base: keras.Model, first: int, *, batch_norms: bool = False) -> Non
         first: index of the first layer to train.
         batch_norms: train those, too, on the statistics of each batch; otherwise they stay in
             inference mode, as fits weights that were trained elsewhere.
+        synchronized: take those statistics over all devices that share a batch.
 
     Raises:
         UserError: none of the chosen layers has weights to train.
@@ -93,6 +96,7 @@ def unfreeze(base: keras.Model, first: int, *, batch_norms: bool = False) -> Non
         layer.trainable = index >= first and (batch_norms or not is_batch_norm)
         if is_batch_norm and batch_norms:
             layer.momentum = MOMENTUM
+            layer.synchronized = synchronized
     if not base.trainable_weights:
         raise UserError(
             f"trainer.fine_tune_layers: the base's last {len(base.layers) - first} layers have no "

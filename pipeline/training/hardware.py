@@ -53,11 +53,11 @@ def compute_precision() -> str:
     return MIXED if gpus and all(capable) else "float32"
 
 
-def in_float32(model: keras.Model) -> keras.Model:
-    """The same model with every layer in float32, as it is converted and shipped.
+def as_shipped(model: keras.Model) -> keras.Model:
+    """The same model with every layer in float32 and a single copy of its variables.
 
-    To be called when Keras' policy is float32 again. Training with mixed precision keeps weights
-    in float32: only the computation changes.
+    To be called when Keras' policy is float32 again, outside any strategy's scope. Training with
+    mixed precision keeps weights in float32: only the computation changes.
 
     Args:
         model: base and head, joined.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.config import TrainerConfig
 from pipeline.preprocessing import LABEL_ID, PIXELS
 from pipeline.training.augmentation import Augmentation
+from pipeline.training.devices import ONE_DEVICE, Devices
 from pipeline.training.features import PREDICT_BATCH, FeatureStore, LabelledExamples
 from pipeline.training.recipe import class_weights
 
@@ -34,6 +35,7 @@ class Job:
         state_dir: for caches and checkpoints; a rerun with the same one goes on.
         shared_cache_dir: for caches that other trainings on the same data use, too, and that are
             files for that reason; None keeps them in memory or in `state_dir`.
+        devices: that train together.
     """
 
     config: TrainerConfig
@@ -43,6 +45,7 @@ class Job:
     log_dir: Path
     state_dir: Path
     shared_cache_dir: Path | None = None
+    devices: Devices = ONE_DEVICE
 
     @property
     def augmentation(self) -> Augmentation:
@@ -72,13 +75,19 @@ class Cache:
 class Inputs:
     """What a phase is fed: batches of inputs, one-hot labels and, in training, weights.
 
+    Where several devices train together, each batch is cut for them.
+
     Attributes:
         epochs: makes the batches of the epochs from one number to before another.
         evaluation: the eval split's batches.
+        batch_sizes: images of each whole batch of an epoch.
+        evaluation_batch_sizes: images of each whole batch of the eval split.
     """
 
     epochs: Callable[[int, int], tf.data.Dataset]
     evaluation: tf.data.Dataset
+    batch_sizes: Sequence[int]
+    evaluation_batch_sizes: Sequence[int]
 
 
 def cached_inputs(cache: Cache, job: Job) -> Inputs:
@@ -92,7 +101,7 @@ def cached_inputs(cache: Cache, job: Job) -> Inputs:
             images = tf.range(len(job.train), dtype=tf.int64)
             images = tf.random.experimental.stateless_shuffle(images, seed)
             batches = tf.data.Dataset.from_tensor_slices(images).batch(config.batch_size)
-            return batches.map(lambda indices: (indices, epoch))
+            return job.devices.cut(batches).map(lambda indices: (indices, epoch))
 
         def rows(indices: NDArray[np.int64], epoch: np.int64) -> NDArray[np.float32]:
             views = job.augmentation.rows
@@ -112,8 +121,10 @@ def cached_inputs(cache: Cache, job: Job) -> Inputs:
         values = tf.ensure_shape(values, [None, *cache.evaluation.shape])
         return values, tf.one_hot(tf.gather(job.evaluation.label_ids, indices), classes)
 
-    evaluation = tf.data.Dataset.range(len(job.evaluation)).batch(PREDICT_BATCH)
-    return Inputs(epochs, evaluation.map(load_evaluation).prefetch(tf.data.AUTOTUNE))
+    evaluation = job.devices.cut(
+        tf.data.Dataset.range(len(job.evaluation)).batch(_evaluation_batch(job))
+    )
+    return _inputs(job, epochs, evaluation.map(load_evaluation).prefetch(tf.data.AUTOTUNE))
 
 
 def pixel_inputs(job: Job) -> Inputs:
@@ -130,11 +141,32 @@ def pixel_inputs(job: Job) -> Inputs:
             label_ids = tf.gather(job.train.label_ids, indices)
             return pixels, tf.one_hot(label_ids, classes), tf.gather(weights, label_ids)
 
-        batches = job.train.examples.epochs(config.batch_size, first, last, config.seed)
+        batches = job.train.examples.epochs(
+            config.batch_size, first, last, config.seed, cut=job.devices.cut
+        )
         return batches.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
     def load_evaluation(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         return batch[PIXELS], tf.one_hot(batch[LABEL_ID], classes)
 
-    evaluation = job.evaluation.examples.batches(PREDICT_BATCH).map(load_evaluation)
-    return Inputs(epochs, evaluation)
+    evaluation = job.evaluation.examples.batches(_evaluation_batch(job), cut=job.devices.cut)
+    return _inputs(job, epochs, evaluation.map(load_evaluation))
+
+
+def _evaluation_batch(job: Job) -> int:
+    return PREDICT_BATCH * job.devices.replicas
+
+
+def _inputs(
+    job: Job, epochs: Callable[[int, int], tf.data.Dataset], evaluation: tf.data.Dataset
+) -> Inputs:
+    return Inputs(
+        epochs,
+        evaluation,
+        _batch_sizes(len(job.train), job.config.batch_size),
+        _batch_sizes(len(job.evaluation), _evaluation_batch(job)),
+    )
+
+
+def _batch_sizes(images: int, batch: int) -> list[int]:
+    return [min(batch, images - first) for first in range(0, images, batch)]

@@ -8,7 +8,6 @@ the same views of the same images, and the joined model is built in the same way
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,7 +18,7 @@ import tensorflow as tf
 from pipeline.errors import TrainingError, UserError
 from pipeline.model import Statistics, build_head, head_input, join
 from pipeline.preprocessing import PIXELS
-from pipeline.training import features
+from pipeline.training import features, replicated
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.callbacks import (
     ConfusionMatrix,
@@ -35,6 +34,7 @@ from pipeline.training.recipe import (
     MeanRecall,
     compile_model,
     early_stopping,
+    loss,
     schedule_callbacks,
 )
 
@@ -55,7 +55,7 @@ def train(
 
     Args:
         base: frozen; its end is fine-tuned in place.
-        job: the data and the recipe.
+        job: the data and the recipe; where it has several devices, this runs in their scope.
         head: to go on from; None builds one.
 
     Returns:
@@ -75,7 +75,12 @@ def train(
         if job.config.epochs:
             curves |= train_head(base, head, caches.get(HEAD), job)
         if part:
-            unfreeze(base, first, batch_norms=job.config.trains_batch_norms)
+            unfreeze(
+                base,
+                first,
+                batch_norms=job.config.trains_batch_norms,
+                synchronized=job.devices.strategy is not None,
+            )
             curves |= fine_tune(base, head, part, caches.get(FINE_TUNE), job)
     finally:
         for cache in caches.values():
@@ -99,6 +104,7 @@ def check(base: keras.Model, job: Job) -> int:
             f"received {config.batch_size}"
         )
     last_layers = config.fine_tune_layers or CLASSIC_LAYERS
+    job.devices.check(config.batch_size)
     first = first_trained(base, config.fine_tune_from, last_layers)
     if config.fine_tune_epochs:
         unfreeze(base, first, batch_norms=config.trains_batch_norms)
@@ -152,8 +158,9 @@ def _caches(base: keras.Model, part: Split | None, job: Job) -> dict[str, Cache]
         job.config.cache_max_gb * 1e9,
         in_memory=job.shared_cache_dir is None,
     )
-    if not networks or plan is None:
+    if not networks or not job.devices.least(plan is not None):
         return {}
+    assert plan is not None
     caches: dict[str, Cache] = {}
     for phase, (name, network) in networks.items():
         shape = network.output_shape[1:]
@@ -191,9 +198,9 @@ def _rows(job: Job) -> tuple[int, int]:
 
 
 def _extract(network: keras.Model, job: Job, cache: Cache) -> None:
-    if cache.is_complete:
+    if job.devices.least(cache.is_complete):
         return
-    frozen = Frozen(network, normalize=True)
+    frozen = Frozen(network, normalize=True, devices=job.devices)
     unchanged = Augmentation(0, 0, 0, 0, False, 0)
     features.extract_from_pixels(frozen, job.train, job.augmentation, cache.train)
     features.extract_from_pixels(frozen, job.evaluation, unchanged, cache.evaluation)
@@ -204,7 +211,7 @@ def _extract_further(part: Split | None, job: Job, source: Cache, cache: Cache) 
     if cache.is_complete:
         return
     assert part is not None
-    network = Frozen(head_input(part.suffix, job.config.head))
+    network = Frozen(head_input(part.suffix, job.config.head), devices=job.devices)
     features.extract_from_store(network, source.train, cache.train)
     features.extract_from_store(network, source.evaluation, cache.evaluation)
 
@@ -234,12 +241,13 @@ def _statistics(
         store = caches[HEAD].train
     elif FINE_TUNE in caches and part:
         source = caches[FINE_TUNE].train
-        features.extract_from_store(Frozen(head_input(part.suffix, "pool")), source, store)
+        further = Frozen(head_input(part.suffix, "pool"), devices=job.devices)
+        features.extract_from_store(further, source, store)
     else:
         some = LabelledExamples(job.train.examples, job.train.label_ids[:images])
-        frozen = Frozen(pooled, normalize=True)
+        frozen = Frozen(pooled, normalize=True, devices=job.devices)
         features.extract_from_pixels(frozen, some, job.augmentation, store)
-    return Statistics.of(store.read(np.arange(images * views))[:, 0, 0])
+    return Statistics.of(job.devices.of_chief(store.read(np.arange(images * views))[:, 0, 0]))
 
 
 def _fit(
@@ -251,35 +259,50 @@ def _fit(
     job: Job,
 ) -> Curves:
     """Fits a model for a phase, from wherever a killed run left it; returns its curves."""
-    config, path = job.config, job.state_dir / f"{phase}.npz"
-    state = State.load(path)
+    config, devices = job.config, job.devices
+    path = job.state_dir / f"{phase}.npz"
+    # The chief's, which alone writes any: all processes go on from the same epoch.
+    state = State.of_bytes(devices.bytes_of_chief(path.read_bytes() if path.is_file() else b""))
     if state.finished:
         _LOG.info("%s: done by an earlier run", phase)
         restore(model, state)
         return _named(phase, state.curves)
     inputs = cached_inputs(cache, job) if cache else pixel_inputs(job)
-    steps = math.ceil(len(job.train) / config.batch_size)
+    steps = len(inputs.batch_sizes)
     keras.utils.set_random_seed(config.seed)
-    recall = compile_model(model, config, learning_rate, steps, epochs)
+    metrics = compile_model(model, config, learning_rate, steps, epochs)
     remembering = [*schedule_callbacks(config, learning_rate), early_stopping(config)]
-    checkpoint = Checkpoint(path, state, remembering)
-    smaller = max(1, config.batch_size // 2)
+    checkpoint = Checkpoint(path if devices.is_chief else None, state, remembering)
+    callbacks = [
+        *_watching(phase, metrics.recall, epochs, learning_rate, job),
+        *remembering,
+        checkpoint,
+    ]
     if state.epochs:
         _LOG.info("%s: going on after epoch %d of an earlier run", phase, state.epochs)
+    smaller = max(1, config.batch_size // 2 // devices.replicas) * devices.replicas
     with _out_of_memory_explained(phase, f"trainer.batch_size = {smaller}"):
-        model.fit(
-            inputs.epochs(state.epochs, epochs),
-            validation_data=inputs.evaluation,
-            initial_epoch=state.epochs,
-            epochs=epochs,
-            steps_per_epoch=steps,
-            callbacks=[
-                *_watching(phase, recall, epochs, learning_rate, job),
-                *remembering,
-                checkpoint,
-            ],
-            verbose=2,
-        )
+        if devices.strategy:
+            replicated.fit(
+                model,
+                inputs,
+                devices,
+                loss(config, None),
+                metrics,
+                first_epoch=state.epochs,
+                epochs=epochs,
+                callbacks=callbacks,
+            )
+        else:
+            model.fit(
+                inputs.epochs(state.epochs, epochs),
+                validation_data=inputs.evaluation,
+                initial_epoch=state.epochs,
+                epochs=epochs,
+                steps_per_epoch=steps,
+                callbacks=callbacks,
+                verbose=2,
+            )
     checkpoint.finish(model)
     return _named(phase, checkpoint.curves)
 

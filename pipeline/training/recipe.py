@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -17,17 +18,39 @@ PLATEAU_FACTOR = 0.2
 WARMUP_START = 0.01  # share of the highest learning rate that warm-up starts from
 MONITORED = {"loss": "min", "accuracy": "max", "mean_recall": "max"}
 
-_OPTIMIZERS: dict[str, Any] = {
-    "adam": keras.optimizers.Adam,
-    "adamw": keras.optimizers.AdamW,
-    "rmsprop": keras.optimizers.RMSprop,
-    "sgd": lambda **settings: keras.optimizers.SGD(momentum=MOMENTUM, nesterov=True, **settings),
+
+def _clipping_the_sum(optimizer: Any) -> Any:
+    """A Keras optimizer that clips a gradient after the devices' parts are added up, not before."""
+
+    class ClippingTheSum(optimizer):
+        def _clip_gradients(self, grads: list[tf.Tensor]) -> list[tf.Tensor]:
+            return grads
+
+        def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> list[tuple[tf.Tensor, Any]]:
+            summed, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
+            return list(zip(super()._clip_gradients(list(summed)), variables, strict=True))
+
+    return ClippingTheSum
+
+
+_OPTIMIZERS = {
+    "adam": _clipping_the_sum(keras.optimizers.Adam),
+    "adamw": _clipping_the_sum(keras.optimizers.AdamW),
+    "rmsprop": _clipping_the_sum(keras.optimizers.RMSprop),
+    "sgd": partial(_clipping_the_sum(keras.optimizers.SGD), momentum=MOMENTUM, nesterov=True),
 }
+
+
+class Metrics(NamedTuple):
+    """What is told of an epoch beside the loss; `recall` holds the confusion matrix."""
+
+    accuracy: keras.metrics.CategoricalAccuracy
+    recall: MeanRecall
 
 
 def compile_model(
     model: keras.Model, config: TrainerConfig, learning_rate: float, steps: int, epochs: int
-) -> MeanRecall:
+) -> Metrics:
     """Compiles a classifier for one phase.
 
     Args:
@@ -38,20 +61,34 @@ def compile_model(
         epochs: of the phase, at most.
 
     Returns:
-        The metric that holds the confusion matrix.
+        What is told of an epoch beside the loss.
     """
     rate = _learning_rate(config, learning_rate, steps, epochs)
     optimizer = _OPTIMIZERS[config.optimizer](learning_rate=rate, global_clipnorm=config.clip_norm)
-    recall = MeanRecall(model.output_shape[-1])
+    metrics = Metrics(
+        keras.metrics.CategoricalAccuracy("accuracy"), MeanRecall(model.output_shape[-1])
+    )
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing),
-        metrics=["accuracy", recall],
+        loss=loss(config, "sum_over_batch_size"),
+        metrics=list(metrics),
     )
     # Before the first step, so that a checkpoint can be read into it. Not the one made above:
     # Keras wraps it where precision is mixed.
     model.optimizer.build(model.trainable_variables)
-    return recall
+    return metrics
+
+
+def loss(config: TrainerConfig, reduction: str | None) -> keras.losses.Loss:
+    """Of one-hot labels and probabilities, float32 `[batch, classes]` each.
+
+    Args:
+        config: the recipe.
+        reduction: of Keras; None gives a value for each image.
+    """
+    return keras.losses.CategoricalCrossentropy(
+        label_smoothing=config.label_smoothing, reduction=reduction
+    )
 
 
 def schedule_callbacks(
@@ -99,9 +136,9 @@ class MeanRecall(keras.metrics.Metric):
     def __init__(self, classes: int) -> None:
         super().__init__(name="mean_recall")
         self._classes = classes
-        # Counts, int32 [label, predicted].
+        # Counts [label, predicted]; float32, which every kind of device adds up with the others'.
         self.confusion = self.add_weight(
-            shape=(classes, classes), initializer="zeros", dtype="int32", name="confusion"
+            shape=(classes, classes), initializer="zeros", dtype="float32", name="confusion"
         )
 
     def update_state(
@@ -111,13 +148,13 @@ class MeanRecall(keras.metrics.Metric):
         del sample_weight  # A recall is of images.
         self.confusion.assign_add(
             tf.math.confusion_matrix(
-                tf.argmax(y_true, -1), tf.argmax(y_pred, -1), self._classes, dtype=tf.int32
+                tf.argmax(y_true, -1), tf.argmax(y_pred, -1), self._classes, dtype=tf.float32
             )
         )
 
     def result(self) -> tf.Tensor:
         """The mean recall so far, float32."""
-        counts = tf.cast(self.confusion, tf.float32)
+        counts = tf.convert_to_tensor(self.confusion)
         return tf.reduce_mean(
             tf.math.divide_no_nan(tf.linalg.diag_part(counts), tf.reduce_sum(counts, axis=1))
         )

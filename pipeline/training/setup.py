@@ -11,6 +11,7 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components.examples import TransformedExamples
 from pipeline.config import TrainerConfig
+from pipeline.training.devices import ONE_DEVICE, Devices
 from pipeline.training.features import LabelledExamples
 from pipeline.training.inputs import Job
 
@@ -49,7 +50,13 @@ class Setup:
         """All that is read."""
         return [*self.train.files, *self.evaluation.files]
 
-    def job(self, config: TrainerConfig, log_dir: Path, state_dir: Path) -> Job:
+    def job(
+        self,
+        config: TrainerConfig,
+        log_dir: Path,
+        state_dir: Path,
+        devices: Devices = ONE_DEVICE,
+    ) -> Job:
         """A training of these splits, whose labels it reads."""
         return Job(
             config=config,
@@ -58,6 +65,7 @@ class Setup:
             evaluation=LabelledExamples.read(self.evaluation, self.labels),
             log_dir=log_dir,
             state_dir=state_dir,
+            devices=devices,
         )
 
 

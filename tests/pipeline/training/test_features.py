@@ -137,6 +137,17 @@ def test_a_full_disk_is_named_with_what_to_do() -> None:
             store.append(np.ones((10, 4), np.float32))
 
 
+def test_the_first_images_of_a_split_fill_a_store_of_their_number(
+    splits: Splits, network: keras.Model
+) -> None:
+    """33 images of 2 views are two batches of 16 and one of which a single image is wanted."""
+    train, _ = splits
+    first = LabelledExamples(train.examples, train.label_ids[:33])
+    store = FeatureStore(66, network.output_shape[1:], None)
+    extract_from_pixels(Frozen(network), first, AUGMENTATION, store)
+    np.testing.assert_allclose(store.read(np.arange(66)), expected(network, train)[:66], atol=1e-5)
+
+
 def test_labels_are_read_without_decoding_an_image(splits: Splits) -> None:
     train, _ = splits
     expected = np.concatenate([b["label_id"].numpy() for b in train.examples.batches(32)])

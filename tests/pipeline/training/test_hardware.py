@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from pipeline.model import build_base
 from pipeline.training import hardware
-from pipeline.training.hardware import compute_precision, in_float32, usable_cores
+from pipeline.training.hardware import as_shipped, compute_precision, usable_cores
 from pipeline.training.phases import train
 from tests.pipeline.training.conftest import SIDE, MakeJob
 
@@ -55,12 +55,12 @@ def mixed() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("mixed")
-def test_a_model_trained_with_mixed_precision_is_shipped_in_float32(make_job: MakeJob) -> None:
+def test_a_model_trained_with_mixed_precision_is_shipped_as_shipped(make_job: MakeJob) -> None:
     job = make_job(fine_tune_epochs=1)
     trained, curves = train(build_base(SIDE, SIDE, "random"), job)
     assert np.isfinite(curves["fine_tune/loss"]).all()
     keras.config.set_dtype_policy("float32")
-    shipped = in_float32(trained)
+    shipped = as_shipped(trained)
     layers = shipped._flatten_layers()
     assert {layer.compute_dtype for layer in layers} == {"float32"}
     pixels = np.random.default_rng(0).random((4, SIDE, SIDE, 3), np.float32)
