@@ -30,6 +30,7 @@ def _clipping_the_sum(optimizer: Any) -> Any:
             summed, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
             return list(zip(super()._clip_gradients(list(summed)), variables, strict=True))
 
+    ClippingTheSum.__name__ = optimizer.__name__  # by which Keras names it, and its variables
     return ClippingTheSum
 
 

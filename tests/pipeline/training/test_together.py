@@ -69,7 +69,7 @@ def python(*arguments: str, tf_config: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "TF_CONFIG": tf_config},
+        env={**os.environ, **({"TF_CONFIG": tf_config} if tf_config else {})},
     )
 
 
