@@ -135,7 +135,7 @@ class Chart:
     def polyline(self, line: Line) -> str:
         """A line's points, as SVG has them, without those too near to tell apart."""
         placed = self.place(line.points)
-        kept = np.diff(placed // DETAIL, axis=0, prepend=np.nan).any(axis=1)
+        kept = np.asarray(np.diff(placed // DETAIL, axis=0, prepend=np.nan).any(axis=1))
         kept[-1] = True
         return " ".join(f"{x:.4g},{y:.4g}" for x, y in placed[kept].tolist())
 

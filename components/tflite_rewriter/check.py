@@ -186,7 +186,7 @@ def _check_signature(
     dtype = np.dtype(np.uint8 if variant == "int8_io" else np.float32)
     expectations = ((inputs[INPUT], [1, *image_shape]), (outputs[OUTPUT], [1, classes]))
     for details, shape in expectations:
-        found = list(details["shape"]), np.dtype(details["dtype"])
+        found = details["shape"].tolist(), np.dtype(details["dtype"])
         if found != (shape, dtype):
             raise CheckError(
                 f"expected {details['name']} to be {dtype} {shape}, it is {found[1]} {found[0]}"

@@ -92,7 +92,7 @@ def models(
 
 def read(photo: Path) -> NDArray[np.float32]:
     with Image.open(photo) as image:
-        return np.asarray(image, np.float32) / 255
+        return np.asarray(image, np.float32) / np.float32(255)
 
 
 def train(pixels: NDArray[np.float32], label_ids: NDArray[np.int64]) -> keras.Model:

@@ -88,10 +88,11 @@ def _signature(interpreter: Interpreter) -> str:
 
 
 def _check_tensor(name: str, details: dict[str, Any], shape: list[int]) -> None:
-    if list(details["shape"]) != shape:
+    found = details["shape"].tolist()
+    if found != shape:
         raise ModelError(
             f"The model does not fit its preprocessing contract: expected {name} of shape {shape}, "
-            f"got {list(details['shape'])}"
+            f"got {found}"
         )
     if details["dtype"] == np.float32:
         return
