@@ -37,6 +37,7 @@ class Authority:
             _builder(self._name, self._name, self._key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(usage, critical=True)
+            .add_extension(self._identifier(), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         self.file = folder / f"{name}.pem"
@@ -53,6 +54,7 @@ class Authority:
         certificate = (
             _builder(subject, self._name, key.public_key())
             .add_extension(x509.SubjectAlternativeName([names]), critical=False)
+            .add_extension(self._issuer_identifier(), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
@@ -66,6 +68,13 @@ class Authority:
             )
         )
         return issued
+
+    # Python 3.13 takes no certificate that doesn't name its issuer's key.
+    def _identifier(self) -> x509.SubjectKeyIdentifier:
+        return x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+
+    def _issuer_identifier(self) -> x509.AuthorityKeyIdentifier:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
 
 
 def server_context(issued: Issued, clients: Authority | None = None) -> ssl.SSLContext:
