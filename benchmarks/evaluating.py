@@ -25,6 +25,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from numpy.typing import NDArray
 from PIL import Image
 from tabulate import tabulate
+from tensorflow_model_analysis.proto import config_pb2
 from tfx_bsl.public import tfxio
 
 from benchmarks.model_sizes import LABELS, SIDE, save
@@ -104,11 +105,13 @@ def _evaluate(model: Path, images: Sequence[bytes], label_ids: NDArray[np.int64]
 
 
 def _evaluate_with_tfma(model: Path, records: Path, output: Path) -> float:
-    config = tfma.EvalConfig(
-        model_specs=[tfma.ModelSpec(model_type=tfma.TF_LITE, label_key="label_id")],
-        slicing_specs=[tfma.SlicingSpec()],
+    config = config_pb2.EvalConfig(
+        model_specs=[config_pb2.ModelSpec(model_type=tfma.TF_LITE, label_key="label_id")],
+        slicing_specs=[config_pb2.SlicingSpec()],
         metrics_specs=[
-            tfma.MetricsSpec(metrics=[tfma.MetricConfig(class_name="SparseCategoricalAccuracy")])
+            config_pb2.MetricsSpec(
+                metrics=[config_pb2.MetricConfig(class_name="SparseCategoricalAccuracy")]
+            )
         ],
     )
     shared = tfma.default_eval_shared_model(str(model), eval_config=config)

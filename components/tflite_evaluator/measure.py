@@ -18,6 +18,7 @@ import pyarrow as pa
 import tensorflow_model_analysis as tfma
 from apache_beam.options.pipeline_options import PipelineOptions
 from numpy.typing import NDArray
+from tensorflow_model_analysis.proto import config_pb2
 
 from components.report.measures import calibration
 from components.tflite_evaluator.predict import FLOAT, Predictions
@@ -106,7 +107,7 @@ def _cells(values: NDArray[np.generic], kind: pa.DataType) -> pa.Array:
     return pa.array([[value] for value in values.tolist()], pa.list_(kind))
 
 
-def _eval_config(labels: Sequence[str], slice_keys: Sequence[str]) -> tfma.EvalConfig:
+def _eval_config(labels: Sequence[str], slice_keys: Sequence[str]) -> config_pb2.EvalConfig:
     classes = range(len(labels))
     whole = [
         _metric("SparseCategoricalAccuracy", name="accuracy"),
@@ -116,29 +117,30 @@ def _eval_config(labels: Sequence[str], slice_keys: Sequence[str]) -> tfma.EvalC
         whole.append(_metric("SparseTopKCategoricalAccuracy", name="top_k", k=TOP_K))
     by_class = [_metric("Precision", name="precision", top_k=1)]
     by_class.append(_metric("Recall", name="recall", top_k=1))
-    return tfma.EvalConfig(
-        model_specs=[tfma.ModelSpec(label_key=LABEL_ID, prediction_key=PREDICTION)],
+    return config_pb2.EvalConfig(
+        model_specs=[config_pb2.ModelSpec(label_key=LABEL_ID, prediction_key=PREDICTION)],
         slicing_specs=[
-            tfma.SlicingSpec(feature_keys=[MODEL, *key]) for key in ([], *([k] for k in slice_keys))
+            config_pb2.SlicingSpec(feature_keys=[MODEL, *key])
+            for key in ([], *([k] for k in slice_keys))
         ],
         metrics_specs=[
-            tfma.MetricsSpec(metrics=whole),
-            tfma.MetricsSpec(
+            config_pb2.MetricsSpec(metrics=whole),
+            config_pb2.MetricsSpec(
                 metrics=[_metric("AUC", name="auc")],
-                aggregate=tfma.AggregationOptions(
+                aggregate=config_pb2.AggregationOptions(
                     macro_average=True, class_weights=dict.fromkeys(classes, 1.0)
                 ),
             ),
-            tfma.MetricsSpec(
+            config_pb2.MetricsSpec(
                 metrics=by_class,
-                binarize=tfma.BinarizationOptions(class_ids={"values": list(classes)}),
+                binarize=config_pb2.BinarizationOptions(class_ids={"values": list(classes)}),
             ),
         ],
     )
 
 
-def _metric(class_name: str, **config: object) -> tfma.MetricConfig:
-    return tfma.MetricConfig(class_name=class_name, config=json.dumps(config))
+def _metric(class_name: str, **config: object) -> config_pb2.MetricConfig:
+    return config_pb2.MetricConfig(class_name=class_name, config=json.dumps(config))
 
 
 def _by_slice(
