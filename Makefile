@@ -1,13 +1,14 @@
-# Everything a developer or CI runs. Needs Python 3.10 (see .python-version) and nothing else:
-# uv is installed under .tools when it isn't there, and the locked environment under .venv.
+# Everything a developer or CI runs. Needs a Python of docs/supported.md, and PYTHON=3.12 make ...
+# asks for one; locks/environment.py finds it and the lock that goes with it. uv is installed under
+# .tools when it isn't there, and the locked environment under .venv.
 
 VENV := .venv
-PYTHON := $(VENV)/bin/python
-LOCK := locks/py310.txt
+RUN := $(VENV)/bin/python
 LOCKED := $(VENV)/.locked
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 
-.PHONY: demo test test-peers test-kubeflow test-image image check format bench lock clean help
+.PHONY: demo test test-peers test-kubeflow test-image test-trixie image check format bench lock \
+    clean help $(LOCKED)
 
 help:
 	@echo "make demo         the whole path on real images: ingest, train, judge, sign, predict"
@@ -15,6 +16,7 @@ help:
 	@echo "make test-peers   tests against outside programs, which it installs (as root)"
 	@echo "make test-kubeflow the pipeline in a simulated Kubeflow, step by step"
 	@echo "make test-image   build the steps' image and run a step in it (as root)"
+	@echo "make test-trixie  tests and demo of the newer TFX, in a Debian 13 that it installs (as root)"
 	@echo "make image        build the steps' image with Docker, Podman or Buildah"
 	@echo "make check        lint, format and types"
 	@echo "make format       apply the formatter and the linter's fixes"
@@ -23,24 +25,31 @@ help:
 	@echo "make clean        remove the environment and everything the demo made"
 
 demo: $(LOCKED)
-	@$(PYTHON) -m pipeline.demo $(ARGS)
+	@$(RUN) -m pipeline.demo $(ARGS)
 
 test: check
-	$(PYTHON) -m pytest -m "not peers and not cluster and not image" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest -m "not peers and not cluster and not image and not lines" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-kubeflow: $(LOCKED)
-	$(PYTHON) -m pytest -m cluster tests/kubeflow --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest -m cluster tests/kubeflow --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 image:
 	python3 kubeflow/build_image.py $(ARGS)
 
 test-image: $(LOCKED)
 	tests/image/install.sh
-	$(PYTHON) -m pytest -m image tests/image $(ARGS)
+	$(RUN) -m pytest -m image tests/image $(ARGS)
+
+# The suite and the demo on the newer line, then both lines beside each other.
+test-trixie: $(LOCKED)
+	tests/lines/trixie.sh make test
+	tests/lines/trixie.sh make demo
+	$(RUN) -m pipeline.demo
+	$(RUN) -m pytest -m lines tests/lines $(ARGS)
 
 test-peers: $(LOCKED) .tools/kfp/.locked
 	tests/peers/install.sh
-	$(PYTHON) -m pytest -m peers tests/edge tests/peers $(ARGS)
+	$(RUN) -m pytest -m peers tests/edge tests/peers $(ARGS)
 
 check: $(LOCKED)
 	$(VENV)/bin/ruff check .
@@ -52,13 +61,11 @@ format: $(LOCKED)
 	$(VENV)/bin/ruff format .
 
 bench: $(LOCKED)
-	$(PYTHON) -m benchmarks
+	$(RUN) -m benchmarks
 
-$(LOCKED): $(LOCK) pyproject.toml edge/pyproject.toml | $(UV)
-	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" $(VENV)
-	$(UV) pip sync --python $(PYTHON) --require-hashes $(LOCK)
-	$(UV) pip install --quiet --python $(PYTHON) --no-deps --editable . --editable edge
-	@touch $@
+# Phony: which Python and which lock it takes may differ from the last time.
+$(LOCKED): | $(UV)
+	@python3 locks/environment.py $(UV)
 
 .tools/uv/bin/uv: locks/uv.txt
 	python3 -m venv .tools/uv
@@ -66,25 +73,28 @@ $(LOCKED): $(LOCK) pyproject.toml edge/pyproject.toml | $(UV)
 	@touch $@
 
 # Kubeflow's client, whose protobuf is not TFX's.
-.tools/kfp/.locked: locks/kfp.txt | $(UV)
-	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" .tools/kfp
+.tools/kfp/.locked: locks/kfp.txt | $(LOCKED)
+	$(UV) venv --quiet --allow-existing --python $(RUN) .tools/kfp
 	$(UV) pip sync --quiet --python .tools/kfp/bin/python --require-hashes locks/kfp.txt
 	@touch $@
 
 # The paths are relative so that no lock names a machine.
+COMPILE = $(UV) pip compile --quiet --upgrade --generate-hashes --no-annotate
+PY310 := --python-version 3.10
+# For every Python from 3.11 on.
+PY311 := --python-version 3.11 --universal
+WITH_TESTS := --extra demo --extra dev --no-emit-package edgeline pyproject.toml
+
 lock: | $(UV)
-	$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 \
-	    --extra demo --extra dev --no-emit-package edgeline --no-annotate \
-	    pyproject.toml --output-file $(LOCK)
-	$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 --no-annotate \
-	    --constraint $(LOCK) edge/pyproject.toml --output-file locks/edge.txt
-	$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 --no-annotate \
-	    --no-emit-package edgeline --constraint $(LOCK) pyproject.toml \
+	$(COMPILE) $(PY310) $(WITH_TESTS) --output-file locks/tfx-1.16.txt
+	$(COMPILE) $(PY311) $(WITH_TESTS) --output-file locks/tfx-1.21.txt
+	$(COMPILE) $(PY310) --constraint locks/tfx-1.16.txt edge/pyproject.toml \
+	    --output-file locks/edge.txt
+	$(COMPILE) $(PY311) --constraint locks/tfx-1.21.txt --no-emit-package edgeline pyproject.toml \
 	    --output-file locks/image.txt
-	printf 'kfp>=2.17,<3\nkfp-kubernetes\nkubernetes-validate\n' | $(UV) pip compile --quiet --upgrade \
-	    --generate-hashes --python-version 3.10 --no-annotate - --output-file locks/kfp.txt
-	echo uv | $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.10 \
-	    --no-annotate - --output-file locks/uv.txt
+	printf 'kfp>=2.17,<3\nkfp-kubernetes\nkubernetes-validate\n' | $(COMPILE) $(PY310) - \
+	    --output-file locks/kfp.txt
+	echo uv | $(COMPILE) $(PY310) - --output-file locks/uv.txt
 
 clean:
 	rm -rf $(VENV) .tools demo runs .mypy_cache .pytest_cache .ruff_cache

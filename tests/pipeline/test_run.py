@@ -56,6 +56,7 @@ def test_each_step_says_that_it_runs_and_then_that_it_is_done(workspace: Workspa
 def test_the_libraries_chatter_is_in_the_log_and_nowhere_else(workspace: Workspace) -> None:
     shown = workspace.first.stdout + workspace.first.stderr
     assert "WARNING" not in shown
+    assert not re.search("deprecat|end.of.life", shown, re.IGNORECASE)
     assert "tensorflow/" not in shown
     (path,) = re.findall(r"^log: (.+)$", workspace.first.stdout, re.MULTILINE)
     assert "tensorflow" in (workspace.folder / path).read_text(errors="replace")
