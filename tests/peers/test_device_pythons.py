@@ -35,15 +35,20 @@ def _interpreter(version: str) -> str:
     return python
 
 
+def make_environment(folder: Path, version: str, extras: str = "") -> None:
+    """Does `pip install ./edge` with a version of Python, in an environment in `folder`."""
+    subprocess.run([_interpreter(version), "-m", "venv", str(folder)], check=True)
+    # A copy: a build in the checkout would leave files there.
+    shutil.copytree(ROOT / "edge", folder / "edge", ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, f"{folder / 'edge'}{extras}"], check=True)
+
+
 @pytest.fixture(scope="module", params=PYTHONS)
 def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with `pip install ./edge` in it, and nothing else."""
     folder = tmp_path_factory.mktemp(f"python-{request.param}")
-    subprocess.run([_interpreter(request.param), "-m", "venv", str(folder)], check=True)
-    # A copy: a build in the checkout would leave files there.
-    shutil.copytree(ROOT / "edge", folder / "edge", ignore=shutil.ignore_patterns("__pycache__"))
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, str(folder / "edge")], check=True)
+    make_environment(folder, request.param)
     return folder
 
 
@@ -65,7 +70,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _run(device: Path, *arguments: str) -> str:
+def run_in(device: Path, *arguments: str) -> str:
+    """Runs a command of an environment; returns what it prints."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(
         [str(device / "bin" / arguments[0]), *arguments[1:]],
@@ -84,20 +90,20 @@ def test_it_pulls_predicts_and_is_in_order(device: Path, registry: Path, tmp_pat
         "--registry", str(registry / "registry"), "--model", "colours", "--channel", "candidate",
         "--root", str(registry / "keys" / "root.json"), "--state", str(tmp_path / "state"),
     ]  # fmt: skip
-    assert "is served from now on" in _run(device, "edgeline", "pull", *where)
+    assert "is served from now on" in run_in(device, "edgeline", "pull", *where)
     for name, colour in COLOURS.items():
         image = tmp_path / f"{name}.jpg"
         Image.new("RGB", (20, 10), colour).save(image)
         said: dict[str, Any] = json.loads(
-            _run(device, "edgeline", "predict", str(image), *where, "--json", "--update", "never")
+            run_in(device, "edgeline", "predict", str(image), *where, "--json", "--update", "never")
         )
         assert said["label"] == name
-    assert "problem" not in _run(device, "edgeline", "doctor", *where)
-    assert "float32" in _run(device, "edgeline", "benchmark", *where, "--runs", "3")
+    assert "problem" not in run_in(device, "edgeline", "doctor", *where)
+    assert "float32" in run_in(device, "edgeline", "benchmark", *where, "--runs", "3")
 
 
 def test_nothing_heavy_comes_along(device: Path) -> None:
-    installed = json.loads(_run(device, "python", "-m", "pip", "list", "--format=json"))
+    installed = json.loads(run_in(device, "python", "-m", "pip", "list", "--format=json"))
     names = {package["name"].lower() for package in installed}
     assert "edgeline" in names
     assert not names & {"cryptography", "cffi", "oras", "requests", "scipy", "pandas"}
