@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Builds; returns the builder's exit code, or 2 where there is no builder."""
     parser = argparse.ArgumentParser(prog="build_image.py", description="Build the steps' image.")
     parser.add_argument("--tag", default="edgeline:latest", help="edgeline:latest by default")
-    parser.add_argument("--base", help="image with Python 3.10 to build on; Debian's by default")
+    parser.add_argument("--base", help="image with Python 3.13 to build on; Debian's by default")
     options = parser.parse_args(arguments)
     builder = next((name for name in BUILDERS if works(name)), None)
     if builder is None:

@@ -1,7 +1,7 @@
 """The steps' image, really built: on a base made here, for want of a registry to pull one from.
 
-The base stands in for Docker's `python:3.10-slim-bookworm`: the same Debian, and this machine's
-Python 3.10 where that image has its own. The Dockerfile is the same for either.
+The base stands in for Docker's `python:3.13-slim-trixie`: the same Debian, and Debian's Python 3.13
+where that image has its own. The Dockerfile is the same for either.
 """
 
 from __future__ import annotations
@@ -21,14 +21,10 @@ import pytest
 from kubeflow.build_image import environment
 from tests.kubeflow.sandbox import PROJECT
 
-CACHE = PROJECT / ".tools" / "image"
+CACHE = PROJECT / ".tools" / "image-trixie"
 BASE = "localhost/edgeline-base"
 TAG = "localhost/edgeline:test"
-# What Python's standard library links to, and certificates.
-PACKAGES = (
-    "ca-certificates,libbz2-1.0,libexpat1,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,"
-    "libssl3,libuuid1,zlib1g"
-)
+PACKAGES = "ca-certificates,python3,python3-dev,python3-venv"
 CERTIFICATES = Path("etc/ssl/certs/ca-certificates.crt")
 
 
@@ -84,18 +80,7 @@ def _base_folder() -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
     options = ["--variant=minbase", f"--include={PACKAGES}"]
-    subprocess.run(["debootstrap", *options, "bookworm", str(partial)], check=True)
-    python = Path(sys.base_prefix)
-    for name in ("bin", "include", "lib"):
-        shutil.copytree(
-            python / name,
-            partial / "usr" / "local" / name,
-            symlinks=True,
-            dirs_exist_ok=True,
-            ignore=shutil.ignore_patterns("site-packages", "test", "__pycache__"),
-        )
-    (partial / "usr/local/lib/python3.10/site-packages").mkdir(exist_ok=True)
-    subprocess.run(["chroot", str(partial), "ldconfig"], check=True)
+    subprocess.run(["debootstrap", *options, "trixie", str(partial)], check=True)
     # A proxy's certificate, where this machine has one.
     shutil.copyfile(Path("/") / CERTIFICATES, partial / CERTIFICATES)
     partial.rename(folder)
