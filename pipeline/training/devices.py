@@ -18,7 +18,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.eager import context
-from tensorflow.tsl.protobuf import coordination_config_pb2
 
 from pipeline.errors import TrainingError, UserError
 from pipeline.training.cluster import VARIABLE, Cluster
@@ -200,13 +199,14 @@ def _connected(cluster: Cluster) -> Devices:
 def _give_up_late() -> None:
     """Lets a process be silent for longer than TensorFlow's 10 s, which a busy machine takes."""
     spec = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
-    # TensorFlow has no public name for this; its strategy leaves alone what is set.
+    # TensorFlow has no public name for this, and its versions have the message in modules of
+    # different names. Its strategy leaves alone what is set.
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader=f"/job:{'chief' if 'chief' in spec.jobs else 'worker'}/replica:0/task:0",
         heartbeat_timeout_in_ms=SILENT_SECONDS * 1000,
         coordinated_jobs=[
-            coordination_config_pb2.CoordinatedJob(name=job, num_tasks=spec.num_tasks(job))
+            context.coordination_config_pb2.CoordinatedJob(name=job, num_tasks=spec.num_tasks(job))
             for job in spec.jobs
         ],
     )
