@@ -175,7 +175,7 @@ class LayoutWriter(LayoutFiles):
             if not self._has(spool, blob):
                 with self._translated(), spool.open() as incoming:
                     incoming.write(content)
-                    self._name(spool, incoming, blob)
+                    spool.move(incoming, self._path_of(blob))
         return blob
 
     def _put_file(self, spool: Spool, source: Path, media_type: str, limit: int) -> Descriptor:
@@ -184,11 +184,8 @@ class LayoutWriter(LayoutFiles):
             digest, size = _copy_hashed(source, incoming, limit)
             blob = Descriptor(media_type, digest, size)
             if not self._has(spool, blob):
-                self._name(spool, incoming, blob)
+                spool.move(incoming, self._path_of(blob))
         return blob
-
-    def _name(self, spool: Spool, incoming: Incoming, blob: Descriptor) -> None:
-        spool.move(incoming, self._path_of(blob))
 
     def _has(self, spool: Spool, blob: Descriptor) -> bool:
         return spool.is_moving(self._path_of(blob)) or self._is_intact(blob)
