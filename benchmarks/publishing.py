@@ -6,7 +6,8 @@ showing and promoting take less than 1 s each as commands, Python's start includ
 device's look for a new release, for which it downloads less than 100 KB of metadata.
 
 The first promise is not kept on a disk that is as fast as SHA-256 is, 2 GB/s on one core: there
-publishing took 1.8 times as long, since it hashes what it copies. With 0.4 GB/s it took as long.
+publishing took 1.5 to 1.8 times as long, since it hashes what it copies. With 0.4 GB/s it took as
+long.
 """
 
 from __future__ import annotations

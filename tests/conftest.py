@@ -81,16 +81,18 @@ class Workspace:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets one of the parallel workers start with the pipeline run, which takes longest by far.
+    """Lets the parallel workers start with what takes longest.
 
-    What else looks at its outcome comes last, when it is there.
+    That is the pipeline run, and trainings in processes of their own. What else looks at the run's
+    outcome comes last, when it is there.
     """
     users = {item.path for item in items if "workspace" in getattr(item, "fixturenames", ())}
+    longest = ("test_run.py", "test_together.py", "test_resume.py")
 
     def turn(item: pytest.Item) -> int:
-        if item.path.name == "test_run.py":
-            return 0
-        return 2 if item.path in users else 1
+        if item.path.name in longest:
+            return longest.index(item.path.name)
+        return len(longest) + (item.path in users)
 
     items.sort(key=turn)
 

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.training.files import replace_file
+from edgeline._files import write_whole
 
 SAVE_SECONDS = 30.0  # between two checkpoints, so that epochs of a second are not slowed down
 # What Keras' callbacks remember from epoch to epoch.
@@ -79,7 +79,7 @@ class State:
         }
         content = io.BytesIO()
         np.savez(content, state=np.array(json.dumps(document)), **arrays)
-        replace_file(path, content.getvalue())
+        write_whole(path, content.getvalue())
 
 
 class Checkpoint(keras.callbacks.Callback):

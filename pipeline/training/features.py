@@ -30,12 +30,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from components.examples import TransformedExamples
+from edgeline._files import write_whole
 from pipeline.errors import TrainingError
 from pipeline.model import normalization
 from pipeline.preprocessing import LABEL, PIXELS, label_id
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.devices import ONE_DEVICE, Devices
-from pipeline.training.files import replace_file
 
 FLOAT32 = np.dtype(np.float32)
 PREDICT_BATCH = 32  # images; larger batches are no faster on a CPU and take more memory
@@ -193,7 +193,7 @@ class FeatureStore:
         if self._path is not None:
             os.fsync(self._file)
             note = {"rows": self.written, "shape": self.shape}
-            replace_file(_note_file(self._path), json.dumps(note).encode())
+            write_whole(_note_file(self._path), json.dumps(note).encode())
 
     def _rows_noted(self) -> int:
         assert self._path is not None

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import keras
 
+from edgeline._files import write_whole
 from pipeline.config import TrainerConfig
 from pipeline.model import build_base
 from pipeline.training import checkpoint, features
-from pipeline.training.files import replace_file
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
 from pipeline.training.state_folder import state_folder
@@ -49,12 +49,12 @@ def die_at(name: str, times: int, when: str) -> None:
         if (seen, when) == (times, "before") and path.name == name:
             path.with_name(f"{path.name}.part").write_bytes(content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
-        replace_file(path, content)
+        write_whole(path, content)
         if (seen, when) == (times, "after") and path.name == name:
             os.kill(os.getpid(), signal.SIGKILL)
 
     for module in (checkpoint, features):
-        module.replace_file = replace_and_die  # type: ignore[attr-defined]
+        module.write_whole = replace_and_die  # type: ignore[attr-defined]
 
 
 def main(folder: Path) -> None:

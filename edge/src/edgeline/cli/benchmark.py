@@ -91,7 +91,7 @@ def _row(each: "Figures") -> tuple[str, ...]:
 def _write(path: Path, document: dict[str, Any]) -> None:
     import json
 
-    from edgeline.device.state import write_whole
+    from edgeline._files import write_whole
 
     try:
         write_whole(path, json.dumps(document, indent=2).encode() + b"\n")

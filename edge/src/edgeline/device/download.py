@@ -14,7 +14,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeline.device.state import State, StateFolder, sync_folder
+from edgeline._files import sync_folder
+from edgeline.device.state import State, StateFolder
 from edgeline.errors import DeviceError, IntegrityError, UnreachableError
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from edgeline._files import sync_folder, write_whole
 from edgeline._json import dump_canonical, parse_object
 from edgeline.errors import DeviceError, EdgelineError, IntegrityError, NotFoundError, TrustError
 from edgeline.registry.format import (
@@ -411,26 +412,6 @@ class StateFolder:
         if f"sha256:{hashlib.sha256(data).hexdigest()}" != expected.digest:
             raise _damaged(path, ValueError("its digest does not fit"))
         return data
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file whole, so that power may fail at any moment."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make what was renamed and removed in a folder last."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def read_bounded(path: Path, limit: int) -> bytes:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from edgeline._files import write_whole
 from edgeline.device import clock
 from edgeline.device.child import ChildError
 from edgeline.device.download import Downloads, Progress
@@ -34,7 +35,6 @@ from edgeline.device.state import (
     State,
     StateFolder,
     StoredFile,
-    write_whole,
 )
 from edgeline.device.trial import TRIAL_SECONDS, try_model
 from edgeline.errors import (

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgeline._files import sync_folder
 from edgeline._json import dump_canonical
 from edgeline.errors import ConflictError, IntegrityError, NotFoundError, RegistryError
 from edgeline.publish.garbage import is_manifest, needed_digests
@@ -164,7 +165,7 @@ class LayoutWriter(LayoutFiles):
                 manifests += not is_blob
                 blobs += is_blob
                 size += status.st_size
-            _sync_directory(self._blobs)
+            sync_folder(self._blobs)
         return Collected(manifests, blobs, size)
 
     def _put_bytes(self, content: bytes, media_type: str, limit: int, source: str) -> Descriptor:
@@ -175,7 +176,7 @@ class LayoutWriter(LayoutFiles):
             if not self._has(spool, blob):
                 with self._translated(), spool.open() as incoming:
                     incoming.write(content)
-                    self._name(spool, incoming, blob)
+                    spool.move(incoming, self._path_of(blob))
         return blob
 
     def _put_file(self, spool: Spool, source: Path, media_type: str, limit: int) -> Descriptor:
@@ -184,11 +185,8 @@ class LayoutWriter(LayoutFiles):
             digest, size = _copy_hashed(source, incoming, limit)
             blob = Descriptor(media_type, digest, size)
             if not self._has(spool, blob):
-                self._name(spool, incoming, blob)
+                spool.move(incoming, self._path_of(blob))
         return blob
-
-    def _name(self, spool: Spool, incoming: Incoming, blob: Descriptor) -> None:
-        spool.move(incoming, self._path_of(blob))
 
     def _has(self, spool: Spool, blob: Descriptor) -> bool:
         return spool.is_moving(self._path_of(blob)) or self._is_intact(blob)
@@ -235,7 +233,7 @@ class LayoutWriter(LayoutFiles):
                 "'edgeline registry gc'"
             )
         # Blobs must be on the disk, under their names, before anything refers to them.
-        _sync_directory(self._blobs)
+        sync_folder(self._blobs)
         self._replace(spool, INDEX_FILE, data)
         self._pending.clear()
 
@@ -244,7 +242,7 @@ class LayoutWriter(LayoutFiles):
             incoming.write(data)
             spool.move(incoming, self._root / name)
         spool.settle()
-        _sync_directory(self._root)
+        sync_folder(self._root)
 
     @contextmanager
     def _locked(self) -> Iterator[Spool]:
@@ -320,8 +318,8 @@ class LayoutWriter(LayoutFiles):
         self._make_directory(self._blobs.parent)
         self._make_directory(self._blobs)
         if not begun:
-            _sync_directory(self._blobs.parent)
-            _sync_directory(self._root)
+            sync_folder(self._blobs.parent)
+            sync_folder(self._root)
 
     def _make_directory(self, path: Path) -> None:
         """Make a directory of the layout, or check that it is one and not a link to elsewhere."""
@@ -389,11 +387,3 @@ def _read_source(path: Path) -> Iterator[bytes]:
 def _check_size(source: str, size: int, limit: int) -> None:
     if not 0 < size <= limit:
         raise RegistryError(f"{source} has {size} bytes; a registry takes 1 to {limit}")
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
