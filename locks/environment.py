@@ -147,9 +147,19 @@ def _candidates(version: str) -> Iterator[str]:
     for folder in os.get_exec_path():
         if found := shutil.which(f"python{version}", path=folder):
             yield found
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    installed = pyenv.glob(f"{version}.*/bin/python")
-    yield from map(str, sorted(installed, key=lambda python: python.stat().st_mtime, reverse=True))
+    for root in _pyenv_roots():
+        installed = (root / "versions").glob(f"{version}.*/bin/python")
+        yield from map(
+            str, sorted(installed, key=lambda python: python.stat().st_mtime, reverse=True)
+        )
+
+
+def _pyenv_roots() -> Iterator[Path]:
+    if named := os.environ.get("PYENV_ROOT"):
+        yield Path(named)
+    folders = map(Path, os.get_exec_path())
+    yield from (folder.parent for folder in folders if folder.name == "shims")
+    yield Path.home() / ".pyenv"
 
 
 def install(choice: Choice, uv: str) -> None:

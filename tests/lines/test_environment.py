@@ -164,6 +164,21 @@ def test_an_interpreter_that_is_something_else_is_passed_over(
     assert find_python("3.12") == Path("/opt/python 3.12/bin/python3.12")
 
 
+def test_pyenv_is_found_by_its_shims_which_need_not_be_set_to_that_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shim = tmp_path / "shims" / "python3.12"
+    real = tmp_path / "versions" / "3.12.1" / "bin" / "python"
+    for path, script in ((shim, "exit 127"), (real, f"echo {real} 3 12")):
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(shim.parent))
+    monkeypatch.delenv("PYENV_ROOT", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert find_python("3.12") == real
+
+
 def test_make_stops_with_that_line_alone() -> None:
     done = subprocess.run(
         [sys.executable, str(PROJECT / "locks" / "environment.py"), "uv"],
