@@ -51,7 +51,6 @@ from edgeline.registry.layout import (
 
 _PRIVATE = ".edgeline"  # in the layout: the lock, and the files being written
 _LOCK_TIMEOUT = 300.0  # seconds to wait for other writers
-_COPIED_AT_ONCE = 4  # files
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 
@@ -110,7 +109,8 @@ class LayoutWriter(LayoutFiles):
         self, sources: Sequence[Path], media_type: str, *, limit: int, name: str | None = None
     ) -> list[Descriptor]:
         """Store files, unless they are there and intact, several at a time; see `WriteStore`."""
-        with self._locked() as spool, ThreadPoolExecutor(_COPIED_AT_ONCE) as pool:
+        # A thread for each core, as hashing keeps one busy.
+        with self._locked() as spool, ThreadPoolExecutor(os.cpu_count()) as pool:
             put = partial(self._put_file, spool, media_type=media_type, limit=limit)
             return [_titled(blob, name) for blob in pool.map(put, sources)]
 
@@ -174,9 +174,7 @@ class LayoutWriter(LayoutFiles):
         blob = Descriptor(media_type, digest, len(content))
         with self._locked() as spool:
             if not self._has(spool, blob):
-                with self._translated(), spool.open() as incoming:
-                    incoming.write(content)
-                    spool.move(incoming, self._path_of(blob))
+                spool.write(content, self._path_of(blob))
         return blob
 
     def _put_file(self, spool: Spool, source: Path, media_type: str, limit: int) -> Descriptor:
@@ -238,9 +236,7 @@ class LayoutWriter(LayoutFiles):
         self._pending.clear()
 
     def _replace(self, spool: Spool, name: str, data: bytes) -> None:
-        with spool.open() as incoming:
-            incoming.write(data)
-            spool.move(incoming, self._root / name)
+        spool.write(data, self._root / name)
         spool.settle()
         sync_folder(self._root)
 
@@ -375,11 +371,13 @@ def _copy_hashed(source: Path, incoming: Incoming, limit: int) -> tuple[str, int
     return f"sha256:{sha256.hexdigest()}", size
 
 
-def _read_source(path: Path) -> Iterator[bytes]:
+def _read_source(path: Path) -> Iterator[memoryview]:
+    """Yield a file's bytes, in one buffer: the next chunk takes the place of the last."""
+    buffer = memoryview(bytearray(CHUNK))
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                yield chunk
+        with path.open("rb", buffering=0) as file:
+            while size := file.readinto(buffer):
+                yield buffer[:size]
     except OSError as error:
         raise RegistryError(f"{path} cannot be read: {error.strerror}") from None
 

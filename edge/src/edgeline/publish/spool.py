@@ -6,7 +6,7 @@ once, while the next ones are written.
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,8 +70,11 @@ class Spool:
     def move(self, incoming: Incoming, target: Path) -> None:
         """Begin to give a file its name."""
         incoming.moving = True
-        self._targets.add(target)
-        self._moves.append(self._pool.submit(incoming.move, target))
+        self._begin(target, incoming.move, target)
+
+    def write(self, content: bytes, target: Path) -> None:
+        """Begin to write a file of this name, all of it in the background."""
+        self._begin(target, self._write, content, target)
 
     def is_moving(self, target: Path) -> bool:
         """Tell whether a file is about to be there."""
@@ -84,6 +87,16 @@ class Spool:
         wait(moves)
         for move in moves:
             move.result()
+
+    def _begin(self, target: Path, work: Callable[..., None], *arguments: object) -> None:
+        self._targets.add(target)
+        self._moves.append(self._pool.submit(work, *arguments))
+
+    def _write(self, content: bytes, target: Path) -> None:
+        with self.open() as incoming:
+            incoming.write(content)
+            incoming.moving = True
+            incoming.move(target)
 
     def close(self) -> None:
         """Wait until nothing is written any more, whatever became of it."""
