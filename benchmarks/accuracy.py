@@ -1,6 +1,7 @@
 """What accuracy is reached on ELPV's solar cells, with which start, beside published figures.
 
-    python -m benchmarks.accuracy [--seeds 5] [--epochs 40] [--starts frozen scratch imagenet]
+    python -m benchmarks.accuracy [--seeds 5] [--starts frozen scratch imagenet]
+        [--epochs 40] [--side 96] [--precision float32]
 
 75% of the images to train on, a tenth of it for early stopping alone; 25% to judge, stratified
 by label and type of cell; a cell is defective where the experts' probability is above 0.5. Three
@@ -19,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
@@ -30,12 +30,10 @@ from benchmarks import elpv
 from benchmarks.elpv import LABELS, Elpv
 from pipeline.base_weights import cached_file
 from pipeline.config import TrainerConfig
-from pipeline.model import build_base
 from pipeline.preprocessing import PIXELS
+from pipeline.trainer import train_network
 from pipeline.training.inputs import Job
-from pipeline.training.phases import train
 
-SIDE = 96
 STOPPING_SHARE = 0.1
 DEFECTIVE = LABELS.index("defective")
 VIEWS: dict[str, Any] = {"augment_rotation": 5.0, "augment_shift": 0.05, "augment_zoom": 0.1}
@@ -75,6 +73,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=40, help="of a training from scratch")
+    parser.add_argument("--side", type=int, default=96, help="pixels, of the square images")
+    parser.add_argument("--precision", default="auto", help='"bfloat16" suits newer CPUs')
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
     options = parser.parse_args(arguments)
     rows: list[list[str]] = []
@@ -85,7 +85,10 @@ def main(arguments: Sequence[str] = ()) -> None:
         measured = []
         with tempfile.TemporaryDirectory() as folder:
             for seed in range(options.seeds):
-                measured.append(_measure(start, seed, options.epochs, Path(folder)))
+                settings = {**STARTS[start], "seed": seed, "precision": options.precision}
+                if start == "scratch":
+                    settings |= dict.fromkeys(("fine_tune_epochs", "augment_views"), options.epochs)
+                measured.append(_measure(settings, options.side, Path(folder)))
                 print(start, seed, measured[-1], flush=True)
         for name in measured[0]:
             rows.append([start, name, _interval([figures[name] for figures in measured])])
@@ -93,27 +96,17 @@ def main(arguments: Sequence[str] = ()) -> None:
     print(tabulate(PUBLISHED, headers=["published", "accuracy"], tablefmt="github"))
 
 
-def _measure(start: str, seed: int, epochs: int, folder: Path) -> dict[str, float]:
-    data = elpv.load(folder, SIDE, seed, STOPPING_SHARE)
-    settings = {**STARTS[start], "seed": seed}
+def _measure(settings: dict[str, Any], side: int, folder: Path) -> dict[str, float]:
+    config = TrainerConfig(**settings)
+    data = elpv.load(folder, side, config.seed, STOPPING_SHARE)
     started = time.monotonic()
-    if start == "scratch":
-        settings |= {"fine_tune_epochs": epochs, "augment_views": epochs}
-    model, used = _trained(data, settings)
+    with tempfile.TemporaryDirectory() as state:
+        job = Job(config, LABELS, data.train, data.stopping, Path(state, "log"), Path(state))
+        model, curves = train_network(side, side, job)
+    epochs = sum(len(values) for name, values in curves.items() if name.endswith("/loss"))
     pixels = np.concatenate([b[PIXELS].numpy() for b in data.evaluation.examples.batches(256)])
     figures = _figures(data, model.predict(pixels, verbose=0))
-    return {**figures, "epochs": float(used), "minutes": (time.monotonic() - started) / 60}
-
-
-def _trained(data: Elpv, settings: dict[str, Any]) -> tuple[keras.Model, int]:
-    """A model, and how many epochs all its phases had."""
-    config = TrainerConfig(**settings)
-    with tempfile.TemporaryDirectory() as folder:
-        state = Path(folder)
-        job = Job(config, LABELS, data.train, data.stopping, state / "log", state)
-        keras.utils.set_random_seed(config.seed)
-        model, curves = train(build_base(SIDE, SIDE, config.base_weights), job)
-    return model, sum(len(values) for name, values in curves.items() if name.endswith("/loss"))
+    return {**figures, "epochs": float(epochs), "minutes": (time.monotonic() - started) / 60}
 
 
 def _figures(data: Elpv, probabilities: NDArray[np.float32]) -> dict[str, float]:

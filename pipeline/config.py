@@ -157,6 +157,9 @@ class TrainerConfig(_Section):
     in memory or on disk; "off": run them every epoch. Training the whole base needs no cache."""
     cache_max_gb: Annotated[float, Field(gt=0)] = 50.0
     """GB (10^9 bytes) of disk the cache may take; what needs more is trained without."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the Trainer computes in; weights stay float32. "auto": float16 on GPUs that gain by it;
+    "bfloat16": for CPUs with instructions for it (avx512_bf16, amx_bf16), and slow on others."""
     strategy: Literal["none", "mirrored", "multi_worker"] = "none"
     """What trains together, each device on its part of `batch_size`: one device, all of this
     machine, or those of the processes that the environment variable TF_CONFIG names."""

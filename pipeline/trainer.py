@@ -25,7 +25,7 @@ from pipeline.preprocessing import IMAGE, PIXELS
 from pipeline.training import warm_start
 from pipeline.training.checkpoint import Curves
 from pipeline.training.devices import Devices, connect, lost_process_explained
-from pipeline.training.hardware import as_shipped, compute_precision, limit_threads
+from pipeline.training.hardware import as_shipped, compute_policy, limit_threads
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
 from pipeline.training.setup import Setup, tuned
@@ -89,7 +89,7 @@ def trained(fn_args: FnArgs, devices: Devices) -> Iterator[tuple[keras.Model, Jo
     }
     with state_folder(Path(custom["checkpoints"]), settings, training.files) as state_dir:
         job = training.job(config, Path(fn_args.model_run_dir), state_dir, devices)
-        model, curves = _trained(custom["height"], custom["width"], job)
+        model, curves = train_network(custom["height"], custom["width"], job)
         yield model, job, curves
 
 
@@ -112,10 +112,10 @@ def _order(fn_args: FnArgs) -> bytes:
     return json.dumps({name: getattr(fn_args, name) for name in ORDERED}).encode()
 
 
-def _trained(height: int, width: int, job: Job) -> tuple[keras.Model, Curves]:
-    """Builds what training starts from, and trains it in the machine's precision."""
+def train_network(height: int, width: int, job: Job) -> tuple[keras.Model, Curves]:
+    """Builds what training starts from, and trains it in the precision that is asked for."""
     config = job.config
-    keras.config.set_dtype_policy(compute_precision())
+    keras.config.set_dtype_policy(compute_policy(config.precision))
     try:
         with job.devices.scope():
             keras.utils.set_random_seed(config.seed)

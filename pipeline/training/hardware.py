@@ -1,4 +1,4 @@
-"""Fits TensorFlow to the machine: threads to the cores it may use, float16 to GPUs that have it."""
+"""Fits TensorFlow to the machine: threads to the cores it may use, precision to its processors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pipeline.model import finalize_scaling
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # NVIDIA's compute capability from which on float16 is faster than float32.
 LEAST_CAPABILITY = (7, 0)
-MIXED = "mixed_float16"
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,12 +44,19 @@ def limit_threads() -> None:
         _LOG.info("TensorFlow runs already: its threads are not limited to %d cores", cores)
 
 
-def compute_precision() -> str:
-    """The Keras policy to train with: "mixed_float16" if every GPU gains by it, else "float32"."""
+def compute_policy(precision: str) -> str:
+    """The Keras policy to train with.
+
+    Args:
+        precision: as `TrainerConfig.precision`; "auto" is "mixed_float16" where every GPU gains by
+            it, and else "float32".
+    """
+    if precision != "auto":
+        return {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     capable = [d.get("compute_capability", (0, 0)) >= LEAST_CAPABILITY for d in details]
-    return MIXED if gpus and all(capable) else "float32"
+    return "mixed_float16" if gpus and all(capable) else "float32"
 
 
 def as_shipped(model: keras.Model) -> keras.Model:

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline import trainer
 from pipeline.model import build_base
-from pipeline.training import hardware
-from pipeline.training.hardware import as_shipped, compute_precision, usable_cores
+from pipeline.training.checkpoint import Curves
+from pipeline.training.hardware import as_shipped, compute_policy, usable_cores
+from pipeline.training.inputs import Job
 from pipeline.training.phases import train
 from tests.pipeline.training.conftest import SIDE, MakeJob
 
@@ -44,12 +46,17 @@ def test_precision_is_mixed_where_every_gpu_gains_by_it(
     gpus = list(range(len(capabilities)))
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: gpus)
     monkeypatch.setattr(tf.config.experimental, "get_device_details", details)
-    assert compute_precision() == precision
+    assert compute_policy("auto") == precision
 
 
-@pytest.fixture
-def mixed() -> Iterator[None]:
-    keras.config.set_dtype_policy(hardware.MIXED)
+def test_a_precision_that_is_asked_for_is_taken() -> None:
+    assert compute_policy("float32") == "float32"
+    assert compute_policy("bfloat16") == "mixed_bfloat16"
+
+
+@pytest.fixture(params=["mixed_float16", "mixed_bfloat16"])
+def mixed(request: pytest.FixtureRequest) -> Iterator[None]:
+    keras.config.set_dtype_policy(request.param)
     yield
     keras.config.set_dtype_policy("float32")
 
@@ -68,3 +75,21 @@ def test_a_model_trained_with_mixed_precision_is_shipped_as_shipped(make_job: Ma
         shipped(pixels).numpy(), trained(pixels).numpy().astype(np.float32), atol=0.02
     )
     assert [w.path for w in shipped.weights] == [w.path for w in trained.weights]
+
+
+def test_training_computes_in_the_precision_that_is_asked_for(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(epochs=1, base_weights="random", precision="bfloat16")
+    trained_in: list[str] = []
+
+    def observed(base: keras.Model, job: Job, head: None) -> tuple[keras.Model, Curves]:
+        model, curves = train(base, job, head)
+        trained_in.extend({layer.compute_dtype for layer in model._flatten_layers()})
+        return model, curves
+
+    monkeypatch.setattr(trainer, "train", observed)
+    model, curves = trainer.train_network(SIDE, SIDE, job)
+    assert "bfloat16" in trained_in
+    assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
+    assert np.isfinite(curves["head/loss"]).all()
