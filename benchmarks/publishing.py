@@ -5,9 +5,10 @@ times what copying and syncing the same files takes. With 1,000 releases in a re
 showing and promoting take less than 1 s each as commands, Python's start included, and so does a
 device's look for a new release, for which it downloads less than 100 KB of metadata.
 
-The first ratio is near what is promised where the disk is as fast as SHA-256 is, 2 GB/s on one
-core: with two cores it was 1.37 to 1.50, since publishing also hashes what it copies. A slower disk
-hides the hashing; with 0.4 GB/s, publishing took as long as copying.
+The first promise is barely kept, and not always, on a disk that is as fast as SHA-256 is, 2 GB/s
+on one core, since publishing also hashes what it copies: fifteen runs on a quiet machine with two
+cores gave 1.37 to 1.59, half of them at most 1.47. With a slower disk, 0.4 GB/s, publishing took as
+long as copying.
 """
 
 from __future__ import annotations
