@@ -142,15 +142,20 @@ class LayoutFiles:
 
     def _read_index(self) -> StoreIndex:
         """Return index.json, parsed again only when it was replaced: it names every version."""
-        check_layout(self._root)
-        with opened(self._root, INDEX_FILE, limit=MAX_STORE_INDEX) as (file, size):
-            status = os.fstat(file.fileno())
-            signature = (
-                status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-            )  # fmt: skip
-            if self._index is None or self._index[0] != signature:
-                path = self._root / INDEX_FILE
-                self._index = signature, StoreIndex.parse(path, file.read(size))
+        try:
+            with opened(self._root, INDEX_FILE, limit=MAX_STORE_INDEX) as (file, size):
+                status = os.fstat(file.fileno())
+                signature = (
+                    status.st_dev, status.st_ino, status.st_size,
+                    status.st_mtime_ns, status.st_ctime_ns,
+                )  # fmt: skip
+                if self._index is None or self._index[0] != signature:
+                    check_layout(self._root)
+                    path = self._root / INDEX_FILE
+                    self._index = signature, StoreIndex.parse(path, file.read(size))
+        except NotFoundError:
+            check_layout(self._root)  # which may be all that is wrong, and says more
+            raise
         return self._index[1]
 
 
