@@ -14,6 +14,7 @@ import pytest
 
 from edgeline.errors import ConflictError, IntegrityError, RegistryError
 from edgeline.publish import layout as layout_module
+from edgeline.publish import spool
 from edgeline.publish.layout import LayoutWriter
 from edgeline.publish.store import Collected
 from edgeline.registry.format import OCI_INDEX, OCI_MANIFEST, TAG_ANNOTATION, Descriptor
@@ -431,6 +432,35 @@ def test_the_lock_is_free_after_an_error(path: Path, writer: LayoutWriter) -> No
     with pytest.raises(ZeroDivisionError), writer.exclusive():
         1 / 0  # noqa: B018
     put(LayoutWriter(path), b"two")
+
+
+def test_an_error_leaves_files_that_were_stored_and_nothing_else(
+    path: Path, writer: LayoutWriter
+) -> None:
+    """So that copying a large registry again, once the network is back, goes on where it ended."""
+    source = path.with_name("source")
+    source.write_bytes(b"a file")
+    with contextlib.suppress(KeyboardInterrupt), writer.exclusive():
+        kept = writer.put_blob(source, "text/plain", limit=100)
+        lost = put(writer, b"a manifest, say")
+        raise KeyboardInterrupt
+    assert writer.has_blob(kept)
+    assert not writer.has_blob(lost)
+    assert not list((path / ".edgeline" / "incoming").iterdir())
+
+
+def test_small_blobs_wait_in_memory_only_up_to_a_limit(
+    path: Path, writer: LayoutWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "_HELD", 10)
+    with writer.exclusive():
+        first = put(writer, b"123456")
+        assert not file_of(path, first).exists()
+        second = put(writer, b"789012")
+        assert file_of(path, first).read_bytes() == b"123456"
+        third = put(writer, b"3")
+        assert writer.has_blob(third)
+    assert all(map(writer.has_blob, (first, second, third)))
 
 
 @contextlib.contextmanager

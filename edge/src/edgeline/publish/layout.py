@@ -26,7 +26,7 @@ from edgeline._files import sync_folder
 from edgeline._json import dump_canonical
 from edgeline.errors import ConflictError, IntegrityError, NotFoundError, RegistryError
 from edgeline.publish.garbage import is_manifest, needed_digests
-from edgeline.publish.spool import Incoming, Spool
+from edgeline.publish.spool import Spool
 from edgeline.publish.store import Collected
 from edgeline.registry.format import (
     INDEX_FILE,
@@ -172,22 +172,26 @@ class LayoutWriter(LayoutFiles):
         _check_size(source, len(content), limit)
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         blob = Descriptor(media_type, digest, len(content))
-        with self._locked() as spool:
+        with self._locked() as spool, self._translated():
             if not self._has(spool, blob):
-                spool.write(content, self._path_of(blob))
+                spool.put(content, self._path_of(blob))
         return blob
 
     def _put_file(self, spool: Spool, source: Path, media_type: str, limit: int) -> Descriptor:
-        """Hash a file while copying it, so that a new one is read only once."""
-        with self._translated(), spool.open() as incoming:
-            digest, size = _copy_hashed(source, incoming, limit)
+        """Copy a file, and hash the copy while the disk takes it."""
+        with self._translated():
+            copy = spool.write(_source(source, limit))
+            digest, size = _hashed(copy)
             blob = Descriptor(media_type, digest, size)
-            if not self._has(spool, blob):
-                spool.move(incoming, self._path_of(blob))
+            if self._has(spool, blob):
+                spool.drop(copy)
+            else:
+                spool.move(copy, self._path_of(blob))
         return blob
 
     def _has(self, spool: Spool, blob: Descriptor) -> bool:
-        return spool.is_moving(self._path_of(blob)) or self._is_intact(blob)
+        path = self._path_of(blob)
+        return spool.is_moving(path) or (os.path.lexists(path) and self._is_intact(blob))
 
     def _is_intact(self, blob: Descriptor) -> bool:
         sha256, size = hashlib.sha256(), 0
@@ -219,8 +223,8 @@ class LayoutWriter(LayoutFiles):
 
     def _set_tags(self, spool: Spool) -> None:
         """Put everything in its place, and then the tags in theirs, in one step."""
-        spool.settle()
         if not self._pending:
+            spool.settle()
             return
         entries = self._read_index().entries
         data = dump_canonical({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
@@ -230,13 +234,17 @@ class LayoutWriter(LayoutFiles):
                 f"bytes, at most {MAX_STORE_INDEX} are allowed. Remove old versions first, with "
                 "'edgeline registry gc'"
             )
+        index = spool.write([data])
         # Blobs must be on the disk, under their names, before anything refers to them.
+        spool.settle()
         sync_folder(self._blobs)
-        self._replace(spool, INDEX_FILE, data)
+        spool.move(index, self._root / INDEX_FILE)
+        spool.settle()
+        sync_folder(self._root)
         self._pending.clear()
 
     def _replace(self, spool: Spool, name: str, data: bytes) -> None:
-        spool.write(data, self._root / name)
+        spool.put(data, self._root / name)
         spool.settle()
         sync_folder(self._root)
 
@@ -359,19 +367,26 @@ def _titled(blob: Descriptor, name: str | None) -> Descriptor:
     return replace(blob, annotations={TITLE_ANNOTATION: name} if name else {})
 
 
-def _copy_hashed(source: Path, incoming: Incoming, limit: int) -> tuple[str, int]:
-    """Copy a file; return its digest and its size."""
-    sha256, size = hashlib.sha256(), 0
-    for chunk in _read_source(source):
+def _source(path: Path, limit: int) -> Iterator[memoryview]:
+    """Yield the bytes of a file that a registry takes."""
+    size = 0
+    for chunk in _chunks(path):
         size += len(chunk)
-        _check_size(str(source), size, limit)
+        _check_size(str(path), size, limit)
+        yield chunk
+    _check_size(str(path), size, limit)
+
+
+def _hashed(path: Path) -> tuple[str, int]:
+    """Return a file's digest and its size."""
+    sha256, size = hashlib.sha256(), 0
+    for chunk in _chunks(path):
+        size += len(chunk)
         sha256.update(chunk)
-        incoming.write(chunk)
-    _check_size(str(source), size, limit)
     return f"sha256:{sha256.hexdigest()}", size
 
 
-def _read_source(path: Path) -> Iterator[memoryview]:
+def _chunks(path: Path) -> Iterator[memoryview]:
     """Yield a file's bytes, in one buffer: the next chunk takes the place of the last."""
     buffer = memoryview(bytearray(CHUNK))
     try:

@@ -1,103 +1,104 @@
 """Files on their way into a directory: each gets its name once it is complete and on the disk.
 
-Writing is mostly waiting for the disk, so that goes on in the background, for several files at
-once, while the next ones are written.
+A large file begins to be put on the disk as soon as it is written, while its user does other work.
+Small ones wait for each other in memory, since a disk takes several in hardly more time than one.
 """
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 _WORKERS = 4
-
-
-class Incoming:
-    """A file that has no name yet but one that nobody reads it by."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("xb")
-        self.write = self._file.write
-        self.moving = False
-
-    def move(self, target: Path) -> None:
-        """Put the file on the disk, and then give it its name."""
-        try:
-            with self._file as file:
-                file.flush()
-                os.fsync(file.fileno())
-            self._path.replace(target)
-        except OSError:
-            self.drop()
-            raise
-
-    def drop(self) -> None:
-        """Remove the file."""
-        self._path.unlink(missing_ok=True)
-        with suppress(OSError):  # of what is not wanted anyway
-            self._file.close()
+_HELD = 16 << 20  # bytes of small files that wait
 
 
 class Spool:
     """Takes files into `folder`, of which it is the only user, and moves them to their places.
 
-    What an earlier user left in the folder is removed. All methods but `close` raise OSError when
-    the disk is full or fails. Any thread may open and move files, while none settles.
+    What an earlier user left in the folder is removed, and so is what is left at the end. All
+    methods raise OSError when the disk is full or fails. Any thread may write, move and drop files,
+    while none settles or puts.
     """
 
     def __init__(self, folder: Path) -> None:
-        for left in list(folder.iterdir()):
-            left.unlink()
         self._folder = folder
-        self._pool = ThreadPoolExecutor(_WORKERS)
-        self._moves: list[Future[None]] = []
+        self._clear()
+        self._disk = ThreadPoolExecutor(_WORKERS)
+        self._synced: dict[Path, Future[Path]] = {}  # files without a name
+        self._moves: list[Future[Path]] = []
+        self._puts: dict[Path, bytes] = {}  # by target
+        self._held = 0  # bytes in them
         self._targets: set[Path] = set()
         self._numbers = itertools.count(1)
 
-    @contextmanager
-    def open(self) -> Iterator[Incoming]:
-        """Open a file to be written; unless it is then moved, it is removed."""
-        incoming = Incoming(self._folder / str(next(self._numbers)))
-        try:
-            yield incoming
-        finally:
-            if not incoming.moving:
-                incoming.drop()
+    def write(self, content: Iterable[bytes | memoryview]) -> Path:
+        """Write a file that nobody else knows of yet, and begin to put it on the disk."""
+        path = self._written(content)
+        self._synced[path] = self._disk.submit(_synced, path)
+        return path
 
-    def move(self, incoming: Incoming, target: Path) -> None:
-        """Begin to give a file its name."""
-        incoming.moving = True
-        self._begin(target, incoming.move, target)
+    def move(self, path: Path, target: Path) -> None:
+        """Give a file that was written its name, as soon as it is on the disk."""
+        self._targets.add(target)
+        self._moves.append(self._disk.submit(_placed, self._synced.pop(path), target))
 
-    def write(self, content: bytes, target: Path) -> None:
-        """Begin to write a file of this name, all of it in the background."""
-        self._begin(target, self._write, content, target)
+    def drop(self, path: Path) -> None:
+        """Remove a file that was written and is not wanted."""
+        del self._synced[path]
+        path.unlink()
+
+    def put(self, content: bytes, target: Path) -> None:
+        """Have `settle` write a small file of this name; it is called when there are many."""
+        self._targets.add(target)
+        self._puts[target] = content
+        self._held += len(content)
+        if self._held > _HELD:
+            self.settle()
 
     def is_moving(self, target: Path) -> bool:
-        """Tell whether a file is about to be there."""
+        """Tell whether a file is about to be there, by the next `settle` at the latest."""
         return target in self._targets
 
     def settle(self) -> None:
         """Wait until all files are in their places; raise what went wrong."""
-        moves, self._moves = self._moves, []
-        self._targets.clear()
-        wait(moves)
+        moves, puts = self._moves, self._puts
+        self._moves, self._puts, self._held, self._targets = [], {}, 0, set()
+        parts = [self._disk.submit(self._put, content) for content in puts.values()]
+        wait([*moves, *parts])
         for move in moves:
             move.result()
-
-    def _begin(self, target: Path, work: Callable[..., None], *arguments: object) -> None:
-        self._targets.add(target)
-        self._moves.append(self._pool.submit(work, *arguments))
-
-    def _write(self, content: bytes, target: Path) -> None:
-        with self.open() as incoming:
-            incoming.write(content)
-            incoming.moving = True
-            incoming.move(target)
+        # Only now, since a disk that has names to write between contents takes longer.
+        for path, target in zip([part.result() for part in parts], puts, strict=True):
+            path.replace(target)
 
     def close(self) -> None:
         """Wait until nothing is written any more, whatever became of it."""
-        self._pool.shutdown()
+        self._disk.shutdown()
+        with suppress(OSError):  # the next user will remove it
+            self._clear()
+
+    def _put(self, content: bytes) -> Path:
+        return _synced(self._written([content]))
+
+    def _written(self, content: Iterable[bytes | memoryview]) -> Path:
+        path = self._folder / str(next(self._numbers))
+        with path.open("xb") as file:
+            file.writelines(content)
+        return path
+
+    def _clear(self) -> None:
+        for left in list(self._folder.iterdir()):
+            left.unlink()
+
+
+def _synced(path: Path) -> Path:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return path
+
+
+def _placed(synced: Future[Path], target: Path) -> Path:
+    return synced.result().replace(target)
