@@ -147,7 +147,11 @@ def publish(
         channels = repository.channels()
         current = next((c for c in channels if (c.model, c.name) == (model, channel)), None)
         served = _open_served(store, current.release) if current else None
-        if served and _is_release_of(served, model, weights, preprocessing):
+        if (
+            served
+            and _is_release_of(served, model, weights, preprocessing)
+            and _is_whole(store, served)
+        ):
             return Published(served.version, served.digest, created=False, index=served.index)
         shared = _put_shared(store, preprocessing, verdict, report, provenance)
         children = _put_children(store, model, variants, weights, shared)
@@ -173,12 +177,16 @@ def _check_variants(variants: Sequence[VariantFiles]) -> None:
 def _open_served(store: WriteStore, release: ReleaseRef) -> Release | None:
     """Return the release that the channel serves; None when it is damaged, to be mended."""
     try:
-        served = RegistryReader(store).open(release)
+        return RegistryReader(store).open(release)
     except (NotFoundError, IntegrityError, ContractError):
         return None
-    golden = (variant.golden for variant in served.variants)
-    others = (served.verdict, served.report, served.provenance, *golden)
-    return served if all(blob is None or store.has_blob(blob) for blob in others) else None
+
+
+def _is_whole(store: WriteStore, release: Release) -> bool:
+    """Tell whether all that a release has besides its models is intact."""
+    golden = (variant.golden for variant in release.variants)
+    others = (release.verdict, release.report, release.provenance, *golden)
+    return all(blob is None or store.has_blob(blob) for blob in others)
 
 
 def _is_release_of(
