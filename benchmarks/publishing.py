@@ -5,10 +5,9 @@ times what copying and syncing the same files takes. With 1,000 releases in a re
 showing and promoting take less than 1 s each as commands, Python's start included, and so does a
 device's look for a new release, for which it downloads less than 100 KB of metadata.
 
-The first promise is barely kept, and not always, on a disk that is as fast as SHA-256 is, 2 GB/s
-on one core, since publishing also hashes what it copies: fifteen runs on a quiet machine with two
-cores gave 1.37 to 1.59, half of them at most 1.47. With a slower disk, 0.4 GB/s, publishing took as
-long as copying.
+The first promise leaves least room on a disk that is as fast as SHA-256 is, 2 GB/s on one core,
+since publishing also hashes what it copies: 20 runs on a quiet machine with two cores gave 1.34 to
+1.49, half of them at most 1.37. With a slower disk, 0.4 GB/s, publishing took as long as copying.
 """
 
 from __future__ import annotations
