@@ -436,6 +436,19 @@ def test_old_releases_are_removed_but_for_what_channels_served(any_store: "Store
     assert any_store.publish({"float32": b"7"}).version == 7, "numbers are not given again"
 
 
+def test_a_removal_tells_how_far_it_has_come(any_store: "Store") -> None:
+    for content in (ONE, TWO):
+        any_store.publish(content)
+    forget_history(any_store, "pets")
+    told: list[str] = []
+    done = swept(any_store, keep=1, notify=told.append)
+    assert done.versions == (1,)
+    read = [line for line in told if line.startswith("reading release")]
+    assert read[-1].endswith(f" {len(read)} of {len(read)}")
+    last = "deleting manifest" if any_store.location.startswith("oci://") else "looking at blob"
+    assert told[-1].startswith(last)
+
+
 def forget_history(store: "Store", model: str) -> None:
     """Serve so many releases that the history of a channel no longer tells of the first ones."""
     repository = store.repository()

@@ -142,7 +142,14 @@ def _gc(options: argparse.Namespace) -> int:
     from edgeline.publish.maintenance import gc
     from edgeline.registry.format import metadata_tag, version_tag
 
-    swept = gc(store, root=root, grace=options.grace, keep=options.keep, dry_run=options.dry_run)
+    swept = gc(
+        store,
+        root=root,
+        grace=options.grace,
+        keep=options.keep,
+        dry_run=options.dry_run,
+        notify=Progress(),
+    )
     if options.json:
         collected = swept.collected
         print_json(

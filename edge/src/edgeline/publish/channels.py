@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from edgeline.errors import ContractError, IntegrityError, NotFoundError, RegistryError
+from edgeline.publish.progress import Notify, say_nothing
 from edgeline.publish.repository import Repository
-from edgeline.publish.verify import Notify, check_provenance, check_release
+from edgeline.publish.verify import check_provenance, check_release
 from edgeline.registry.bundle import Channel
 from edgeline.registry.format import ReleaseRef, check_channel, check_model, version_tag
 from edgeline.registry.reader import RegistryReader, Release
@@ -81,7 +82,7 @@ def promote(
     target: str,
     *,
     confirm: Confirm | None = None,
-    notify: Notify | None = None,
+    notify: Notify = say_nothing,
 ) -> Change:
     """Let the channel `target` of `model` serve the release that `source` serves.
 
@@ -135,7 +136,7 @@ def rollback(
     version: int | None = None,
     *,
     confirm: Confirm | None = None,
-    notify: Notify | None = None,
+    notify: Notify = say_nothing,
 ) -> Change:
     """Let `channel` of `model` serve a release again that it served before.
 
@@ -208,7 +209,7 @@ def _change(
     judged: bool,
     sign: Callable[[], Channel],
     confirm: Confirm | None,
-    notify: Notify | None,
+    notify: Notify,
 ) -> Change:
     reader = RegistryReader(store)
     replaced = served.release if served else None

@@ -7,13 +7,14 @@ It needs no key: every digest stays as it is, so that what was signed holds in t
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
 from edgeline.errors import ConflictError, IntegrityError, NotFoundError, RegistryError
 from edgeline.publish.metadata import MetadataSet
+from edgeline.publish.progress import Notify, say_nothing
 from edgeline.publish.signatures import ROOT, SNAPSHOT, TIMESTAMP
 from edgeline.publish.store import WriteStore
 from edgeline.registry.bundle import read_bundle
@@ -34,8 +35,6 @@ from edgeline.registry.format import (
 )
 from edgeline.registry.reader import RegistryReader, Release
 from edgeline.registry.store import ReadStore
-
-Notify = Callable[[str], None]
 
 _BATCH = 20  # releases, or variants, whose tags are set at once: a server takes a while for it
 _SMALL = 1 << 20  # bytes of a blob that is kept in memory on its way
@@ -60,7 +59,7 @@ def copy(
     versions: Sequence[int] | None = None,
     *,
     root: bytes,
-    notify: Notify | None = None,
+    notify: Notify = say_nothing,
 ) -> Copied:
     """Copy releases and all metadata; numbers and digests stay the same.
 
@@ -90,7 +89,7 @@ def copy(
         before = _check_not_newer(source, target, bundle, metadata)
         present = _check_versions(source, target, chosen)
         missing = [ref for ref in chosen if ref.version not in present]
-        transfer = _Transfer(source, target, notify or _say_nothing)
+        transfer = _Transfer(source, target, notify)
         for batch in _batches(missing):
             _set_tags(target, [transfer.send_release(ref) for ref in batch])
         transfer.send_metadata(bundle)
@@ -317,7 +316,3 @@ def _set_tags(target: WriteStore, releases: Sequence[Release]) -> None:
 
 def _batches(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
     return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
-
-
-def _say_nothing(text: str) -> None:
-    """What `notify` does by default."""

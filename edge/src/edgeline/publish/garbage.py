@@ -5,6 +5,7 @@ from typing import Any
 
 from edgeline._json import parse_object
 from edgeline.errors import IntegrityError, NotFoundError
+from edgeline.publish.progress import Notify
 from edgeline.registry.format import MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
 from edgeline.registry.layout import LayoutFiles
 
@@ -16,7 +17,9 @@ _MANIFESTS = (  # what refers to other blobs; a layout may hold other tools' ima
 )
 
 
-def needed_digests(store: LayoutFiles, entries: Iterable[Mapping[str, Any]]) -> set[str]:
+def needed_digests(
+    store: LayoutFiles, entries: Iterable[Mapping[str, Any]], notify: Notify
+) -> set[str]:
     """Return the digests of all blobs that the entries of index.json lead to.
 
     Raises:
@@ -31,6 +34,7 @@ def needed_digests(store: LayoutFiles, entries: Iterable[Mapping[str, Any]]) -> 
             blob = pending.pop()
             if blob.digest not in followed:
                 followed.add(blob.digest)
+                notify(f"reading manifest {len(followed)}")
                 manifests, others = _references(store, blob)
                 pending += manifests
                 needed.update(other.digest for other in others)

@@ -26,6 +26,7 @@ from edgeline._files import sync_folder
 from edgeline._json import dump_canonical
 from edgeline.errors import ConflictError, IntegrityError, NotFoundError, RegistryError
 from edgeline.publish.garbage import is_manifest, needed_digests
+from edgeline.publish.progress import Notify, counted, say_nothing
 from edgeline.publish.spool import Spool
 from edgeline.publish.store import Collected
 from edgeline.registry.format import (
@@ -136,13 +137,13 @@ class LayoutWriter(LayoutFiles):
                 tag: entry for tag, entry in new.items() if index.tagged.get(tag) != entry
             }
 
-    def remove(self, tags: Collection[str]) -> None:
+    def remove(self, tags: Collection[str], *, notify: Notify = say_nothing) -> None:
         """Remove `tags`, for others when `exclusive` ends; see `WriteStore`."""
         with self.exclusive():
             there = self._read_index().tagged
             self._pending |= dict.fromkeys(tag for tag in tags if tag in there)
 
-    def collect(self, *, grace: timedelta) -> Collected:
+    def collect(self, *, grace: timedelta, notify: Notify = say_nothing) -> Collected:
         """Remove what index.json does not lead to and is older than `grace`; see `WriteStore`.
 
         Raises:
@@ -153,8 +154,9 @@ class LayoutWriter(LayoutFiles):
         oldest = time.time() - grace.total_seconds()
         with self._locked() as spool, self._translated():
             self._set_tags(spool)  # before anything is removed that old ones may need
-            needed = needed_digests(self, self._read_index().entries)
-            for name in sorted(file.name for file in self._blobs.iterdir()):
+            needed = needed_digests(self, self._read_index().entries, notify)
+            names = sorted(file.name for file in self._blobs.iterdir())
+            for name in counted(names, notify, "looking at blob"):
                 if f"sha256:{name}" in needed or not _BLOB_NAME.fullmatch(name):
                     continue
                 status = (self._blobs / name).lstat()

@@ -6,7 +6,7 @@
 Neither needs a key. What a channel serves, or can be rolled back to, is never removed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,6 +19,7 @@ from edgeline.errors import (
 )
 from edgeline.publish.copying import Copied, copy
 from edgeline.publish.metadata import MetadataSet
+from edgeline.publish.progress import Notify, counted, say_nothing
 from edgeline.publish.signatures import TIMESTAMP, days_of, now, parse
 from edgeline.publish.store import Collected, WriteStore
 from edgeline.registry.bundle import file_name, read_bundle
@@ -53,6 +54,7 @@ def gc(
     grace: timedelta,
     keep: int | None = None,
     dry_run: bool = False,
+    notify: Notify = say_nothing,
 ) -> Swept:
     """Remove what no channel, no version and no grace period needs.
 
@@ -66,6 +68,7 @@ def gc(
         grace: For how long what is no longer needed stays, for those who are just reading it.
         keep: How many of the newest releases stay in any case; all of them if not given.
         dry_run: Only tell what would be removed.
+        notify: Is told how far it has come.
 
     Raises:
         NotFoundError: the store is no registry.
@@ -85,7 +88,7 @@ def gc(
         versions = _superfluous(store, needed, keep)
         bundles = _superseded(store, metadata, grace)
         tags = [
-            *_removable(store, versions),
+            *_removable(store, versions, notify),
             *(metadata_tag(version) for version in bundles),
         ]
         swept = Swept(tuple(versions), tuple(bundles), tuple(tags), None)
@@ -97,8 +100,8 @@ def gc(
                 "try again"
             )
         if tags:
-            store.remove(tags)
-        collected = store.collect(grace=grace)
+            store.remove(tags, notify=notify)
+        collected = store.collect(grace=grace, notify=notify)
     return Swept(swept.versions, swept.metadata, swept.tags, collected)
 
 
@@ -151,7 +154,7 @@ def _signed(store: WriteStore, version: int) -> datetime | None:
     return timestamp.expires - timedelta(days=days_of(timestamp))
 
 
-def _removable(store: WriteStore, versions: Iterable[int]) -> list[str]:
+def _removable(store: WriteStore, versions: Iterable[int], notify: Notify) -> list[str]:
     """Return the tags of releases that go, but those of manifests that others share."""
     going = set(versions)
     there = set(RegistryReader(store).versions())
@@ -162,14 +165,15 @@ def _removable(store: WriteStore, versions: Iterable[int]) -> list[str]:
             tags.append(tag)
     if not tags:
         return []
-    shared = _digests(store, sorted(there - going))
-    return [tag for tag in tags if _digest(store, tag) not in shared]
+    shared = _digests(store, sorted(there - going), notify)
+    looked_at = counted(tags, notify, "looking at tag")
+    return [tag for tag in looked_at if _digest(store, tag) not in shared]
 
 
-def _digests(store: WriteStore, versions: Iterable[int]) -> set[str]:
+def _digests(store: WriteStore, versions: Sequence[int], notify: Notify) -> set[str]:
     """Return the digests of all manifests of some releases."""
     reader, digests = RegistryReader(store), set()
-    for version in versions:
+    for version in counted(versions, notify, "reading release"):
         try:
             release = reader.open_version(version)
         except (NotFoundError, IntegrityError) as error:

@@ -22,6 +22,7 @@ from edgeline.errors import (
     RegistryError,
     UnreachableError,
 )
+from edgeline.publish.progress import Notify, counted, say_nothing
 from edgeline.publish.store import Collected
 from edgeline.registry._sockets import Budget
 from edgeline.registry.format import (
@@ -151,7 +152,7 @@ class RemoteWriter(RemoteStore):
                 "that change stands. Look at what is there now before another try"
             )
 
-    def remove(self, tags: Collection[str]) -> None:
+    def remove(self, tags: Collection[str], *, notify: Notify = say_nothing) -> None:
         """Remove tags together with their manifests; see `WriteStore`.
 
         The protocol deletes manifests, and with one all of its tags. A manifest that has other tags
@@ -161,14 +162,15 @@ class RemoteWriter(RemoteStore):
         Raises:
             RegistryError: the server does not allow it, or a manifest has other tags too.
         """
-        there = self.tags()
+        there = counted(self.tags(), notify, "looking at tag")
         found = {tag: descriptor for tag in there if (descriptor := self._resolve(tag))}
         staying = {found[tag].digest: tag for tag in found if tag not in tags}
-        going = {found[tag].digest: found[tag] for tag in found if tag in tags}
+        named = {found[tag].digest: found[tag] for tag in found if tag in tags}
         # Indexes first, so that a crash leaves no index without its manifests.
-        for descriptor in sorted(going.values(), key=lambda entry: entry.media_type != OCI_INDEX):
-            if descriptor.digest not in staying:
-                self._delete_manifest(descriptor.digest)
+        ordered = sorted(named.values(), key=lambda entry: entry.media_type != OCI_INDEX)
+        going = [entry.digest for entry in ordered if entry.digest not in staying]
+        for digest in counted(going, notify, "deleting manifest"):
+            self._delete_manifest(digest)
         shared = [tag for tag in found if tag in tags and found[tag].digest in staying]
         if shared:
             raise RegistryError(
@@ -177,7 +179,7 @@ class RemoteWriter(RemoteStore):
                 + ", ".join(f"{tag} (also {staying[found[tag].digest]})" for tag in shared)
             )
 
-    def collect(self, *, grace: timedelta) -> Collected:
+    def collect(self, *, grace: timedelta, notify: Notify = say_nothing) -> Collected:
         """Remove nothing: only a server's operator can collect its garbage; see `WriteStore`."""
         return Collected(0, 0, 0)
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
+from edgeline.publish.progress import Notify, say_nothing
 from edgeline.registry.format import Descriptor
 from edgeline.registry.store import OCI_SCHEME, Connection, ReadStore
 
@@ -74,15 +75,17 @@ class WriteStore(ReadStore, Protocol):
             ConflictError: a tag is not as expected, or was lost to another writer.
         """
 
-    def remove(self, tags: Collection[str]) -> None:
+    def remove(self, tags: Collection[str], *, notify: Notify = say_nothing) -> None:
         """Remove tags that exist; on a server together with their manifests.
+
+        `notify` is told how far that has come, by a server's writer: it looks at every tag.
 
         Raises:
             RegistryError: the server does not allow it.
         """
 
-    def collect(self, *, grace: timedelta) -> Collected:
-        """Remove what no tag leads to and is older than `grace`.
+    def collect(self, *, grace: timedelta, notify: Notify = say_nothing) -> Collected:
+        """Remove what no tag leads to and is older than `grace`; tell how far that has come.
 
         A server collects its blobs itself; there it does nothing.
         """

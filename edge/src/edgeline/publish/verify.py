@@ -5,7 +5,7 @@ verification = verify(store, repository)   # from time to time, and after a copy
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Literal
@@ -22,6 +22,7 @@ from edgeline.errors import (
 )
 from edgeline.publish import provenance
 from edgeline.publish.metadata import RoleStatus
+from edgeline.publish.progress import Notify, say_nothing
 from edgeline.publish.provenance import Provenance
 from edgeline.publish.repository import Repository
 from edgeline.publish.signatures import TIMESTAMP
@@ -40,8 +41,6 @@ from edgeline.registry.format import (
 )
 from edgeline.registry.reader import RegistryReader, Release
 from edgeline.registry.store import ReadStore
-
-Notify = Callable[[str], None]
 
 SOON = timedelta(days=7)
 
@@ -76,7 +75,7 @@ def check_release(
     release: Release,
     *,
     known: set[tuple[str, int]] | None = None,
-    notify: Notify | None = None,
+    notify: Notify = say_nothing,
 ) -> None:
     """Read every blob of an open release and check its size and SHA-256.
 
@@ -100,8 +99,7 @@ def check_release(
         for chunk in store.stream_blob(blob):
             found.update(chunk)
             size += len(chunk)
-            if notify:
-                notify(f"{release.tag}: read {(done + size) / 1e6:.0f} of {total / 1e6:.0f} MB")
+            notify(f"{release.tag}: read {(done + size) / 1e6:.0f} of {total / 1e6:.0f} MB")
         if size != blob.size or f"sha256:{found.hexdigest()}" != blob.digest:
             raise IntegrityError(
                 f"Blob {blob.digest} of {release.tag} in {store.location} was changed or damaged: "
@@ -145,7 +143,7 @@ def verify(
     repository: Repository,
     *,
     at: datetime | None = None,
-    notify: Notify | None = None,
+    notify: Notify = say_nothing,
 ) -> Verification:
     """Check every release, every channel's signature, when signatures expire, and stray tags.
 
@@ -216,7 +214,7 @@ def _check_releases(
     store: ReadStore,
     known: set[tuple[str, int]],
     findings: list[Finding],
-    notify: Notify | None,
+    notify: Notify,
 ) -> dict[int, Release | None]:
     """Read every release; return them by version, None for those that cannot be opened."""
     reader = RegistryReader(store)
@@ -235,8 +233,8 @@ def _check_releases(
     return releases
 
 
-def _prefixed(notify: Notify | None, prefix: str) -> Notify | None:
-    return (lambda text: notify(f"{prefix}{text}")) if notify else None
+def _prefixed(notify: Notify, prefix: str) -> Notify:
+    return lambda text: notify(f"{prefix}{text}")
 
 
 def _check_channel(
