@@ -11,6 +11,7 @@ to. Every request is in its `log`.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -275,6 +276,69 @@ class _Error(Exception):
         self.headers = {"Content-Type": "application/json", **headers}
 
 
+class ForwardProxy:
+    """A proxy on a free port of the loopback interface, as HTTPS_PROXY names one.
+
+    It knows `hosts`, each by name and port, and where they really are. What it was asked for is in
+    its `log`, with the login that it was shown.
+    """
+
+    def __init__(self, hosts: Mapping[str, RegistryServer], *, login: str | None = None) -> None:
+        self.log: list[tuple[str, str | None]] = []
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, format: str, *args: Any) -> None:
+                """Say nothing."""
+
+            def do_CONNECT(self) -> None:
+                shown = self.headers.get("Proxy-Authorization")
+                proxy.log.append((self.path, shown))
+                if login is not None and shown != _basic_login(login):
+                    self.send_error(407, "Proxy Authentication Required")
+                elif self.path not in hosts:
+                    self.send_error(403, "Forbidden \x1b[31m by policy")
+                else:
+                    self.send_response_only(200, "Connection established")
+                    self.end_headers()
+                    self._pass_on(hosts[self.path].port)
+                self.close_connection = True
+
+            def _pass_on(self, port: int) -> None:
+                with socket.create_connection(("127.0.0.1", port)) as there:
+                    back = threading.Thread(target=_pump, args=(there, self.connection))
+                    back.start()
+                    _pump(self.connection, there)
+                    back.join()
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    def __enter__(self) -> ForwardProxy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def address(self) -> str:
+        """Its host and port."""
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    """Pass on what comes, until nothing more does."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Answers the requests of one connection."""
 
@@ -475,4 +539,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _basic(auth: Auth) -> str:
-    return f"Basic {base64.b64encode(f'{auth.username}:{auth.password}'.encode()).decode()}"
+    return _basic_login(f"{auth.username}:{auth.password}")
+
+
+def _basic_login(login: str) -> str:
+    return f"Basic {base64.b64encode(login.encode()).decode()}"

@@ -33,6 +33,7 @@ from tests.edge.certificates import Authority, server_context
 from tests.edge.servers import (
     Action,
     Auth,
+    ForwardProxy,
     RegistryServer,
     answer,
     dripping,
@@ -599,6 +600,144 @@ def test_settings_that_cannot_be_used_are_refused(authority: Authority, tmp_path
         with pytest.raises(RegistryError, match=says) as caught:
             RemoteStore("oci://127.0.0.1:1/cells", connection)
         check_line(caught.value)
+
+
+# Proxies, which HTTPS_PROXY names.
+
+BEHIND = "oci://registry.test/models/cells"  # no resolver knows that host
+
+
+@pytest.fixture
+def behind(authority: Authority) -> Iterator[RegistryServer]:
+    with RegistryServer(tls=server_context(authority.issue("registry.test"))) as server:
+        server.put(MANIFEST, OCI_MANIFEST, "v1")
+        yield server
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Names a proxy in the environment, which then names no other one."""
+
+    def name(url: str, variable: str = "HTTPS_PROXY", without: str = "") -> None:
+        for each in ("HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+            monkeypatch.delenv(each, raising=False)
+            monkeypatch.delenv(each.lower(), raising=False)
+        monkeypatch.setenv(variable, url)
+        monkeypatch.setenv("NO_PROXY", without)
+
+    return name
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
+def test_a_server_is_reached_through_a_proxy(
+    behind: RegistryServer, authority: Authority, proxied: Callable[..., None], variable: str
+) -> None:
+    with ForwardProxy({"registry.test:443": behind}) as proxy:
+        proxied(proxy.address, variable, without="localhost,example.org")
+        store = RemoteStore(BEHIND, Connection(ca_file=authority.file))
+        assert store.tags() == ["v1"]
+        assert store.read_tag("v1", limit=LIMIT)[1] == MANIFEST
+        assert proxy.log == [("registry.test:443", None)], "one tunnel for all"
+        behind.fault("GET", "", reset(), times=1)
+        assert store.tags() == ["v1"]
+        assert proxy.log == [("registry.test:443", None)] * 2, "a new connection has a tunnel, too"
+
+
+def test_a_proxy_is_used_for_what_a_server_redirects_to(
+    behind: RegistryServer, authority: Authority, proxied: Callable[..., None]
+) -> None:
+    with RegistryServer(tls=server_context(authority.issue("storage.test"))) as storage:
+        hosts = {"registry.test:443": behind, "storage.test:8443": storage}
+        digest = storage.put(BLOB)
+        path = f"/v2/models/cells/blobs/{digest}"
+        behind.fault("GET", "/blobs/", redirect(f"https://storage.test:8443{path}"))
+        with ForwardProxy(hosts) as proxy:
+            proxied(f"http://{proxy.address}/")
+            store = RemoteStore(BEHIND, Connection(ca_file=authority.file))
+            assert store.read_blob(DESCRIPTOR, limit=LIMIT) == BLOB
+            assert [host for host, _ in proxy.log] == list(hosts)
+
+
+def test_a_login_is_shown_to_a_proxy_and_to_nobody_else(
+    behind: RegistryServer, authority: Authority, proxied: Callable[..., None]
+) -> None:
+    with ForwardProxy({"registry.test:443": behind}, login=f"ada:{PASSWORD}") as proxy:
+        proxied(f"http://ada:{PASSWORD.replace(' ', '%20')}@{proxy.address}")
+        assert RemoteStore(BEHIND, Connection(ca_file=authority.file)).tags() == ["v1"]
+        assert not {"authorization", "proxy-authorization"} & set(behind.log[0].headers)
+        proxied(f"http://ada:wrong@{proxy.address}")
+        with pytest.raises(UnreachableError, match=r"through \(407 Proxy Authentic") as caught:
+            RemoteStore(BEHIND, Connection(ca_file=authority.file)).tags()
+        check_line(caught.value, "registry.test", f"the proxy {proxy.address} of HTTPS_PROXY")
+        assert "wrong" not in str(caught.value)
+
+
+def test_a_proxy_may_refuse(proxied: Callable[..., None]) -> None:
+    with ForwardProxy({}) as proxy:
+        proxied(proxy.address)
+        with pytest.raises(UnreachableError, match=r"does not let us through \(403 Forb") as caught:
+            RemoteStore(BEHIND, Connection()).tags()
+        check_line(caught.value, "registry.test", proxy.address)
+        assert len(proxy.log) == 1, "it is not asked again"
+
+
+def test_a_proxy_that_is_not_there_is_told(proxied: Callable[..., None]) -> None:
+    proxied("http://127.0.0.1:1")
+    with pytest.raises(UnreachableError, match=r"127.0.0.1:1 of HTTPS_PROXY cannot be") as caught:
+        RemoteStore(BEHIND, Connection()).tags()
+    check_line(caught.value, "registry.test", "Connection refused")
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\n"], ids=["at once", "in its answer"])
+def test_a_proxy_that_stalls_is_given_up(proxied: Callable[..., None], said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        proxied(f"http://127.0.0.1:{mute.getsockname()[1]}")
+        answering = threading.Thread(target=lambda: mute.accept()[0].sendall(said), daemon=True)
+        if said:
+            answering.start()
+        with pytest.raises(UnreachableError, match=IN_TIME):
+            RemoteStore(BEHIND, Connection(timeout=SHORT)).tags()
+
+
+def test_a_proxy_does_not_stand_in_for_the_server(
+    behind: RegistryServer, authority: Authority, proxied: Callable[..., None], tmp_path: Path
+) -> None:
+    other = Authority(tmp_path, "other")
+    with ForwardProxy({"registry.test:443": behind, "another.test:443": behind}) as proxy:
+        proxied(proxy.address)
+        with pytest.raises(RegistryError, match="is not trusted"):
+            RemoteStore(BEHIND, Connection(ca_file=other.file)).tags()
+        with pytest.raises(RegistryError, match=r"is not trusted .*mismatch"):
+            RemoteStore("oci://another.test/x", Connection(ca_file=authority.file)).tags()
+    assert behind.log == []
+
+
+@pytest.mark.parametrize("without", ["registry.test", ".test", "a.example,registry.test:443", "*"])
+def test_some_hosts_are_reached_without_a_proxy(proxied: Callable[..., None], without: str) -> None:
+    with ForwardProxy({}) as proxy:
+        proxied(proxy.address, without=without)
+        with pytest.raises(UnreachableError, match="its name cannot be resolved"):
+            RemoteStore(BEHIND, Connection()).tags()
+        assert proxy.log == []
+
+
+def test_this_machine_is_reached_without_a_proxy(
+    secure: RegistryServer, authority: Authority, proxied: Callable[..., None]
+) -> None:
+    proxied("http://127.0.0.1:1")
+    assert RemoteStore(secure.location, Connection(ca_file=authority.file)).tags() == ["v1"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["socks5://ada:secret@proxy.test", "https://ada:secret@proxy.test", "http://", "http://a:b:c"],
+)
+def test_what_is_no_proxy_is_told(proxied: Callable[..., None], url: str) -> None:
+    proxied(url)
+    with pytest.raises(RegistryError, match="HTTPS_PROXY names a proxy that cannot be") as caught:
+        RemoteStore(BEHIND, Connection()).tags()
+    check_line(caught.value, "expected http://", "NO_PROXY")
+    assert "secret" not in str(caught.value)
 
 
 # Logins.

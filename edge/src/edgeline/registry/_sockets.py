@@ -15,12 +15,15 @@ from typing import Any
 import urllib3
 import urllib3.connection
 
+from edgeline._text import one_line
 from edgeline.errors import RegistryError
+from edgeline.registry.proxy import Proxy
 from edgeline.registry.store import Connection
 
 CONNECT_SECONDS = 10.0  # to find a server and connect to it, at most
 _WORTH_WAITING = 64 << 10  # bytes of content that buy the whole time again
 _KEPT_CONNECTIONS = 4  # per server
+_TUNNEL_REFUSED = "Tunnel connection failed: "  # what http.client says of a proxy's answer
 
 _Address = tuple[int, int, int, str, Any]  # as getaddrinfo returns them
 
@@ -107,15 +110,32 @@ class _Connection(urllib3.connection.HTTPConnection):
 
 
 class _TLSConnection(urllib3.connection.HTTPSConnection):
-    def __init__(self, *arguments: Any, clock: Clock, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, clock: Clock, through: Proxy | None, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self._clock = clock
+        self._through = through
 
     def _new_conn(self) -> socket.socket:
-        return _connect(self.host, self.port, self._clock)
+        if self._through is None:
+            return _connect(self.host, self.port, self._clock)
+        try:
+            return _connect(self._through.host, self._through.port, self._clock)
+        except CannotConnectError as error:
+            raise CannotConnectError(f"{self._through} cannot be reached ({error})") from None
 
     def connect(self) -> None:
-        super().connect()
+        if self._through is not None:
+            # Each time, since urllib3 forgets it when a connection is closed.
+            self.set_tunnel(self.host, self.port, self._through.headers)
+        try:
+            super().connect()
+        except OSError as error:
+            if not str(error).startswith(_TUNNEL_REFUSED):
+                raise
+            said = one_line(str(error).removeprefix(_TUNNEL_REFUSED), limit=80)
+            raise CannotConnectError(f"{self._through} does not let us through ({said})") from None
         assert isinstance(self.sock, _TLSSocket)
         self.sock.clock = self._clock
 
@@ -129,14 +149,19 @@ class _TLSPool(urllib3.HTTPSConnectionPool):
 
 
 def open_pool(
-    host: str, port: int, clock: Clock, context: ssl.SSLContext | None
+    host: str, port: int, clock: Clock, context: ssl.SSLContext | None, through: Proxy | None
 ) -> urllib3.HTTPConnectionPool:
-    """Return the connections to a server, none of them open yet; over TLS with a `context`."""
+    """Return the connections to a server, none of them open yet.
+
+    They are over TLS with a `context`, and then `through` a proxy if one is given.
+    """
     if context is None:
         return _Pool(host, port, maxsize=_KEPT_CONNECTIONS, clock=clock)
     # The standard library makes sockets of this class, and urllib3 reads from them.
     context.sslsocket_class = _TLSSocket
-    return _TLSPool(host, port, maxsize=_KEPT_CONNECTIONS, clock=clock, ssl_context=context)
+    return _TLSPool(
+        host, port, maxsize=_KEPT_CONNECTIONS, clock=clock, ssl_context=context, through=through
+    )
 
 
 def tls_contexts(connection: Connection) -> tuple[ssl.SSLContext, ssl.SSLContext]:

@@ -30,6 +30,7 @@ from edgeline._json import parse_object
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError, UnreachableError
 from edgeline.registry._sockets import Budget, CannotConnectError, Clock, open_pool, tls_contexts
 from edgeline.registry.login import Login, find_login, login_files, parse_challenges, parse_token
+from edgeline.registry.proxy import find_proxy
 from edgeline.registry.store import Connection
 
 SILENCE_SECONDS = 15.0  # without a byte, and the other side is given up
@@ -425,13 +426,15 @@ class Client:
         if pool is None:
             if len(self._pools) >= _MAX_POOLS:
                 self._pools.pop(next(iter(self._pools))).close()
-            context = None
+            context = through = None
             if target.scheme == "https":
                 if self._contexts is None:
                     self._contexts = tls_contexts(self._connection)
                 own, others = self._contexts
                 context = own if target.host == self._home.host else others
-            pool = open_pool(target.host, target.port, self._clock, context)
+                if not is_loopback(target.host):
+                    through = find_proxy(target.host, target.port)
+            pool = open_pool(target.host, target.port, self._clock, context, through)
             self._pools[target.origin] = pool
         return pool
 
