@@ -6,6 +6,7 @@ It is what the run's summary prints, what the pusher obeys, and a layer of every
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ class Check:
 
     metric: str
     slice: str  # "overall" or "<key>=<value>"
-    value: float
+    value: float  # NaN where the metric is not defined, as the precision of a class never said
     threshold: float | None = None
     bound: Literal["min", "max"] = "min"
     interval: tuple[float, float] | None = None  # 95%
@@ -150,7 +151,7 @@ class Verdict:
             "float": _variant_to_json(self.float_model),
             "variants": [_variant_to_json(variant) for variant in self.variants],
         }
-        return json.dumps(document, indent=2).encode() + b"\n"
+        return json.dumps(document, indent=2, allow_nan=False).encode() + b"\n"
 
     @classmethod
     def from_json(cls, content: bytes) -> Verdict:
@@ -195,6 +196,7 @@ def _variant_to_json(verdict: VariantVerdict) -> dict[str, Any]:
     document = asdict(verdict)
     for row, check in zip(document["checks"], verdict.checks, strict=True):
         row["passed"] = check.passed
+        row["value"] = None if math.isnan(check.value) else check.value  # JSON knows no NaN
     return {**document, "passed": verdict.passed, "reasons": list(verdict.reasons)}
 
 
@@ -212,4 +214,6 @@ def _variant_from_json(document: dict[str, Any]) -> VariantVerdict:
 
 def _check_from_json(row: dict[str, Any]) -> Check:
     facts = {k: v for k, v in row.items() if k != "passed"}
-    return Check(**{**facts, "interval": tuple(row["interval"]) if row["interval"] else None})
+    value = math.nan if row["value"] is None else row["value"]
+    interval = tuple(row["interval"]) if row["interval"] else None
+    return Check(**{**facts, "value": value, "interval": interval})

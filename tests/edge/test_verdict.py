@@ -10,6 +10,7 @@ import pytest
 
 from components.verdict import Check, Policy, VariantVerdict
 from components.verdict import Verdict as Written
+from edgeline._json import parse_object
 from edgeline.errors import IntegrityError
 from edgeline.registry.verdict import Verdict
 
@@ -41,6 +42,17 @@ def test_reads_what_the_pipeline_writes() -> None:
     assert metrics["int8", "accuracy", "overall"] == 0.9
     assert math.isnan(metrics["int8", "precision of bird", "overall"])
     assert {variant for variant, _, _ in metrics} == {"int8", "float32"}
+
+
+def test_a_metric_that_is_not_defined_is_null_in_json_and_was_nan() -> None:
+    content = WRITTEN.to_json()
+    checks = parse_object(content)["variants"][0]["checks"]
+    assert [check["value"] for check in checks] == [0.9, None]
+    assert repr(Written.from_json(content)) == repr(WRITTEN)
+    older = content.replace(b'"value": null', b'"value": NaN')
+    assert older != content
+    assert repr(Verdict.from_json(older)) == repr(Verdict.from_json(content))
+    assert repr(Written.from_json(older)) == repr(WRITTEN)
 
 
 def _without_float32(verdict: Written) -> Written:

@@ -96,7 +96,7 @@ class Verdict:
             IntegrityError: they are not a verdict of the version that this edgeline knows.
         """
         try:
-            # A metric that is not defined is written as NaN.
+            # Older pipelines wrote a metric that is not defined as NaN.
             document = json.loads(content.decode())
         except (RecursionError, ValueError) as error:
             raise IntegrityError(f"The verdict is not valid JSON: {error}") from None
@@ -174,10 +174,11 @@ def _check(fields: "_Fields") -> Check:
     bound = fields.text("bound")
     if bound not in ("min", "max"):
         raise fields.wrong("bound", '"min" or "max"', bound)
+    value = fields.optional("value", fields.number)
     return Check(
         metric=fields.text("metric"),
         slice=fields.text("slice"),
-        value=fields.number("value"),
+        value=math.nan if value is None else value,
         threshold=fields.optional("threshold", fields.number),
         bound=bound,
     )
