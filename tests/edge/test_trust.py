@@ -238,7 +238,7 @@ def test_a_folder_that_cannot_hold_state_is_named(world: World, tmp_path: Path) 
 
 def test_what_a_crash_left_is_overwritten(world: World, state: Path) -> None:
     state.mkdir(parents=True)
-    (state / "trusted.part").write_bytes(b"half of it")
+    (state / "trusted.json.part").write_bytes(b"half of it")
     world.device(state).visit()
     assert sorted(path.name for path in state.iterdir()) == ["lock", "trusted.json"]
 

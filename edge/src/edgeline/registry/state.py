@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from edgeline._files import write_whole
 from edgeline._json import dump_canonical, parse_object
 from edgeline._text import one_line
 from edgeline.errors import RegistryError, TrustError
@@ -87,17 +88,7 @@ class State:
             with suppress(FileNotFoundError):
                 if self._file.read_bytes() == data:
                     return
-            part = self._file.with_suffix(".part")
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self._file)
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            write_whole(self._file, data)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
