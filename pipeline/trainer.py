@@ -25,7 +25,7 @@ from pipeline.preprocessing import IMAGE, PIXELS
 from pipeline.training import warm_start
 from pipeline.training.checkpoint import Curves
 from pipeline.training.devices import Devices, connect, lost_process_explained
-from pipeline.training.hardware import as_shipped, compute_policy, limit_threads
+from pipeline.training.hardware import as_shipped, computing_in, limit_threads
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
 from pipeline.training.setup import Setup, tuned
@@ -115,15 +115,11 @@ def _order(fn_args: FnArgs) -> bytes:
 def train_network(height: int, width: int, job: Job) -> tuple[keras.Model, Curves]:
     """Builds what training starts from, and trains it in the precision that is asked for."""
     config = job.config
-    keras.config.set_dtype_policy(compute_policy(config.precision))
-    try:
-        with job.devices.scope():
-            keras.utils.set_random_seed(config.seed)
-            base = build_base(height, width, "random" if config.warm_start else config.base_weights)
-            head = warm_start.load(base, config, job.labels) if config.warm_start else None
-            model, curves = train(base, job, head)
-    finally:
-        keras.config.set_dtype_policy("float32")
+    with computing_in(config.precision), job.devices.scope():
+        keras.utils.set_random_seed(config.seed)
+        base = build_base(height, width, "random" if config.warm_start else config.base_weights)
+        head = warm_start.load(base, config, job.labels) if config.warm_start else None
+        model, curves = train(base, job, head)
     plain = model.dtype_policy.name == "float32" and job.devices.strategy is None
     return (model if plain else as_shipped(model)), curves
 

@@ -19,7 +19,7 @@ from tfx.components.tuner.component import TunerFnResult
 
 from pipeline.config import TrainerConfig
 from pipeline.model import build_base
-from pipeline.training.hardware import limit_threads
+from pipeline.training.hardware import computing_in, limit_threads
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
 from pipeline.training.recipe import MONITORED
@@ -42,7 +42,8 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     folder = Path(custom["checkpoints"]) / name
     folder.mkdir(parents=True, exist_ok=True)
     job = setup.job(setup.config, folder / "log", folder)
-    base = build_base(custom["height"], custom["width"], setup.config.base_weights)
+    with computing_in(setup.config.precision):
+        base = build_base(custom["height"], custom["width"], setup.config.base_weights)
     return TunerFnResult(tuner=Search(base, job, custom["trials"]), fit_kwargs={})
 
 
@@ -87,7 +88,8 @@ class Search(keras_tuner.BayesianOptimization):
         self._base.trainable = False
         self._base.set_weights(self._weights)
         keras.utils.set_random_seed(config.seed)
-        _, curves = train(self._base, job)
+        with computing_in(config.precision):
+            _, curves = train(self._base, job)
         shutil.rmtree(folder)
         return {self.oracle.objective.name: best(curves, config)}
 

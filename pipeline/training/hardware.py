@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -57,6 +59,16 @@ def compute_policy(precision: str) -> str:
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     capable = [d.get("compute_capability", (0, 0)) >= LEAST_CAPABILITY for d in details]
     return "mixed_float16" if gpus and all(capable) else "float32"
+
+
+@contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Has layers compute as `compute_policy` says that are built inside."""
+    keras.config.set_dtype_policy(compute_policy(precision))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 def as_shipped(model: keras.Model) -> keras.Model:

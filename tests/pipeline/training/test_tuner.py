@@ -8,8 +8,11 @@ import keras
 import pytest
 from keras_tuner import HyperParameters
 
+from pipeline import tuner
 from pipeline.config import TrainerConfig
-from pipeline.training import features
+from pipeline.training import features, phases
+from pipeline.training.checkpoint import Curves
+from pipeline.training.inputs import Job
 from pipeline.training.setup import tuned
 from pipeline.tuner import Search, best, declare
 from tests.pipeline.training.conftest import MakeJob
@@ -40,6 +43,23 @@ def test_a_trial_is_judged_by_the_best_epoch_of_its_last_phase() -> None:
     assert best(curves, TrainerConfig()) == 0.1
     by_recall = TrainerConfig(early_stopping="mean_recall")
     assert best({"head/val_mean_recall": [0.6, 0.9, 0.8]}, by_recall) == 0.9
+
+
+def test_trials_compute_in_the_precision_that_is_asked_for(
+    make_job: MakeJob, base: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained_in: list[bool] = []
+
+    def observed(base: keras.Model, job: Job) -> tuple[keras.Model, Curves]:
+        model, curves = phases.train(base, job)
+        layers = model.get_layer("head")._flatten_layers()
+        trained_in.append("bfloat16" in {layer.compute_dtype for layer in layers})
+        return model, curves
+
+    monkeypatch.setattr(tuner, "train", observed)
+    for precision in ("bfloat16", "float32"):
+        Search(base, make_job(precision, epochs=1, precision=precision), trials=1).search()
+    assert trained_in == [True, False]
 
 
 def test_trials_share_what_the_frozen_layers_say(
