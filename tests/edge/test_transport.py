@@ -692,11 +692,16 @@ def test_a_proxy_that_is_not_there_is_told(proxied: Callable[..., None]) -> None
 def test_a_proxy_that_stalls_is_given_up(proxied: Callable[..., None], said: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         proxied(f"http://127.0.0.1:{mute.getsockname()[1]}")
-        answering = threading.Thread(target=lambda: mute.accept()[0].sendall(said), daemon=True)
-        if said:
-            answering.start()
+        held: list[socket.socket] = []
+
+        def answer_in_part() -> None:
+            held.append(mute.accept()[0])
+            held[0].sendall(said)
+
+        threading.Thread(target=answer_in_part).start()
         with pytest.raises(UnreachableError, match=IN_TIME):
             RemoteStore(BEHIND, Connection(timeout=SHORT)).tags()
+        held[0].close()
 
 
 def test_a_proxy_does_not_stand_in_for_the_server(
