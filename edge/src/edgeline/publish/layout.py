@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -183,7 +183,7 @@ class LayoutWriter(LayoutFiles):
         """Copy a file, and hash the copy while the disk takes it."""
         with self._translated():
             copy = spool.write(_source(source, limit))
-            digest, size = _hashed(copy)
+            digest, size = _hashed(_chunks(copy))
             blob = Descriptor(media_type, digest, size)
             if self._has(spool, blob):
                 spool.drop(copy)
@@ -196,14 +196,10 @@ class LayoutWriter(LayoutFiles):
         return spool.is_moving(path) or (os.path.lexists(path) and self._is_intact(blob))
 
     def _is_intact(self, blob: Descriptor) -> bool:
-        sha256, size = hashlib.sha256(), 0
         try:
-            for chunk in super().stream_blob(blob):
-                sha256.update(chunk)
-                size += len(chunk)
+            return _hashed(super().stream_blob(blob)) == (blob.digest, blob.size)
         except (NotFoundError, IntegrityError):
             return False
-        return size == blob.size and f"sha256:{sha256.hexdigest()}" == blob.digest
 
     def _settle(self, blob: Descriptor) -> None:
         """Wait for a blob that was put and is not in its place yet."""
@@ -379,10 +375,10 @@ def _source(path: Path, limit: int) -> Iterator[memoryview]:
     _check_size(str(path), size, limit)
 
 
-def _hashed(path: Path) -> tuple[str, int]:
-    """Return a file's digest and its size."""
+def _hashed(chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
+    """Return the digest and the size of what comes in chunks."""
     sha256, size = hashlib.sha256(), 0
-    for chunk in _chunks(path):
+    for chunk in chunks:
         size += len(chunk)
         sha256.update(chunk)
     return f"sha256:{sha256.hexdigest()}", size

@@ -6,7 +6,7 @@ which server is talked to, and nothing of what is said: TLS goes through it from
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import unquote
 from urllib.request import proxy_bypass
@@ -27,7 +27,7 @@ class Proxy:
     variable: str  # of the environment, that names it
     host: str
     port: int
-    login: str | None = None  # "user:password"
+    login: str | None = field(default=None, repr=False)  # "user:password"
 
     def __str__(self) -> str:
         return f"the proxy {self.host}:{self.port} of {self.variable}"
