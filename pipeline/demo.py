@@ -26,7 +26,7 @@ from edgeline.registry.store import open_store
 from pipeline.base_weights import check_imagenet_weights
 from pipeline.config import Config, load_config
 from pipeline.console import console
-from pipeline.dataset import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.run import ingest_for_a_person, ingest_log, run
 from pipeline.summary import next_commands

@@ -14,7 +14,7 @@ from components.verdict import Verdict
 from edgeline.registry.reader import RegistryReader
 from pipeline.config import Config
 from pipeline.content_digest import code_digest, file_digest, tree_digest
-from pipeline.dataset import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.registry import destination
 
 

@@ -18,7 +18,7 @@ from edgeline.publish.provenance import Resource
 from pipeline.base_weights import MD5, URL
 from pipeline.config import Config
 from pipeline.content_digest import file_digest, source_digest
-from pipeline.dataset import Dataset
+from pipeline.data.dataset import Dataset
 
 LOCAL_BUILDER = "https://edgeline.dev/provenance/local-runner/v1"
 GIT_TIMEOUT = 10.0  # seconds

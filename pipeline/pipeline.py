@@ -26,7 +26,7 @@ from components.tflite_rewriter.component import TFLiteRewriter
 from pipeline import evaluation
 from pipeline.config import Config
 from pipeline.content_digest import code_digest, file_digest, tree_digest
-from pipeline.dataset import SPLITS, Dataset
+from pipeline.data.dataset import SPLITS, Dataset
 from pipeline.deployed import inputs_digest
 from pipeline.origin import LOCAL_BUILDER, origin
 from pipeline.registry import destination

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.base_weights import check_imagenet_weights
 from pipeline.config import Config
-from pipeline.dataset import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.registry import check_registry
 from pipeline.training.cluster import Cluster

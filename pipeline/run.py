@@ -12,7 +12,7 @@ from edgeline.errors import EdgelineError
 from pipeline import preflight
 from pipeline.config import Config, IngestConfig
 from pipeline.console import Console, console
-from pipeline.dataset import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.errors import TrainingError, UserError
 from pipeline.local_step import Step
 from pipeline.summary import ingest_outcome, release_line, verdict_tables
@@ -36,13 +36,13 @@ def ingest_for_a_person(
     """Ingests, telling how far it is and what it left out.
 
     Raises:
-        UserError: the photos don't exist, or as `pipeline.ingest.ingest`.
+        UserError: the photos don't exist, or as `pipeline.data.ingest.ingest`.
     """
     if not photos.exists():
         raise UserError(f"{photos}: no such file or folder")
     screen.say("loading Beam ...")
     # Here, not above: it takes seconds that no `--help` should wait for.
-    from pipeline.ingest import ingest
+    from pipeline.data.ingest import ingest
 
     report = ingest(photos, out, config, beam_args, screen.say)
     screen.say(ingest_outcome(report, out))

@@ -14,7 +14,7 @@ from tabulate import tabulate
 from components.registry import RELEASE_FILE
 from components.verdict import OVERALL, Check, VariantVerdict, Verdict
 from pipeline.config import Config
-from pipeline.dataset import REPORT_FILE, IngestReport
+from pipeline.data.dataset import REPORT_FILE, IngestReport
 
 MEGABYTE = 1e6
 SHOWN = 5  # of a list's items; the report file has them all

@@ -23,7 +23,7 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import (
 
 from components.artifacts import TFLiteVerdict
 from pipeline.config import Config, GateConfig, KubeflowConfig, KubeflowStepConfig
-from pipeline.dataset import SPLITS, Dataset
+from pipeline.data.dataset import SPLITS, Dataset
 from pipeline.errors import UserError
 from pipeline.kubeflow.checks import check
 from pipeline.kubeflow.cluster import in_cluster

@@ -23,7 +23,7 @@ from tfx.orchestration.pipeline import Pipeline
 
 from pipeline import preflight
 from pipeline.config import Config, parse_config
-from pipeline.dataset import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.deployed import baseline_digest
 from pipeline.errors import UserError
 from pipeline.kubeflow.invocation import ExecutorInput, main_of

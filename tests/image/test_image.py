@@ -54,7 +54,7 @@ min_accuracy = 0.9
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """A cluster with a few made-up photos."""
-    from pipeline.ingest import ingest
+    from pipeline.data.ingest import ingest
 
     folder = tmp_path_factory.mktemp("image")
     random = np.random.default_rng(0)

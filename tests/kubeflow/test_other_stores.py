@@ -23,7 +23,7 @@ from components.verdict import OVERALL, Check, Verdict
 from edgeline.registry.store import open_store
 from edgeline.registry.trust import TrustedChannels
 from pipeline.config import IngestConfig
-from pipeline.dataset import Dataset
+from pipeline.data.dataset import Dataset
 from tests.kubeflow.conftest import Prepared, prepare
 from tests.kubeflow.releases import opened, provenance, releases
 from tests.kubeflow.sandbox import Pod, run
@@ -151,7 +151,7 @@ def bright_and_dark(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 def make_dataset(folder: Path, images: int, seed: int) -> None:
-    from pipeline.ingest import ingest
+    from pipeline.data.ingest import ingest
 
     folder.mkdir()
     random = np.random.default_rng(seed)

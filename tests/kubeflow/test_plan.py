@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import pipeline as definition
 from pipeline.config import parse_config
-from pipeline.dataset import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.kubeflow.compiler import run_parameters
 from pipeline.kubeflow.names import BASELINE, DATASET_DIGEST, SETTINGS
 from pipeline.kubeflow.plan import _baseline

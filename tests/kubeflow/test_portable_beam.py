@@ -25,7 +25,7 @@ from tfx.types import Artifact, channel_utils, standard_artifacts
 from tfx.types.artifact_utils import encode_split_names
 
 from pipeline.config import load_config
-from pipeline.dataset import SPLITS, Dataset
+from pipeline.data.dataset import SPLITS, Dataset
 from pipeline.pipeline import PREPROCESSING_FN, create_pipeline
 from tests.conftest import IMAGES, Workspace
 

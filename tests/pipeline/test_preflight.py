@@ -16,7 +16,7 @@ import pytest
 from edgeline.cli import main
 from edgeline.publish.store import open_for_writing
 from pipeline.config import parse_config
-from pipeline.dataset import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.preflight import check
 from tests.conftest import make_registry

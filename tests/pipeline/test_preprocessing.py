@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeline.preprocessing import load_image, preprocess
-from pipeline.image_files import normalise
+from pipeline.data.image_files import normalise
 from pipeline.preprocessing import contract, preprocessing_fn
 
 LABELS = ("cat", "dog")

@@ -11,8 +11,8 @@ Then it goes over them twice with Beam, on this machine or, through `beam_args`,
 shares its filesystem. First every file is hashed: the SHA-256 of its bytes is the image's id, by
 which duplicates are found and the split is decided, so that a rerun or a grown folder moves no
 image. Then each worker decodes the images of one shard, makes them fit (see
-`pipeline.image_files`) and writes the shard. No image ever travels between workers, and a worker
-holds one image at a time.
+`pipeline.data.image_files`) and writes the shard. No image ever travels between workers, and a
+worker holds one image at a time.
 
 A file that cannot be used is left out and reported, never fatal; a class without any image is.
 OUT appears whole or not at all: it is written beside its place and renamed into it.
@@ -46,9 +46,9 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from pipeline.config import IngestConfig
 from pipeline.content_digest import files_digest
-from pipeline.dataset import LABELS_FILE, REPORT_FILE, SPLITS, IngestReport
+from pipeline.data.dataset import LABELS_FILE, REPORT_FILE, SPLITS, IngestReport
+from pipeline.data.image_files import BadImageError, normalise
 from pipeline.errors import UserError
-from pipeline.image_files import BadImageError, normalise
 
 _EXAMPLE_FEATURES = ("image", "label", "image_id", "source")
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"}

@@ -11,8 +11,8 @@ from distributed import LocalCluster
 from PIL import Image
 
 from pipeline.config import IngestConfig, parse_config
-from pipeline.dataset import Dataset
-from pipeline.ingest import ingest
+from pipeline.data.dataset import Dataset
+from pipeline.data.ingest import ingest
 from pipeline.pipeline import create_pipeline
 from pipeline.run import BEAM_ARGS
 from tests.conftest import make_registry

@@ -24,9 +24,9 @@ from PIL import Image
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from pipeline.config import IngestConfig
-from pipeline.dataset import Dataset, IngestReport
+from pipeline.data.dataset import Dataset, IngestReport
+from pipeline.data.ingest import ingest
 from pipeline.errors import UserError
-from pipeline.ingest import ingest
 
 SPLITS = ("train", "eval", "test")
 ALL_TRAIN = IngestConfig(train=1, eval=0, test=0)
@@ -483,7 +483,7 @@ def test_a_folder_without_report_is_no_dataset(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.ingest import ingest
+from pipeline.data.ingest import ingest
 
 def die_once_all_is_decoded(text):
     if text.startswith("decoded"):
@@ -500,7 +500,7 @@ def test_a_killed_run_leaves_no_dataset_and_the_next_run_recovers(tmp_path: Path
         save(photos / f"dog/{index}.png", 100 + index)
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(photos), str(out)],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         check=False,
     )

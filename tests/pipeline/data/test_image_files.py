@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipeline.image_files import BadImageError, NormalImage, normalise
+from pipeline.data.image_files import BadImageError, NormalImage, normalise
 
 RNG = np.random.default_rng(7)
 
