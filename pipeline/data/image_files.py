@@ -9,7 +9,9 @@ already is kept byte for byte; any other is encoded anew, and the reasons are gi
 - 16-bit samples keep their high byte;
 - palettes, CMYK and 1-bit become RGB or grey;
 - of several frames the first is taken;
-- a longer side above the limit is scaled down to it (Lanczos).
+- a longer side above the limit is scaled down to it (Lanczos);
+- an encoding that TensorFlow may read in another way than Pillow (`pipeline.data.plain_files`)
+  is replaced by a plain one, and what follows a JPEG's end is cut off.
 
 Each is done by the function that a device does it with. A lossless source becomes PNG, a lossy one
 JPEG of quality 95 without chroma subsampling. ICC profiles and gamma are left alone: the sample
@@ -19,15 +21,13 @@ values are what the model sees.
 import io
 from dataclasses import dataclass
 
-import numpy as np
-import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
 from edgeline.preprocessing import FORMATS, limit_side, orientation, to_8_bit, upright
+from pipeline.data.plain_files import MAX_RGB_BYTES, MAX_SIDE, plain_length
 
 _JPEG_QUALITY = 95
-# Two builds of libjpeg may round differently; two readings of a file differ by far more.
-_SAME_PIXELS = 1.0
+_MAX_JPEG_SIDE = 65_500
 
 
 class BadImageError(Exception):
@@ -36,10 +36,19 @@ class BadImageError(Exception):
 
 @dataclass(frozen=True)
 class NormalImage:
-    """A fit image: its file's bytes, and why they are not the original's (empty: they are)."""
+    """A fit image.
+
+    Attributes:
+        data: The file's bytes, JPEG or PNG.
+        changes: Why they are not the original's; empty if they are.
+        format: What the original was, in Pillow's words: "JPEG", "WEBP", ...
+        pixels: The decoded image, upright, 8-bit RGB or grey (L), before any scaling down.
+    """
 
     data: bytes
     changes: tuple[str, ...]
+    format: str
+    pixels: Image.Image
 
 
 def normalise(data: bytes, *, max_side: int, max_pixels: int) -> NormalImage:
@@ -56,13 +65,16 @@ def normalise(data: bytes, *, max_side: int, max_pixels: int) -> NormalImage:
     image = _open(data, max_pixels)
     try:
         image.load()
+        pixels = to_8_bit(upright(image))
         changes = _changes(image, data, max_side)
         if not changes:
-            if _tensorflow_agrees(data, image):
-                return NormalImage(data, ())
-            changes = ["not read alike by TensorFlow"]
-        normal = limit_side(to_8_bit(upright(image)), max_side)
-        return NormalImage(_encoded(normal, lossy=_is_lossy(image, data)), tuple(changes))
+            length = plain_length(data)
+            if length:
+                cut_off = ("trailing data",) if length < len(data) else ()
+                return NormalImage(data[:length], cut_off, str(image.format), pixels)
+            changes = ["unusual encoding"]
+        normal = _encoded(limit_side(pixels, max_side), lossy=_is_lossy(image, data))
+        return NormalImage(normal, tuple(changes), str(image.format), pixels)
     except Exception as error:
         # A hostile or damaged file makes a decoder raise almost anything: OSError, SyntaxError,
         # struct.error, zlib.error. Whichever it is, this one image is bad and no other.
@@ -116,27 +128,14 @@ def _is_lossy(image: Image.Image, data: bytes) -> bool:
 
 
 def _encoded(image: Image.Image, *, lossy: bool) -> bytes:
+    if max(image.size) > MAX_SIDE or 3 * image.width * image.height >= MAX_RGB_BYTES:
+        raise ValueError(f"TensorFlow would not read {image.width}x{image.height} pixels")
     # An orientation, a palette's transparency or a CMYK profile is true of the source only.
+    image = image.copy()
     image.info = {}
     buffer = io.BytesIO()
-    if lossy:
+    if lossy and max(image.size) <= _MAX_JPEG_SIDE:
         image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
     else:
         image.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _tensorflow_agrees(data: bytes, image: Image.Image) -> bool:
-    """Tells whether TensorFlow decodes `data` to the pixels of `image`, which is RGB or L.
-
-    Some files that Pillow reads, TensorFlow refuses: a JPEG without its end marker, for one.
-    """
-    try:
-        # Reads PNG as well. The accurate method is the one that Pillow uses.
-        pixels = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
-    except tf.errors.InvalidArgumentError:
-        return False
-    expected = np.asarray(image.convert("RGB"))
-    return pixels.shape == expected.shape and bool(
-        np.abs(pixels.astype(np.int16) - expected).mean() <= _SAME_PIXELS
-    )
