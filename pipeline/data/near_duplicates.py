@@ -33,7 +33,7 @@ _SIDE = 16  # frequencies a side, the mean's included
 _GRID = 64  # pixels a side, at least, that coefficients are made of, where a picture has as many
 _UNIT = 2**20  # what 1 is in a basis of whole numbers
 _CONTENT_LEVEL = 0.1  # grey levels: what is below comes from noise and compression
-_CONTENT_SIGNS = 64  # coefficients above it, of a picture that has content
+_CONTENT_SIGNS = 96  # coefficients above it, of a picture that has content
 
 _ORDERS = 32  # that hashes are sorted in
 _WINDOW = 4  # hashes that follow in an order, with which one is compared
@@ -99,7 +99,7 @@ def perceptual_hash(image: Image.Image) -> bytes:
     coefficients = found.ravel()[_low_to_high()]
     bits = coefficients > 0
     strong = np.abs(coefficients[1:]) >= _CONTENT_LEVEL * _UNIT**2
-    bits[0] = np.count_nonzero(strong) >= _CONTENT_SIGNS
+    bits[0] = min(grey.size) >= _SIDE and np.count_nonzero(strong) >= _CONTENT_SIGNS
     return np.packbits(bits).tobytes()
 
 
@@ -121,7 +121,7 @@ def find(hashes: _Bits) -> NearDuplicates:
         raise ValueError(f"expected {expected}, got {hashes.dtype} {list(hashes.shape)}")
     distinct = _Distinct.of(hashes)
     links = _nearest_links(distinct.words)
-    limits = _NEAR_LIMITS
+    limits: tuple[int, ...] = _NEAR_LIMITS
     parts = _parts(links, NEAR_DISTANCE, len(distinct.words))
     chained = _in_chains(distinct.words, parts, NEAR_DISTANCE)
     if np.count_nonzero(chained) > _CHAINED_SHARE * len(chained):
@@ -141,6 +141,16 @@ class _Links:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    def codes(self, hashes: int) -> _Ints:
+        """A number for each pair of so many hashes; numbers sort by distance."""
+        return (self.distance * hashes + self.first) * hashes + self.second
+
+    @classmethod
+    def decoded(cls, codes: _Ints, hashes: int) -> _Links:
+        rest, second = np.divmod(codes, hashes)
+        distance, first = np.divmod(rest, hashes)
+        return cls(first, second, distance)
 
     def where(self, chosen: NDArray[np.bool_]) -> _Links:
         return _Links(self.first[chosen], self.second[chosen], self.distance[chosen])
@@ -187,22 +197,27 @@ class _Distinct:
         """Clusters hashes by the first limit, or by the next where that makes a chain."""
         cluster = _clusters(self.words, links, limits)
         inside = (cluster[links.first] == cluster[links.second]) & (links.distance <= limits[0])
-        between = links.where(inside)
-        known = np.flatnonzero(self.of_image >= 0)
-        first = self.image[self.of_image[known]]
-        again = first != known
-        equal = _Links(first[again], known[again], np.zeros(again.sum(), np.int64))
-        pairs = _Links.joined(
-            [equal, _Links(self.image[between.first], self.image[between.second], between.distance)]
-        )
+        pairs = _Links.joined([self._equal(), self._of_images(links.where(inside))])
         order = np.lexsort((pairs.second, pairs.first))
-        of_image = np.where(self.of_image >= 0, cluster[self.of_image], -1)
+        known = self.of_image >= 0
+        labels = np.full(len(known), -1, np.int64)
+        labels[known] = cluster[self.of_image[known]]
         return Level(
             distance=limits[0],
             pairs=np.stack([pairs.first, pairs.second], axis=1)[order],
             distances=pairs.distance[order],
-            clusters=_numbered(of_image),
+            clusters=_numbered(labels),
         )
+
+    def _of_images(self, links: _Links) -> _Links:
+        return _Links(self.image[links.first], self.image[links.second], links.distance)
+
+    def _equal(self) -> _Links:
+        """Links each further image of a hash to its first."""
+        images = np.flatnonzero(self.of_image >= 0)
+        first = self.image[self.of_image[images]]
+        again = first < images
+        return _Links(first[again], images[again], np.zeros(np.count_nonzero(again), np.int64))
 
 
 def _numbered(labels: _Ints) -> _Ints:
@@ -222,28 +237,36 @@ def _nearest_links(words: _Words) -> _Links:
 
     A minimum spanning tree: cut at any distance, it falls into the same parts as all pairs would.
     """
-    found = _Links(*(np.empty(0, np.int64) for _ in range(3)))
-    new: list[_Links] = []
+    hashes = len(words)
+    tree, new = np.empty(0, np.int64), [np.empty(0, np.int64)]
+    reach, parts = 0, np.arange(hashes)
     for links in _candidates(words):
-        new.append(links)
+        # Others join what shorter links have joined: a tree has no use for them.
+        useful = links.where((links.distance < reach) | (parts[links.first] != parts[links.second]))
+        new.append(useful.codes(hashes))
         if sum(map(len, new)) > _MAX_LINKS:
-            found, new = _tree(_Links.joined([found, *new]), len(words)), []
-    return _tree(_Links.joined([found, *new]), len(words))
+            tree, new = _tree(np.concatenate([tree, *new]), hashes), []
+            joined = _Links.decoded(tree, hashes)
+            reach = int(np.quantile(joined.distance, 0.9))
+            parts = _parts(joined, reach, hashes)
+    return _Links.decoded(_tree(np.concatenate([tree, *new]), hashes), hashes)
 
 
 def _candidates(words: _Words) -> Iterator[_Links]:
-    """Compares neighbours in each order of the hashes; a pair may come up several times."""
+    """Compares neighbours in each order of the hashes; a near pair may come up several times."""
+    hashes = len(words)
     for table in _key_tables():
         order = np.argsort(_keys(words[:, 0], table), kind="stable")
         columns = np.ascontiguousarray(words[order].T)
-        for start in range(0, len(order), _CHUNK):
+        for start in range(0, hashes, _CHUNK):
             for step in range(1, _WINDOW + 1):
-                left = columns[:, start : min(start + _CHUNK, len(order) - step)]
+                left = columns[:, start : max(start, min(start + _CHUNK, hashes - step))]
                 right = columns[:, start + step : start + step + left.shape[1]]
                 distance = _ones(left ^ right)
                 near = np.flatnonzero(distance <= NEAR_DISTANCE)
                 one, other = order[start + near], order[start + step + near]
-                yield _Links(np.minimum(one, other), np.maximum(one, other), distance[near])
+                first, second = np.minimum(one, other), np.maximum(one, other)
+                yield _Links(first, second, distance[near])
 
 
 @lru_cache(maxsize=1)
@@ -277,17 +300,17 @@ def _ones(words: _Words) -> _Ints:
     return (total >> np.uint64(56)).astype(np.int64)
 
 
-def _tree(links: _Links, hashes: int) -> _Links:
-    codes, position = np.unique(links.first * hashes + links.second, return_index=True)
-    distances = links.distance[position]
-    order = np.argsort(distances, kind="stable")
-    codes, distances = codes[order], distances[order]
-    # No two weights are equal: SciPy would choose between them in the processor's order.
+def _tree(codes: _Ints, hashes: int) -> _Ints:
+    """The codes of a minimum spanning tree of coded pairs, in ascending order."""
+    codes = np.sort(codes)
+    codes = codes[np.diff(codes, prepend=-1) > 0]
+    # No two weights are equal: SciPy would choose between them in an order that processors differ
+    # in.
     weights = np.arange(1, len(codes) + 1, dtype=np.float64)
-    graph = coo_matrix((weights, np.divmod(codes, hashes)), (hashes, hashes)).tocsr()
-    chosen = np.sort(minimum_spanning_tree(graph).data.astype(np.int64) - 1)
-    first, second = np.divmod(codes[chosen], hashes)
-    return _Links(first, second, distances[chosen])
+    links = _Links.decoded(codes, hashes)
+    graph = coo_matrix((weights, (links.first, links.second)), (hashes, hashes))
+    chosen = minimum_spanning_tree(graph.tocsr()).data.astype(np.int64) - 1
+    return codes[np.sort(chosen)]
 
 
 def _clusters(words: _Words, links: _Links, limits: Sequence[int]) -> _Ints:
@@ -325,11 +348,11 @@ def _in_chains(words: _Words, parts: _Ints, limit: int) -> NDArray[np.bool_]:
     """
     chained = np.zeros(len(words), np.bool_)
     order = np.argsort(parts, kind="stable")
-    starts = np.flatnonzero(np.diff(parts[order], prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
-        if stop - start > _CHAIN:
-            members = order[start:stop]
-            chained[members] = _radius(words[members]) > limit
+    sizes = np.bincount(parts)
+    ends = np.cumsum(sizes)
+    for part in np.flatnonzero(sizes > _CHAIN):
+        members = order[ends[part] - sizes[part] : ends[part]]
+        chained[members] = _radius(words[members]) > limit
     return chained
 
 
