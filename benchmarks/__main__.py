@@ -6,7 +6,15 @@ import os
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("model_sizes", "rewriting", "evaluating", "training", "publishing", "device")
+BENCHMARKS = (
+    "model_sizes",
+    "near_duplicates",
+    "rewriting",
+    "evaluating",
+    "training",
+    "publishing",
+    "device",
+)
 
 
 def main(names: list[str]) -> int:

@@ -1,0 +1,389 @@
+"""Finds pictures that are the same or nearly: a perceptual hash, and a search among a million.
+
+A hash is 255 signs: of the picture's cosine coefficients (DCT-II) of up to 15 half-waves a side,
+without the mean, as in pHash (Zauner 2010) and PDQ (Facebook 2019). Its first bit tells whether
+there is enough in the picture to compare: a flat one is near to nothing, not even to another flat
+one. Two hashes differ by the number of signs that do, from 0 to 255: about 127 for photographs of
+different things. `docs/data.md` has what this finds and what it takes.
+
+All sums are of whole numbers that a float64 holds, so they are exact in any order, and a hash is
+the same on every processor. Hashes made by a floating-point transform are not: where a coefficient
+is zero, as half of them are in a picture that is its own mirror image, its sign is that of a
+rounding error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+
+HASH_BYTES = 32
+NEAR_DISTANCE = 51  # signs: another shot of the same thing from the same place, or most of it
+ALIKE_DISTANCE = 13  # signs: the same, in a set whose pictures are all alike
+COPY_DISTANCE = 8  # signs: the same picture, compressed, scaled or coloured otherwise
+
+_SIDE = 16  # frequencies a side, the mean's included
+_GRID = 64  # pixels a side, at least, that coefficients are made of, where a picture has as many
+_UNIT = 2**20  # what 1 is in a basis of whole numbers
+_CONTENT_LEVEL = 0.1  # grey levels: what is below comes from noise and compression
+_CONTENT_SIGNS = 96  # coefficients above it, of a picture that has content
+
+_ORDERS = 32  # that hashes are sorted in
+_WINDOW = 4  # hashes that follow in an order, with which one is compared
+_CHUNK = 2**15  # hashes compared at a time, few enough for a processor's cache
+_MAX_LINKS = 4_000_000  # kept before they are thinned to a tree
+_CHAIN = 20  # hashes: a larger cluster must have a centre
+_COPY_LIMITS = (COPY_DISTANCE, 4, 2, 0)  # signs, each for what the one before makes a chain of
+_NEAR_LIMITS = (NEAR_DISTANCE, ALIKE_DISTANCE, *_COPY_LIMITS)
+_CHAINED_SHARE = 0.01  # of the hashes; with more of them in chains, near pictures can't be told
+
+_Bits = NDArray[np.uint8]
+_Words = NDArray[np.uint64]
+_Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Level:
+    """Which images are alike at one level.
+
+    Attributes:
+        distance: in signs; images that are farther apart were not linked.
+        pairs: int64 [pairs, 2], positions of images, the smaller first, in ascending order. Not
+            all pairs, but a tree of the nearest ones in each cluster: one fewer than its images.
+        distances: int64 [pairs], in signs.
+        clusters: int64 [images], a number that the images of a cluster share, in the order of
+            their first images; -1 for an image that is like no other.
+    """
+
+    distance: int
+    pairs: _Ints
+    distances: _Ints
+    clusters: _Ints
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """What `find` found.
+
+    Attributes:
+        copies: the same picture, compressed, scaled or coloured otherwise.
+        near: these, and other shots of the same thing. Its clusters hold those of `copies` whole.
+            Its distance is NEAR_DISTANCE, or ALIKE_DISTANCE where so many pictures of the set are
+            alike, as from a camera over a production line, that shots can't be told from others.
+    """
+
+    copies: Level
+    near: Level
+
+
+def perceptual_hash(image: Image.Image) -> bytes:
+    """Returns the hash, `HASH_BYTES` long, of a decoded, upright picture of mode L or RGB.
+
+    Raises:
+        ValueError: the picture has another mode.
+    """
+    if image.mode not in ("L", "RGB"):
+        raise ValueError(f"expected a picture of mode L or RGB, got {image.mode}")
+    grey = image.convert("L")
+    across, down = (max(1, side // _GRID) for side in grey.size)
+    # Unlike Pillow's resize, its reduce has no floating-point weights.
+    small = np.asarray(grey.reduce((across, down)), np.float64)
+    found = _basis(grey.height, down) @ small @ _basis(grey.width, across).T
+    coefficients = found.ravel()[_low_to_high()]
+    bits = coefficients > 0
+    strong = np.abs(coefficients[1:]) >= _CONTENT_LEVEL * _UNIT**2
+    bits[0] = min(grey.size) >= _SIDE and np.count_nonzero(strong) >= _CONTENT_SIGNS
+    return np.packbits(bits).tobytes()
+
+
+def find(hashes: _Bits) -> NearDuplicates:
+    """Finds near-duplicates; time and memory are nearly proportional to the number of hashes.
+
+    Hashes are sorted in several orders, in each by other signs of low frequencies first, and each
+    is compared with those that follow it. Near hashes begin alike in some order: almost surely for
+    copies, and mostly for the others.
+
+    Args:
+        hashes: uint8 [images, HASH_BYTES], of `perceptual_hash`.
+
+    Raises:
+        ValueError: the hashes have another type or shape.
+    """
+    if hashes.dtype != np.uint8 or hashes.ndim != 2 or hashes.shape[1] != HASH_BYTES:
+        expected = f"uint8 [images, {HASH_BYTES}]"
+        raise ValueError(f"expected {expected}, got {hashes.dtype} {list(hashes.shape)}")
+    distinct = _Distinct.of(hashes)
+    links = _nearest_links(distinct.words)
+    limits: tuple[int, ...] = _NEAR_LIMITS
+    parts = _parts(links, NEAR_DISTANCE, len(distinct.words))
+    chained = _in_chains(distinct.words, parts, NEAR_DISTANCE)
+    if np.count_nonzero(chained) > _CHAINED_SHARE * len(chained):
+        limits = limits[1:]
+    return NearDuplicates(
+        copies=distinct.level(links, _COPY_LIMITS), near=distinct.level(links, limits)
+    )
+
+
+@dataclass(frozen=True)
+class _Links:
+    """Pairs of hashes by their positions, `first` before `second`, and their distances."""
+
+    first: _Ints
+    second: _Ints
+    distance: _Ints
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def codes(self, hashes: int) -> _Ints:
+        """A number for each pair of so many hashes; numbers sort by distance."""
+        return (self.distance * hashes + self.first) * hashes + self.second
+
+    @classmethod
+    def decoded(cls, codes: _Ints, hashes: int) -> _Links:
+        rest, second = np.divmod(codes, hashes)
+        distance, first = np.divmod(rest, hashes)
+        return cls(first, second, distance)
+
+    def where(self, chosen: NDArray[np.bool_]) -> _Links:
+        return _Links(self.first[chosen], self.second[chosen], self.distance[chosen])
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Links]) -> _Links:
+        return cls(
+            np.concatenate([part.first for part in parts]),
+            np.concatenate([part.second for part in parts]),
+            np.concatenate([part.distance for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class _Distinct:
+    """The different hashes that have content.
+
+    Attributes:
+        words: uint64 [hashes, 4], in the order of the first images that have them.
+        image: int64 [hashes], that first image.
+        of_image: int64 [images], the position of an image's hash, or -1 where it has no content.
+    """
+
+    words: _Words
+    image: _Ints
+    of_image: _Ints
+
+    @classmethod
+    def of(cls, hashes: _Bits) -> _Distinct:
+        images = np.flatnonzero(hashes[:, 0] & 0x80)
+        words = np.ascontiguousarray(hashes[images]).view(">u8").astype(np.uint64)
+        order = np.lexsort(words.T)  # stable: of equal hashes, the first image comes first
+        starts = np.ones(len(order), np.bool_)
+        starts[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
+        firsts = order[starts]
+        rank = np.empty(len(firsts), np.int64)
+        rank[np.argsort(firsts)] = np.arange(len(firsts))
+        of_image = np.full(len(hashes), -1, np.int64)
+        of_image[images[order]] = rank[np.cumsum(starts) - 1]
+        firsts = np.sort(firsts)
+        return cls(words[firsts], images[firsts], of_image)
+
+    def level(self, links: _Links, limits: Sequence[int]) -> Level:
+        """Clusters hashes by the first limit, or by the next where that makes a chain."""
+        cluster = _clusters(self.words, links, limits)
+        inside = (cluster[links.first] == cluster[links.second]) & (links.distance <= limits[0])
+        pairs = _Links.joined([self._equal(), self._of_images(links.where(inside))])
+        order = np.lexsort((pairs.second, pairs.first))
+        known = self.of_image >= 0
+        labels = np.full(len(known), -1, np.int64)
+        labels[known] = cluster[self.of_image[known]]
+        return Level(
+            distance=limits[0],
+            pairs=np.stack([pairs.first, pairs.second], axis=1)[order],
+            distances=pairs.distance[order],
+            clusters=_numbered(labels),
+        )
+
+    def _of_images(self, links: _Links) -> _Links:
+        return _Links(self.image[links.first], self.image[links.second], links.distance)
+
+    def _equal(self) -> _Links:
+        """Links each further image of a hash to its first."""
+        images = np.flatnonzero(self.of_image >= 0)
+        first = self.image[self.of_image[images]]
+        again = first < images
+        return _Links(first[again], images[again], np.zeros(np.count_nonzero(again), np.int64))
+
+
+def _numbered(labels: _Ints) -> _Ints:
+    """Numbers the labels that several images share by their first images; any other is -1."""
+    _, first, inverse, counts = np.unique(
+        labels, return_index=True, return_inverse=True, return_counts=True
+    )
+    shared = (counts > 1) & (labels[first] >= 0)
+    number = np.full(len(first), -1, np.int64)
+    chosen = np.flatnonzero(shared)
+    number[chosen[np.argsort(first[chosen])]] = np.arange(len(chosen))
+    return number[inverse]
+
+
+def _nearest_links(words: _Words) -> _Links:
+    """A tree of the nearest pairs found, for each set of hashes that are linked at all.
+
+    A minimum spanning tree: cut at any distance, it falls into the same parts as all pairs would.
+    """
+    hashes = len(words)
+    tree, new = np.empty(0, np.int64), [np.empty(0, np.int64)]
+    reach, parts = 0, np.arange(hashes)
+    for links in _candidates(words):
+        # Others join what shorter links have joined: a tree has no use for them.
+        useful = links.where((links.distance < reach) | (parts[links.first] != parts[links.second]))
+        new.append(useful.codes(hashes))
+        if sum(map(len, new)) > _MAX_LINKS:
+            tree, new = _tree(np.concatenate([tree, *new]), hashes), []
+            joined = _Links.decoded(tree, hashes)
+            reach = int(np.quantile(joined.distance, 0.9))
+            parts = _parts(joined, reach, hashes)
+    return _Links.decoded(_tree(np.concatenate([tree, *new]), hashes), hashes)
+
+
+def _candidates(words: _Words) -> Iterator[_Links]:
+    """Compares neighbours in each order of the hashes; a near pair may come up several times."""
+    hashes = len(words)
+    for table in _key_tables():
+        order = np.argsort(_keys(words[:, 0], table), kind="stable")
+        columns = np.ascontiguousarray(words[order].T)
+        for start in range(0, hashes, _CHUNK):
+            for step in range(1, _WINDOW + 1):
+                left = columns[:, start : max(start, min(start + _CHUNK, hashes - step))]
+                right = columns[:, start + step : start + step + left.shape[1]]
+                distance = _ones(left ^ right)
+                near = np.flatnonzero(distance <= NEAR_DISTANCE)
+                one, other = order[start + near], order[start + step + near]
+                first, second = np.minimum(one, other), np.maximum(one, other)
+                yield _Links(first, second, distance[near])
+
+
+@lru_cache(maxsize=1)
+def _key_tables() -> tuple[_Words, ...]:
+    """For each order, uint64 [8, 256]: where it moves the bits of each byte of a word."""
+    tables = []
+    random = np.random.RandomState(0)  # whose numbers NumPy has promised not to change
+    byte_bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.uint64)
+    for _ in range(_ORDERS):
+        places = np.uint64(1) << random.permutation(64).astype(np.uint64).reshape(8, 8)
+        tables.append((byte_bits @ places.T).T)
+    return tuple(tables)
+
+
+def _keys(words: _Words, table: _Words) -> _Words:
+    byte_columns = words.astype(">u8").view(np.uint8).reshape(-1, 8).T
+    keys = np.zeros(len(words), np.uint64)
+    for moved, values in zip(table, byte_columns, strict=True):
+        keys |= moved[values]
+    return keys
+
+
+def _ones(words: _Words) -> _Ints:
+    """The number of set bits, fewer than 256, in each column of uint64 [4, columns]."""
+    # Counts in fields of 2, 4 and 8 bits (Warren, Hacker's Delight, 5-1). NumPy 1 has no popcount.
+    words = words - (words >> np.uint64(1) & np.uint64(0x5555555555555555))
+    pairs = np.uint64(0x3333333333333333)
+    words = (words & pairs) + (words >> np.uint64(2) & pairs)
+    words = words + (words >> np.uint64(4)) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    total = words.sum(axis=0, dtype=np.uint64) * np.uint64(0x0101010101010101)
+    return (total >> np.uint64(56)).astype(np.int64)
+
+
+def _tree(codes: _Ints, hashes: int) -> _Ints:
+    """The codes of a minimum spanning tree of coded pairs, in ascending order."""
+    codes = np.sort(codes)
+    codes = codes[np.diff(codes, prepend=-1) > 0]
+    # No two weights are equal: SciPy would choose between them in an order that processors differ
+    # in.
+    weights = np.arange(1, len(codes) + 1, dtype=np.float64)
+    links = _Links.decoded(codes, hashes)
+    graph = coo_matrix((weights, (links.first, links.second)), (hashes, hashes))
+    chosen = minimum_spanning_tree(graph.tocsr()).data.astype(np.int64) - 1
+    return codes[np.sort(chosen)]
+
+
+def _clusters(words: _Words, links: _Links, limits: Sequence[int]) -> _Ints:
+    """The first hash of the cluster of each hash, which may be itself.
+
+    Hashes that are linked by pairs within the first limit are a cluster, unless they only make a
+    chain: these are clustered by the next limit. The last limit is 0.
+    """
+    cluster = np.arange(len(words))
+    rest = np.ones(len(words), np.bool_)
+    for limit in limits:
+        inside = links.where(rest[links.first] & rest[links.second])
+        parts = _parts(inside, limit, len(words))
+        chained = _in_chains(words, parts, limit)
+        settled = rest & ~chained
+        cluster[settled] = parts[settled]
+        rest &= chained
+    return cluster
+
+
+def _parts(links: _Links, limit: int, hashes: int) -> _Ints:
+    """The first hash of the connected part in which each hash is."""
+    near = links.where(links.distance <= limit)
+    graph = coo_matrix((np.ones(len(near)), (near.first, near.second)), (hashes, hashes))
+    _, part = connected_components(graph, directed=False)
+    _, first = np.unique(part, return_index=True)
+    return first[part]
+
+
+def _in_chains(words: _Words, parts: _Ints, limit: int) -> NDArray[np.bool_]:
+    """Tells which hashes are in large parts that reach farther than the limit from their centre.
+
+    Copies of one picture lie around it, and so do shots of one thing. Pictures that are merely
+    alike are linked through each other: a few false pairs would make one cluster of thousands.
+    """
+    chained = np.zeros(len(words), np.bool_)
+    order = np.argsort(parts, kind="stable")
+    sizes = np.bincount(parts)
+    ends = np.cumsum(sizes)
+    for part in np.flatnonzero(sizes > _CHAIN):
+        members = order[ends[part] - sizes[part] : ends[part]]
+        chained[members] = _radius(words[members]) > limit
+    return chained
+
+
+def _radius(words: _Words) -> int:
+    """The largest distance from the hash that has the signs of the majority."""
+    chunks = [words[start : start + _CHUNK] for start in range(0, len(words), _CHUNK)]
+    counts = sum(_bits(chunk).sum(axis=0, dtype=np.int64) for chunk in chunks)
+    centre = np.packbits(counts * 2 > len(words)).view(">u8").astype(np.uint64)
+    return max(int(_ones((chunk ^ centre).T).max()) for chunk in chunks)
+
+
+def _bits(words: _Words) -> _Bits:
+    """uint8 [hashes, 256] of uint64 [hashes, 4]."""
+    return np.unpackbits(words.astype(">u8").view(np.uint8), axis=1)
+
+
+@lru_cache(maxsize=256)
+def _basis(side: int, step: int) -> NDArray[np.float64]:
+    """Whole numbers, float64 [frequencies, cells]: the cosines' means over cells of `step` pixels.
+
+    The picture is taken as constant within a cell, and the last cell may be narrower. A row of
+    cosines has a mean square of 1.
+    """
+    edges = np.minimum(np.arange(0, side + step, step), side) / side
+    frequency = np.arange(1, _SIDE)[:, None]
+    waves = np.diff(np.sin(np.pi * frequency * edges)) * np.sqrt(2) / (np.pi * frequency)
+    return np.rint(np.concatenate([np.diff(edges)[None], waves]) * _UNIT)
+
+
+@lru_cache(maxsize=1)
+def _low_to_high() -> _Ints:
+    """The order of the coefficients by frequency, the mean first."""
+    frequency = np.arange(_SIDE)
+    return np.argsort((frequency[:, None] ** 2 + frequency**2).ravel(), kind="stable")
