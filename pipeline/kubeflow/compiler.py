@@ -8,6 +8,7 @@ every Kubeflow Pipelines from 2.3 on knows.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from pipeline.kubeflow.names import (
     BUILDER,
     CONFIG,
     DATASET_DIGEST,
+    OUTPUTS_SPEC,
     PLAN,
     PUSHER,
     REGISTRY_LOGIN,
@@ -130,6 +132,10 @@ def _tfx_spec(config: Config, image: str) -> Document:
         builder=BUILDER,
     )
     spec: Document = runner.run(definition, write_out=False)["pipelineSpec"]
+    for component in spec["components"].values():
+        container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+        outputs = json.dumps(component.get("outputDefinitions", {}), sort_keys=True)
+        container["args"] += [OUTPUTS_SPEC, outputs]
     return spec
 
 

@@ -17,6 +17,12 @@ from pipeline.errors import UserError
 from pipeline.kubeflow.names import PASSPHRASE_FILE
 
 STEP_FAILED = 1
+# Fields of ExecutorInput's two sides, by the field of the component's specification.
+_DECLARED_AS = {
+    "artifacts": "artifacts",
+    "parameters": "parameters",
+    "parameterValues": "parameters",
+}
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -51,6 +57,20 @@ class ExecutorInput:
     def output_file(self) -> str:
         """Where the ExecutorOutput message is expected."""
         return str(self.document["outputs"]["outputFile"])
+
+    def keep_declared(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Leaves out whatever the component did not declare: drivers add to what they hand over.
+
+        Args:
+            inputs: the component's ComponentInputsSpec message, as JSON.
+            outputs: the component's ComponentOutputsSpec message, as JSON.
+        """
+        for side, specification in (("inputs", inputs), ("outputs", outputs)):
+            received = self.document.get(side, {})
+            for field, kind in _DECLARED_AS.items():
+                if field in received:
+                    declared = specification.get(kind, {})
+                    received[field] = {k: v for k, v in received[field].items() if k in declared}
 
     def uri(self, side: str, name: str) -> str:
         """The URI of the one artifact of that name among the "inputs" or "outputs"."""

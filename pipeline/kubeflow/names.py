@@ -23,6 +23,9 @@ CONFIG = "config"
 ROOT = "root"
 DATASET_DIGEST = "dataset_digest"
 
+# The argument that tells a step of TFX's its outputs, as TFX's own compiler tells it its inputs.
+OUTPUTS_SPEC = "--json_serialized_outputs_spec_args"
+
 # The run's parameters, by the setting that each of them replaces; thresholds of the gate are added.
 SETTINGS = {
     "data_path": "data.path",

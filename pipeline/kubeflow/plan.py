@@ -22,7 +22,7 @@ from tfx.orchestration.kubeflow.v2 import compiler_utils
 from tfx.orchestration.pipeline import Pipeline
 
 from pipeline import preflight
-from pipeline.config import Config, parse_config
+from pipeline.config import Config, GateConfig, parse_config
 from pipeline.data.dataset import Dataset
 from pipeline.deployed import baseline_digest
 from pipeline.errors import UserError
@@ -96,11 +96,11 @@ def configured(parameters: Mapping[str, Any], root: Path) -> Config:
     """
     document = json.loads(parameters[CONFIG])
     document["registry"]["root"] = str(root)
-    for name, value in parameters.items():
-        if name in (CONFIG, ROOT, BASELINE):
-            continue
-        section, _, key = SETTINGS.get(name, f"gate.{name}").partition(".")
-        document[section][key] = value
+    settings = {**{name: f"gate.{name}" for name in GateConfig.model_fields}, **SETTINGS}
+    # Whatever else a driver hands over is no setting of ours.
+    for name in settings.keys() & parameters.keys():
+        section, _, key = settings[name].partition(".")
+        document[section][key] = parameters[name]
     return parse_config(document, "parameters")
 
 

@@ -5,7 +5,10 @@ TFX's own entry point is made for Vertex AI, and open-source Kubeflow differs fr
 - it sends input artifacts without their types, which are in the component's specification;
 - it stages artifacts in folders, see `pipeline.kubeflow.staging`;
 - it never runs the driver of file-based ExampleGens, which finds the files and their fingerprint;
-- it makes no folders for outputs.
+- it makes no folders for outputs;
+- its driver adds outputs of its own, such as the log, whose file the launcher has open by now. Only
+  what the component declares is prepared and handed to TFX; the compiler has each step told what
+  that is, as no name is safe from a later driver.
 
 On Vertex AI, where the output file is a `gs://` URI, TFX's own entry point takes over untouched.
 """
@@ -25,6 +28,7 @@ from tfx.utils import import_utils
 
 from pipeline.errors import UserError
 from pipeline.kubeflow.invocation import ExecutorInput, main_of
+from pipeline.kubeflow.names import OUTPUTS_SPEC
 from pipeline.kubeflow.staging import map_artifacts, staged, unstaged
 
 LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "PrismRunner")
@@ -34,7 +38,7 @@ def run(arguments: list[str]) -> None:
     """Runs a TFX step.
 
     Args:
-        arguments: of the command line, as TFX's compiler writes them.
+        arguments: of the command line, as TFX's compiler and ours write them.
 
     Raises:
         UserError: a distributed runner's workers could not reach the artifacts.
@@ -45,7 +49,9 @@ def run(arguments: list[str]) -> None:
     if executor_input.output_file.startswith("gs://"):
         kubeflow_v2_run_executor.main((options, beam_args))
         return
-    _fill_types(executor_input.inputs, json.loads(options.json_serialized_inputs_spec_args))
+    inputs = json.loads(options.json_serialized_inputs_spec_args)
+    executor_input.keep_declared(inputs, json.loads(options.json_serialized_outputs_spec_args))
+    _fill_types(executor_input.inputs, inputs)
     if runner := _distributed_runner(beam_args):
         _check_reachable(runner, options.executor_class_path, executor_input)
     else:
@@ -91,6 +97,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--executor_class_path", required=True)
     parser.add_argument("--json_serialized_invocation_args", required=True)
     parser.add_argument("--json_serialized_inputs_spec_args", required=True)
+    parser.add_argument(OUTPUTS_SPEC, required=True)
     return parser.parse_known_args(arguments)
 
 

@@ -35,6 +35,7 @@ from tests.kubeflow.sandbox import Pod, run
 State = Literal["complete", "cached", "failed", "not run"]
 Document = dict[str, Any]
 
+LOGS = "executor-logs"  # the output that the driver adds to those of the component
 STAGING = {"minio": "/minio", "s3": "/s3", "gs": "/gcs"}
 
 
@@ -76,6 +77,7 @@ class Cluster:
     Args:
         folder: of everything it keeps.
         runner: runs a pod and returns its exit code; its output goes to the given file.
+        publish_logs: whether steps' logs are artifacts, as PUBLISH_LOGS of the API server says.
         claims: folders by the name of a PersistentVolumeClaim.
         secrets: folders by the name of a Secret.
     """
@@ -86,7 +88,9 @@ class Cluster:
         claims: Mapping[str, Path],
         secrets: Mapping[str, Path],
         runner: Callable[[Pod, Path], int] = run,
+        publish_logs: bool = True,
     ) -> None:
+        self._publish_logs = publish_logs
         self._runner = runner
         self.objects = ObjectStore(folder / "objects")
         self._folder = folder
@@ -108,7 +112,7 @@ class Cluster:
         """
         spec, platform = yaml.safe_load_all(file.read_text())
         validate(spec, parameters or {})
-        pipeline = _Pipeline(spec, platform, root, parameters or {})
+        pipeline = _Pipeline(spec, platform, root, parameters or {}, self._publish_logs)
         tasks = {name: Task(name, "not run") for name in pipeline.tasks}
         wanted = pipeline.needed_for(until) if until else set(tasks)
         for name in pipeline.order():
@@ -164,7 +168,7 @@ class Cluster:
                 return
 
     def _launch(self, pipeline: _Pipeline, task: Task, executor_input: Document) -> None:
-        """The launcher: stage, run, collect, upload, record; a failed step leaves nothing."""
+        """The launcher: stage, run, collect, upload, record; of a failed step, the log is kept."""
         pod_folder = self._folder / "pods" / pipeline.run_id / task.name / str(task.tries)
         staging = pod_folder / "staging"
         for scheme in STAGING:
@@ -180,6 +184,9 @@ class Cluster:
         for artifact in _each(executor_input["inputs"].get("artifacts", {})):
             self.objects.download(artifact["uri"], local(staged_path(artifact["uri"])))
         outputs = executor_input["outputs"]
+        logs = {name: each for name, each in outputs.get("artifacts", {}).items() if name == LOGS}
+        for artifact in _each(logs):
+            artifact["uri"] += f"-{task.tries - 1}"  # each try has its own
         for artifact in _each(outputs.get("artifacts", {})):
             local(staged_path(artifact["uri"])).parent.mkdir(parents=True, exist_ok=True)
         for parameter in outputs.get("parameters", {}).values():
@@ -187,19 +194,29 @@ class Cluster:
 
         container = pipeline.container(task.name)
         log = pod_folder / "log"
+        for artifact in _each(logs):
+            log = local(staged_path(artifact["uri"]))
+            log.touch()  # and open from before the step starts until it has ended
         pod = self._pod(pipeline, task, container, executor_input, pod_folder)
         code = self._runner(pod, log)
         task.log = log.read_text(errors="replace")
         if code != 0:
+            self._upload(task, logs, local)
             raise Refused(f"exit code {code}")
         output = read_executor_output(local(outputs["outputFile"]))
         task.parameters = collect_parameters(outputs, output, local)
         for name, listed in outputs.get("artifacts", {}).items():
+            if name != LOGS:  # which is the launcher's own
+                (artifact,) = listed["artifacts"]
+                merge(output.get("artifacts", {}).get(name, {}), artifact)
+        self._upload(task, outputs.get("artifacts", {}), local)
+        shutil.rmtree(pod_folder)
+
+    def _upload(self, task: Task, artifacts: Document, local: Callable[[str], Path]) -> None:
+        for name, listed in artifacts.items():
             (artifact,) = listed["artifacts"]
-            merge(output.get("artifacts", {}).get(name, {}), artifact)
             self.objects.upload(local(staged_path(artifact["uri"])), artifact["uri"])
             task.artifacts[name] = self._record(name, artifact)
-        shutil.rmtree(pod_folder)
 
     def _pod(
         self,
@@ -251,8 +268,14 @@ class _Pipeline:
     """A run's specification and parameters: what the drivers see."""
 
     def __init__(
-        self, spec: Document, platform: Document, root: str, parameters: Mapping[str, Any]
+        self,
+        spec: Document,
+        platform: Document,
+        root: str,
+        parameters: Mapping[str, Any],
+        publish_logs: bool,
     ) -> None:
+        self._publish_logs = publish_logs
         self.run_id = str(uuid.uuid4())
         self._spec = spec
         self._executors = spec["deploymentSpec"]["executors"]
@@ -338,6 +361,9 @@ class _Pipeline:
     def _outputs(self, name: str) -> Document:
         declared = self.component(name).get("outputDefinitions", {})
         task_root = f"{self._root}/{name}/{uuid.uuid4()}"
+        artifacts = dict(declared.get("artifacts", {}))
+        if self._publish_logs:
+            artifacts[LOGS] = {"artifactType": {"schemaTitle": "system.Artifact"}}
         return {
             "artifacts": {
                 key: {
@@ -350,7 +376,7 @@ class _Pipeline:
                         }
                     ]
                 }
-                for key, each in declared.get("artifacts", {}).items()
+                for key, each in artifacts.items()
             },
             "parameters": {
                 key: {"outputFile": f"/tmp/kfp/outputs/{key}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.kubeflow.checks import check
 from pipeline.kubeflow.compiler import Compiled, compile_pipeline
 from pipeline.kubeflow.planned import PLANNED
+from pipeline.kubeflow.step import _parse
 from tests.kubeflow.conftest import IMAGE, compiled
 from tests.kubeflow.simulator import tried_again
 
@@ -426,3 +428,13 @@ def test_the_command_line_writes_the_file_and_says_mistakes_in_one_line(
     assert refused.stderr == (
         f'{config}: trainer.epochs: expected a valid integer; received "ten"\n'
     )
+
+
+def test_a_step_of_tfx_s_is_told_what_its_component_declares(searching: Compiled) -> None:
+    components = dict(searching.spec["components"])
+    del components["Plan"], components["Report"]
+    for name, component in components.items():
+        options, _ = _parse(container(searching, name)["args"])
+        outputs = json.loads(options.json_serialized_outputs_spec_args)
+        assert outputs == component["outputDefinitions"]
+        assert outputs["artifacts"]

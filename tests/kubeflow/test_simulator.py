@@ -50,7 +50,12 @@ def document(**steps: tuple[Document, Document]) -> Document:
     return spec
 
 
-def simulate(folder: Path, spec: Document, work: Callable[[str, int, Path], int]) -> Run:
+def simulate(
+    folder: Path,
+    spec: Document,
+    work: Callable[[str, int, Path], int],
+    publish_logs: bool = True,
+) -> Run:
     """Runs it; `work` is given a task, its number of the try and the staging folder."""
     tries: dict[str, int] = {}
 
@@ -63,7 +68,7 @@ def simulate(folder: Path, spec: Document, work: Callable[[str, int, Path], int]
     file = folder / "pipeline.yaml"
     platform: Document = {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {}}}}}
     file.write_text(yaml.safe_dump_all([spec, platform]))
-    return Cluster(folder, {}, {}, pod).run(file, ROOT)
+    return Cluster(folder, {}, {}, pod, publish_logs).run(file, ROOT)
 
 
 def outputs(staging: Path) -> Path:
@@ -83,8 +88,35 @@ def test_a_step_that_failed_once_starts_anew_and_leaves_nothing_of_the_first_try
 
     done = simulate(tmp_path, document(A=step(retries=TWICE)), work)
     assert (done.states, done.tasks["A"].tries) == ({"A": "complete"}, 2)
-    stored = [path.name for path in (tmp_path / "objects").rglob("*") if path.is_file()]
-    assert stored == ["of-try-2"]
+    assert sorted(stored(tmp_path)) == ["executor-logs-0", "executor-logs-1", "of-try-2"]
+
+
+def stored(folder: Path) -> dict[str, str]:
+    """The objects, by the last part of their names."""
+    objects = (path for path in (folder / "objects").rglob("*") if path.is_file())
+    return {path.name: path.read_text() for path in objects}
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_log_is_there_before_the_step_and_stored_however_it_ends(
+    code: int, tmp_path: Path
+) -> None:
+    def work(name: str, tries: int, staging: Path) -> int:
+        (log,) = staging.rglob("executor-logs-0")
+        assert log.is_file()
+        return code
+
+    done = simulate(tmp_path, document(A=step()), work)
+    assert done.failed == ["A"][:code]
+    assert stored(tmp_path) == {"executor-logs-0": "try 1"}
+
+
+def test_without_published_logs_there_are_none(tmp_path: Path) -> None:
+    done = simulate(
+        tmp_path, document(A=step()), lambda name, tries, staging: 0, publish_logs=False
+    )
+    assert list(done.tasks["A"].artifacts) == ["made"]
+    assert stored(tmp_path) == {}
 
 
 def test_every_try_gets_the_same_inputs(tmp_path: Path) -> None:
@@ -95,7 +127,9 @@ def test_every_try_gets_the_same_inputs(tmp_path: Path) -> None:
             outputs(staging).mkdir()
             (outputs(staging) / "file").touch()
             return 0
-        files = [path for path in staging.rglob("*") if path.is_file()]
+        files = [
+            path for path in staging.rglob("*") if path.is_file() and path.parent.name == "made"
+        ]
         seen.append([path.name for path in files])
         for path in files:
             path.unlink()  # in this pod alone

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
+from tfx.types.artifact import Artifact
 
 from pipeline.errors import UserError
 from pipeline.kubeflow import invocation, step
 from pipeline.kubeflow.invocation import ExecutorInput, main_of
+from pipeline.kubeflow.names import OUTPUTS_SPEC
 from pipeline.kubeflow.plan import configured
 from pipeline.kubeflow.staging import map_artifacts, staged, unstaged
 
@@ -108,13 +111,92 @@ def test_a_type_that_is_there_stays() -> None:
 def test_on_vertex_tfx_s_own_entry_point_gets_what_came(monkeypatch: pytest.MonkeyPatch) -> None:
     text = json.dumps({"outputs": {"outputFile": "gs://bucket/job/executor_output.json"}})
     arguments = ["--executor_class_path", "a.B", "--json_serialized_invocation_args", text]
-    arguments += ["--json_serialized_inputs_spec_args", "{}", "--runner=DataflowRunner"]
+    arguments += ["--json_serialized_inputs_spec_args", "{}", OUTPUTS_SPEC, "{}"]
+    arguments += ["--runner=DataflowRunner"]
     handed: list[Any] = []
     monkeypatch.setattr(kubeflow_v2_run_executor, "main", handed.append)
     step.run(arguments)
     ((options, beam_args),) = handed
     assert options.json_serialized_invocation_args == text
     assert beam_args == ["--runner=DataflowRunner"]
+
+
+class Recorder(BaseExecutor):
+    """A step that writes down what it is given."""
+
+    def Do(  # noqa: N802 - TFX's name
+        self,
+        input_dict: dict[str, list[Artifact]],
+        output_dict: dict[str, list[Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """See the base class."""
+        given = [sorted(input_dict), sorted(output_dict), exec_properties]
+        (model,) = output_dict["model"]
+        Path(model.uri, "given.json").write_text(json.dumps(given))
+
+
+def artifact(path: Path, **fields: Any) -> dict[str, Any]:
+    title = {"instanceSchema": "title: tfx.Model"}
+    return {"artifacts": [{"uri": str(path), "type": title, **fields}]}
+
+
+def run_recorder(folder: Path, message: dict[str, Any]) -> list[Any]:
+    """Runs a step that declares `base`, `epochs` and `model`; returns what it was given."""
+    model = {"artifactType": {"instanceSchema": "title: tfx.Model"}}
+    epochs = {"epochs": {"parameterType": "NUMBER_INTEGER"}}
+    inputs = {"artifacts": {"base": model}, "parameters": epochs}
+    step.run(
+        [
+            *("--executor_class_path", f"{__name__}.{Recorder.__name__}"),
+            *("--json_serialized_invocation_args", json.dumps(message)),
+            *("--json_serialized_inputs_spec_args", json.dumps(inputs)),
+            *(OUTPUTS_SPEC, json.dumps({"artifacts": {"model": model}})),
+        ]
+    )
+    output = json.loads((folder / "output.json").read_text())
+    assert list(output["artifacts"]) == ["model"]
+    given: list[Any] = json.loads((folder / "model" / "given.json").read_text())
+    return given
+
+
+@pytest.fixture
+def message(tmp_path: Path) -> dict[str, Any]:
+    """What Kubeflow hands over as it is installed, with the log that nobody declares."""
+    log = artifact(tmp_path / "executor-logs-0", type={"schemaTitle": "system.Artifact"})
+    return {
+        "inputs": {
+            "artifacts": {"base": artifact(tmp_path / "base", type={"instanceSchema": ""})},
+            "parameterValues": {"epochs": 3},
+        },
+        "outputs": {
+            "artifacts": {"model": artifact(tmp_path / "model"), "executor-logs": log},
+            "outputFile": str(tmp_path / "output.json"),
+        },
+    }
+
+
+def test_the_log_that_the_launcher_has_open_is_left_alone(
+    message: dict[str, Any], tmp_path: Path
+) -> None:
+    log = tmp_path / "executor-logs-0"
+    log.write_text("so far")
+    assert run_recorder(tmp_path, message) == [["base"], ["model"], {"epochs": 3}]
+    assert log.read_text() == "so far"
+
+
+def test_whatever_a_later_driver_adds_is_ignored(message: dict[str, Any], tmp_path: Path) -> None:
+    later = artifact(tmp_path / "later", type={"instanceSchema": ""})
+    inputs, outputs = message["inputs"], message["outputs"]
+    inputs["artifacts"] |= {"later": later, "none": {}}
+    inputs["parameterValues"]["later"] = "value"
+    outputs["artifacts"] |= {"later": later, "none": {}}
+    outputs["parameters"] = {"later": {"outputFile": str(tmp_path / "parameter")}}
+    model = outputs["artifacts"]["model"]
+    for each in (message, inputs, outputs, model, model["artifacts"][0]):
+        each["field"] = {"later": 1}
+    assert run_recorder(tmp_path, message) == [["base"], ["model"], {"epochs": 3}]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "output.json"]
 
 
 def test_the_output_message_s_folder_is_made(tmp_path: Path) -> None:
@@ -172,6 +254,7 @@ def test_parameters_replace_settings_and_are_checked_as_such(tmp_path: Path) -> 
         "epochs": 3,
         "min_accuracy": 0.5,
         "max_drop": 0.02,
+        "what a later driver adds": 1,
     }
     config = configured(given, tmp_path / "root.json")
     assert (config.data.path, config.trainer.epochs) == (Path("/data/new"), 3)
