@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -44,6 +45,16 @@ class _Section(BaseModel):
     )
 
 
+def _group_pattern(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        raise ValueError(f'expected a regular expression; received "{pattern}": {error}') from None
+    if "group" not in groups:
+        raise ValueError(f'expected a part named group, (?P<group>...); received "{pattern}"')
+    return pattern
+
+
 class IngestConfig(_Section):
     """`[ingest]`: how photos become a dataset (`python -m pipeline ingest`)."""
 
@@ -59,10 +70,22 @@ class IngestConfig(_Section):
     """Share of the images that early stopping looks at."""
     test: Fraction = 0.1
     """Share of the images that neither training nor early stopping sees: the gate's."""
-    shards: Positive = 4
-    """Files per split, at most."""
+    shard_mb: Positive = 150
+    """MB (10^6 bytes) of examples a file holds, about."""
     group: str | None = None
     """CSV column whose equal values stay in one split (a patient, a device); none by default."""
+    group_pattern: Annotated[str, AfterValidator(_group_pattern)] | None = None
+    """Regular expression with a part `(?P<group>...)`, such as "(?P<group>patient[0-9]+)": images
+    with equal parts in their paths stay in one split; none by default."""
+    split_by: str | None = None
+    """CSV column that says which split an image is in (train, eval or val, test; an empty cell is
+    drawn); by default the column "split", if there is one."""
+    near_duplicates: Literal["group", "ignore"] = "group"
+    """"group": images that look alike (burst shots, copies of another size) stay in one split."""
+    features: dict[Literal["image", "label"], str] = {}
+    """Of TFRecord or Parquet files of a kind that is not known: what holds image and label."""
+    labels: Path | None = None
+    """Of such files: a text file with the classes' names, a line each, where labels are numbers."""
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> IngestConfig:

@@ -16,7 +16,11 @@ from pipeline.errors import UserError
 SPLITS = ("train", "eval", "test")
 LABELS_FILE = "labels.txt"
 REPORT_FILE = "ingest_report.json"
-REPORT_VERSION = 1
+TABLE_FILE = "images.parquet"
+ASSIGNMENTS_FILE = "splits.parquet"
+PAGE_FILE = "data.html"
+REPORT_VERSION = 2
+LISTED = 100  # files left out that the report names; the table has all
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,19 @@ class IngestReport:
         schema: The schema file's name.
         slice_keys: The features beside image, label, image_id and source.
         counts: Images by split and class.
-        quarantined: The files left out, as `{"source": ..., "reason": ...}`.
-        duplicates: The files left out because another has the same bytes: `{"source", "of"}`.
+        found: Images that were found.
+        left_out: How many could not be used.
+        quarantined: The first `LISTED` of them, as `{"source": ..., "reason": ...}`.
+        duplicates: Images left out because another has the same pixels.
+        near_duplicates: Images that are in one split since they look alike.
+        ignored: Files and folders of systems that were passed over, by name.
         re_encoded: Images that were encoded anew, by reason; one image may have several.
+        notes: How the data was read, a line each.
         warnings: What the user should know and need not mend.
         files: The size in bytes of every other file of the dataset, by its path in the folder.
         fingerprint: SHA-256 of what the dataset was made from: equal means up to date.
-        digest: SHA-256, in hex, over the names and contents of the dataset's files; empty in a
-            report from before it was recorded.
+        digest: SHA-256, in hex, over the names and contents of what the pipeline reads: examples,
+            labels and schema.
         reused: Whether the dataset was up to date and nothing was written.
     """
 
@@ -47,13 +56,18 @@ class IngestReport:
     schema: str
     slice_keys: tuple[str, ...]
     counts: Mapping[str, Mapping[str, int]]
+    found: int
+    left_out: int
     quarantined: tuple[Mapping[str, str], ...]
-    duplicates: tuple[Mapping[str, str], ...]
+    duplicates: int
+    near_duplicates: int
+    ignored: Mapping[str, int]
     re_encoded: Mapping[str, int]
+    notes: tuple[str, ...]
     warnings: tuple[str, ...]
     files: Mapping[str, int]
     fingerprint: str
-    digest: str = ""
+    digest: str
     reused: bool = field(default=False, compare=False)
 
     @property
@@ -75,7 +89,7 @@ class IngestReport:
             content = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
             if content.pop("version") != REPORT_VERSION:
                 return None
-            lists = ("labels", "slice_keys", "quarantined", "duplicates", "warnings")
+            lists = ("labels", "slice_keys", "quarantined", "notes", "warnings")
             content |= {name: tuple(content[name]) for name in lists}
             return cls(**content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -92,19 +106,38 @@ class IngestReport:
         return None
 
 
+def listed_files(folder: Path) -> frozenset[str]:
+    """The files of a dataset of this or an earlier version, by its report; empty if there is none.
+
+    Raises:
+        UserError: a later version of edgeline has made it.
+    """
+    try:
+        content = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+        version, files = int(content["version"]), frozenset(map(str, content["files"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
+    if version > REPORT_VERSION:
+        raise UserError(
+            f"{folder} was ingested by a later version of edgeline: its report has version "
+            f"{version}, expected at most {REPORT_VERSION}; use that version, or another folder"
+        )
+    return files | {REPORT_FILE}
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A finished dataset folder.
 
     Attributes:
-        path: The folder; `train/`, `eval/` and `test/` in it hold gzipped TFRecords.
+        path: The folder; `train/`, `eval/` and `test/` in it hold TFRecords.
         labels: The classes, in their order for ever.
         slice_keys: The features beside image, label, image_id and source.
         schema_path: The schema of the raw examples, a text proto.
         max_side: Pixels; images with a longer side were scaled down to it.
         counts: Images by split and class.
         fingerprint: SHA-256 of what it was made from, in hex.
-        digest: SHA-256 over the names and contents of its files, in hex.
+        digest: SHA-256 over the names and contents of examples, labels and schema, in hex.
     """
 
     path: Path
@@ -129,11 +162,10 @@ class Dataset:
         report = IngestReport.read(path)
         if report is None:
             raise UserError(
-                f"{path} is not an ingested dataset: {REPORT_FILE} is not a report of "
-                f"version {REPORT_VERSION}; {remedy}"
+                f"{path} was ingested by another version of edgeline, or is damaged: {REPORT_FILE} "
+                f"is not a report of version {REPORT_VERSION}; {remedy}, which keeps every image "
+                "in its split"
             )
-        if not report.digest:
-            raise UserError(f"{path} was ingested before datasets had a digest; {remedy}")
         if damage := report.damage(path):
             raise UserError(f"{path} is damaged: {damage}; {remedy}")
         return cls(

@@ -1,4 +1,4 @@
-"""Ingest, with real photos in real folders and Beam's local runner."""
+"""Ingest, with real photos in real folders."""
 
 import fcntl
 import hashlib
@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from pipeline.config import IngestConfig
-from pipeline.data.dataset import Dataset, IngestReport
+from pipeline.data.dataset import TABLE_FILE, Dataset, IngestReport
 from pipeline.data.ingest import ingest
+from pipeline.data.tfrecords import read_record_at
+from pipeline.data.work import Engine
 from pipeline.errors import UserError
 
 SPLITS = ("train", "eval", "test")
@@ -50,10 +54,15 @@ def save(path: Path, seed: int, **options: Any) -> None:
     photo(seed).save(path, **options)
 
 
+def save_large(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    photo(seed, (250, 250)).save(path)
+
+
 def examples(dataset: Path, split: str = "*") -> Iterator[dict[str, bytes]]:
     """Yields the features of every example, each a single value."""
-    for shard in sorted(dataset.glob(f"{split}/*.tfrecord.gz")):
-        for record in tf.data.TFRecordDataset(str(shard), "GZIP").as_numpy_iterator():
+    for shard in sorted(dataset.glob(f"{split}/*.tfrecord")):
+        for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
             features = tf.train.Example.FromString(record).features.feature
             for feature in features.values():
                 assert len(feature.bytes_list.value) == 1
@@ -66,6 +75,12 @@ def splits_by_source(dataset: Path) -> dict[str, str]:
         for split in SPLITS
         for example in examples(dataset, split)
     }
+
+
+def table_of(dataset: Path) -> list[dict[str, Any]]:
+    """The rows of the dataset's table of images."""
+    rows: list[dict[str, Any]] = pq.read_table(dataset / TABLE_FILE).to_pylist()
+    return rows
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -91,8 +106,8 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     for index in range(20):
         save(photos / f"cat/{index:02}.jpg", index)
         save(photos / f"dog/deeper/still/{index:02}.png", 100 + index)
-    save(photos / "çéw/one.png", 200)
-    save(photos / "çéw/two.png", 201)
+    for index, name in enumerate(("one", "two", "three")):
+        save(photos / f"çéw/{name}.png", 200 + index)
     for hidden in (".hidden.jpg", ".DS_Store", "Thumbs.db", ".git/config"):
         (photos / "cat" / hidden).parent.mkdir(exist_ok=True)
         (photos / "cat" / hidden).write_bytes(b"x")
@@ -144,7 +159,11 @@ def test_bad_files_are_left_out_with_their_reasons(odd: Ingested) -> None:
 
 
 def test_a_duplicate_is_left_out_and_named(odd: Ingested) -> None:
-    assert odd.report.duplicates == ({"source": "cat/zz copy of 01.jpg", "of": "cat/01.jpg"},)
+    assert odd.report.duplicates == 1
+    rows = {row["source"]: row for row in table_of(odd.out)}
+    assert rows["cat/zz copy of 01.jpg"]["duplicate_of"] == "cat/01.jpg"
+    assert rows["cat/zz copy of 01.jpg"]["split"] is None
+    assert rows["cat/01.jpg"]["split"] in SPLITS
 
 
 def test_re_encoded_images_are_counted_by_reason(odd: Ingested) -> None:
@@ -156,7 +175,7 @@ def test_counts_match_the_examples_in_each_split(odd: Ingested) -> None:
         labels = [example["label"].decode() for example in examples(odd.out, split)]
         counts = {label: labels.count(label) for label in odd.report.labels}
         assert odd.report.counts[split] == counts
-    assert odd.report.images == 22 + 21 + 2
+    assert odd.report.images == 22 + 21 + 3
 
 
 def test_an_example_holds_the_file_and_where_it_came_from(odd: Ingested) -> None:
@@ -194,19 +213,36 @@ def test_the_schema_states_the_contract_of_the_examples(odd: Ingested) -> None:
     assert list(schema.feature[1].string_domain.value) == ["cat", "dog", "çéw"]
 
 
-def test_a_split_without_a_class_is_a_warning(odd: Ingested) -> None:
-    for split in ("eval", "test"):
-        missing = [repr(label) for label, count in odd.report.counts[split].items() if not count]
-        assert (f"{split} has no image of {', '.join(missing)}" in odd.report.warnings) == bool(
-            missing
-        )
-    assert odd.report.warnings, "two images cannot be in three splits"
+def test_every_class_is_in_every_split(odd: Ingested) -> None:
+    for split in SPLITS:
+        assert min(odd.report.counts[split].values()) >= 1
+
+
+def test_the_table_has_every_image_and_where_its_example_is(odd: Ingested) -> None:
+    rows = table_of(odd.out)
+    assert len(rows) == odd.report.found
+    for row in rows:
+        if row["split"] is None:
+            assert row["reason"]
+            continue
+        assert row["reason"] is None
+        record = read_record_at(odd.out / row["shard"], row["offset"])
+        features = tf.train.Example.FromString(record).features.feature
+        assert features["source"].bytes_list.value[0].decode() == row["source"]
+        assert features["image_id"].bytes_list.value[0].decode() == row["image_id"]
+    by_source = {row["source"]: row for row in rows}
+    assert by_source["cat/rotated.jpg"]["changes"] == ["EXIF orientation"]
+    assert (by_source["cat/rotated.jpg"]["width"], by_source["cat/rotated.jpg"]["height"]) == (
+        12,
+        16,
+    )
+    assert by_source["dog/wide.png"]["width"] == 600
 
 
 def test_progress_is_told_from_finding_to_writing(odd: Ingested) -> None:
-    assert odd.said[0] == "55 images found in 3 classes"
-    assert "read 54 of 54" in odd.said
-    assert odd.said[-1] == "decoded 49 of 49"
+    assert odd.said[0] == "56 images found in 3 classes"
+    assert "read 56 of 56" in odd.said
+    assert "written 46 of 46" in odd.said
 
 
 def test_nothing_else_is_left_beside_the_dataset(odd: Ingested) -> None:
@@ -232,8 +268,8 @@ def test_a_rerun_reuses_the_dataset(odd: Ingested) -> None:
 
 
 def test_equal_photos_make_equal_bytes(odd: Ingested, tmp_path: Path) -> None:
-    args = ["--direct_running_mode=in_memory", "--direct_num_workers=1"]
-    ingest(odd.photos, tmp_path / "dataset", IngestConfig(max_file_bytes=250_000), beam_args=args)
+    engine = Engine(beam_args=("--direct_running_mode=in_memory",))
+    ingest(odd.photos, tmp_path / "dataset", IngestConfig(max_file_bytes=250_000), engine)
     assert contents(tmp_path / "dataset") == contents(odd.out)
 
 
@@ -243,9 +279,8 @@ def test_a_grown_folder_moves_no_image(tmp_path: Path) -> None:
         save(photos / f"{'dog' if index % 2 else 'cat'}.{index}.png", index)
     small = ingest(photos, out)
     before = splits_by_source(out)
-    assert {split: sum(small.counts[split].values()) for split in SPLITS} == pytest.approx(
-        {"train": 96, "eval": 12, "test": 12}, abs=12
-    )
+    images = {split: sum(small.counts[split].values()) for split in SPLITS}
+    assert images == {"train": 96, "eval": 12, "test": 12}
     for index in range(120, 300):
         save(photos / f"{'dog' if index % 2 else 'cat'}.{index}.png", index)
     (photos / "unnamed.png").write_bytes(b"x")
@@ -256,8 +291,54 @@ def test_a_grown_folder_moves_no_image(tmp_path: Path) -> None:
     assert before.items() <= after.items()
     assert grown.labels == ("cat", "dog")
     assert [item["source"] for item in grown.quarantined] == ["unnamed.png"]
-    shards = [shard.name for shard in sorted((out / "train").iterdir())]
-    assert shards == [f"examples-{index:05}-of-00003.tfrecord.gz" for index in range(3)]
+    images = {split: sum(grown.counts[split].values()) for split in SPLITS}
+    assert images == {"train": 240, "eval": 30, "test": 30}
+
+
+def test_shards_are_cut_by_size(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "dataset"
+    for index in range(30):
+        save_large(photos / f"{'dog' if index % 2 else 'cat'}.{index}.bmp", index)
+    ingest(photos, out, IngestConfig(shard_mb=1))
+    shards = sorted((out / "train").iterdir())
+    names = [f"examples-{index:05}-of-{len(shards):05}.tfrecord" for index in range(len(shards))]
+    assert [shard.name for shard in shards] == names
+    assert len(shards) > 1
+    assert max(shard.stat().st_size for shard in shards) < 2e6
+    ids = [example["image_id"] for example in examples(out, "train")]
+    assert ids == sorted(ids)
+
+
+def test_an_image_that_comes_back_has_the_split_that_it_had(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "dataset"
+    for index in range(60):
+        save(photos / f"{'dog' if index % 2 else 'cat'}.{index}.png", index)
+    ingest(photos, out)
+    before = splits_by_source(out)
+    away = [photos / source for source, split in before.items() if split == "test"][:3]
+    for photo in away:
+        photo.rename(tmp_path / photo.name)
+    ingest(photos, out)
+    for photo in away:
+        (tmp_path / photo.name).rename(photo)
+    ingest(photos, out)
+    after = splits_by_source(out)
+    assert after == before
+
+
+def test_an_image_saved_again_keeps_its_split(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "dataset"
+    for index in range(60):
+        save(photos / f"{'dog' if index % 2 else 'cat'}.{index}.png", index)
+    ingest(photos, out)
+    before = splits_by_source(out)
+    for index in range(60):
+        name = f"{'dog' if index % 2 else 'cat'}.{index}.png"
+        text = PngInfo()
+        text.add_text("Comment", "saved again")
+        Image.open(photos / name).save(photos / name, pnginfo=text)
+    ingest(photos, out)
+    assert splits_by_source(out) == before
 
 
 @pytest.fixture
@@ -283,11 +364,11 @@ def test_a_csv_gives_slices_and_keeps_groups_together(table: Path, tmp_path: Pat
         example["source"].decode(): (example["label"], example["cell_type"])
         for example in examples(out)
     }
-    # The absolute path comes first in order, and is the one that is kept.
-    assert found[str(tmp_path / "elsewhere.png")] == (b"bad", b"mono")
+    assert found["images/1.png"] == (b"bad", b"poly")
     assert found["images/4.png"] == (b"good", b"poly")
     assert found["images/5.png"] == (b"bad", b""), "an empty cell is an empty slice value"
-    assert report.duplicates == ({"source": "images/1.png", "of": str(tmp_path / "elsewhere.png")},)
+    assert str(tmp_path / "elsewhere.png") not in found
+    assert report.duplicates == 1
     splits: dict[int, set[str]] = {}
     for source, split in splits_by_source(out).items():
         if source.startswith("images/"):
@@ -337,21 +418,45 @@ def unnameable_class(photos: Path) -> None:
     save(photos / os.fsdecode(b"owl/\xff.png"), 0)
 
 
+def few_images(photos: Path) -> None:
+    two_classes(photos)
+    for name in ("ant/1.png", "bee/1.png", "bee/2.png"):
+        save(photos / name, 50)
+
+
+def two_links(photos: Path) -> None:
+    two_classes(photos)
+    (photos / "cat/dogs").symlink_to(photos / "dog")
+    (photos / "dog/cats").symlink_to(photos / "cat")
+
+
 def link_loop(photos: Path) -> None:
     two_classes(photos)
     (photos / "cat/again").symlink_to(photos / "cat")
 
 
 MISTAKES = {
-    "nothing at that path": (lambda photos: None, "photos does not exist"),
+    "nothing at that path": (lambda photos: None, "photos: no such file or folder"),
     "an empty folder": (lambda photos: photos.mkdir(), "holds no labelled image"),
     "images without a label": (files("IMG_1.jpg", "IMG_2.jpg"), "holds no labelled image"),
     "images and folders": (mixed, "holds both images (stray.jpg) and folders (cat)"),
     "one class": (files("cat/1.png", "cat/2.png"), "found 1 class: 'cat'"),
-    "a class folder without files": (empty_class, "photos/owl holds no file"),
-    "a class without images": (
-        unusable_class,
-        "'owl' has no usable image: all 1 were refused (owl/notes.txt: not an image",
+    "a class folder without files": (empty_class, "no image in "),
+    "a class without images": (unusable_class, "photos/owl: add some to each class folder"),
+    "classes of too few images": (
+        few_images,
+        "too few images of 'ant' (1), 'bee' (2): expected 3 or more of each class, for train, eval, "
+        "test; add images, merge such classes",
+    ),
+    "labels that differ by what nobody sees": (
+        files("cat/1.png", "c\u200bat/1.png"),
+        "labels 'c\\u200bat' and 'cat' differ only in case, blanks, invisible characters",
+    ),
+    "two folders that link to each other": (two_links, "is a link to a folder that it lies in"),
+    "a CSV with semicolons": (csv_file("path;label", "a.jpg;cat"), "it is separated by semicolons"),
+    "a CSV with an unknown split": (
+        csv_file("path,label,split", "a.jpg,cat,holdout"),
+        "line 2: the split is 'holdout': expected train, eval (or val, validation), test",
     ),
     "a class of one file whose name is not UTF-8": (
         unnameable_class,
@@ -391,17 +496,20 @@ MISTAKES = {
 @pytest.mark.parametrize(("make", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_named_and_nothing_is_written(make: Any, message: str, tmp_path: Path) -> None:
     make(tmp_path / "photos")
+    options = IngestConfig() if "too few" in message else ALL_TRAIN
     with pytest.raises(UserError) as caught:
-        ingest(tmp_path / "photos", tmp_path / "dataset", ALL_TRAIN)
+        ingest(tmp_path / "photos", tmp_path / "dataset", options)
     assert message in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} <= {"photos"}
 
 
-def test_a_class_that_no_image_trains_is_an_error(tmp_path: Path) -> None:
-    two_classes(tmp_path / "photos")
-    options = IngestConfig(train=1e-6, eval=0.5, test=0.5 - 1e-6)
-    with pytest.raises(UserError, match="'cat' has no image to train on"):
-        ingest(tmp_path / "photos", tmp_path / "dataset", options)
+def test_a_class_whose_images_are_too_few_once_read_is_an_error(tmp_path: Path) -> None:
+    for index in range(9):
+        save(tmp_path / f"photos/cat/{index}.png", index)
+        save(tmp_path / f"photos/dog/{index}.png", 10 + index % 2)  # two, and copies of them
+    with pytest.raises(UserError, match=r"'dog' \(2 usable, none in eval\)"):
+        ingest(tmp_path / "photos", tmp_path / "dataset")
+    assert {path.name for path in tmp_path.iterdir()} == {"photos"}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read any folder")
@@ -446,18 +554,54 @@ def test_the_dataset_must_not_overlap_with_the_photos(out: str, tmp_path: Path) 
         ingest(tmp_path / "photos", tmp_path / out)
 
 
-def test_a_dataset_from_before_it_had_a_digest_is_told_and_made_anew(
-    odd: Ingested, tmp_path: Path
-) -> None:
-    out = tmp_path / "dataset"
-    shutil.copytree(odd.out, out)
-    report = json.loads((out / "ingest_report.json").read_text())
-    digest = report.pop("digest")
-    (out / "ingest_report.json").write_text(json.dumps(report))
-    with pytest.raises(UserError, match="was ingested before datasets had a digest; run"):
+def test_a_dataset_of_version_1_is_told_and_its_images_keep_their_splits(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "dataset"
+    for index in range(40):
+        save(photos / f"{'dog' if index % 2 else 'cat'}.{index}.png", index)
+    ingest(photos, out)
+    before = splits_by_source(out)
+    moved = as_version_1(out, before)
+    with pytest.raises(UserError, match="was ingested by another version of edgeline"):
         Dataset.load(out)
-    ingest(odd.photos, out, IngestConfig(max_file_bytes=250_000))
-    assert Dataset.load(out).digest == digest, "equal input gives equal bytes"
+    save(photos / "cat.40.png", 40)
+    ingest(photos, out)
+    after = splits_by_source(out)
+    assert after.pop("cat.40.png") in SPLITS
+    assert after == moved
+
+
+def as_version_1(out: Path, splits: dict[str, str]) -> dict[str, str]:
+    """Writes a dataset as version 1 had it, with splits of its own; returns them by source."""
+    turned = {"train": "test", "eval": "train", "test": "eval"}
+    by_split: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+    for example in examples(out):
+        features = {
+            key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+            for key, value in example.items()
+        }
+        record = tf.train.Example(features=tf.train.Features(feature=features))
+        split = turned[splits[example["source"].decode()]]
+        by_split[split].append(record.SerializeToString())
+    shutil.rmtree(out)
+    for split, records in by_split.items():
+        (out / split).mkdir(parents=True)
+        file = str(out / split / "examples-00000-of-00001.tfrecord.gz")
+        with tf.io.TFRecordWriter(file, "GZIP") as writer:
+            for record in records:
+                writer.write(record)
+    files = {f"{split}/examples-00000-of-00001.tfrecord.gz": 0 for split in SPLITS}
+    (out / "ingest_report.json").write_text(json.dumps({"version": 1, "files": files}))
+    return {source: turned[split] for source, split in splits.items()}
+
+
+def test_a_dataset_of_a_later_version_is_never_touched(tmp_path: Path) -> None:
+    two_classes(tmp_path / "photos")
+    (tmp_path / "dataset").mkdir()
+    report = json.dumps({"version": 999, "files": {}})
+    (tmp_path / "dataset/ingest_report.json").write_text(report)
+    with pytest.raises(UserError, match="by a later version of edgeline"):
+        ingest(tmp_path / "photos", tmp_path / "dataset", ALL_TRAIN)
+    assert contents(tmp_path / "dataset") == {"ingest_report.json": report.encode()}
 
 
 def test_a_damaged_dataset_is_told_and_made_anew(odd: Ingested, tmp_path: Path) -> None:
@@ -476,50 +620,77 @@ def test_a_folder_without_report_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not an ingested dataset: no ingest_report.json; run"):
         Dataset.load(tmp_path)
     (tmp_path / "ingest_report.json").write_text(json.dumps({"version": 999}))
-    with pytest.raises(UserError, match="not a report of version 1"):
+    with pytest.raises(UserError, match="not a report of version 2"):
         Dataset.load(tmp_path)
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.data.ingest import ingest
+from pipeline.data import ingest as module
 
-def die_once_all_is_decoded(text):
-    if text.startswith("decoded"):
-        os.kill(os.getpid(), signal.SIGKILL)
+verb, then = sys.argv[3], sys.argv[4]
 
-ingest(Path(sys.argv[1]), Path(sys.argv[2]), progress=die_once_all_is_decoded)
+def die(text):
+    if text.startswith(verb):
+        os.kill(os.getpid(), getattr(signal, then))
+
+original = module.assign_splits
+module.assign_splits = lambda *args: (die("assigned"), original(*args))[1]
+module.ingest(Path(sys.argv[1]), Path(sys.argv[2]), progress=die)
 """
 
 
-def test_a_killed_run_leaves_no_dataset_and_the_next_run_recovers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["read", "assigned", "written"])
+def test_a_killed_run_leaves_no_dataset_and_the_next_run_goes_on(when: str, tmp_path: Path) -> None:
     photos, out = tmp_path / "photos", tmp_path / "dataset"
     for index in range(20):
         save(photos / f"cat/{index}.png", index)
         save(photos / f"dog/{index}.png", 100 + index)
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(photos), str(out)],
+        [sys.executable, "-c", KILLED, str(photos), str(out), when, "SIGKILL"],
         cwd=Path(__file__).parents[3],
         capture_output=True,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not out.exists()
-    assert list(tmp_path.glob(".dataset.partial-*")), "the run was killed in the middle"
-    report = ingest(photos, out)
+    workshop = tmp_path / ".dataset.partial"
+    assert list((workshop / "read").glob("*.jsonl")), "the run was killed in the middle"
+    said: list[str] = []
+    report = ingest(photos, out, progress=said.append)
+    assert "going on with an ingest that was ended: 40 images are read" in said
     assert report.images == 40
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "dataset"}
+    ingest(photos, tmp_path / "whole")
+    assert contents(tmp_path / "whole") == contents(out)
+
+
+def test_what_a_killed_run_read_is_not_used_for_other_photos(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "dataset"
+    two_classes(photos)
+    subprocess.run(
+        [sys.executable, "-c", KILLED, str(photos), str(out), "read", "SIGKILL"],
+        cwd=Path(__file__).parents[3],
+        check=False,
+    )
+    save(photos / "cat/0.png", 77)
+    said: list[str] = []
+    ingest(photos, out, progress=said.append)
+    assert not [text for text in said if text.startswith("going on")]
+    found = {example["source"]: example["image_id"].decode() for example in examples(out)}
+    original = (photos / "cat/0.png").read_bytes()
+    assert found[b"cat/0.png"] == hashlib.sha256(original).hexdigest()
 
 
 def test_a_dataset_whose_replacement_never_arrived_comes_back(
     odd: Ingested, tmp_path: Path
 ) -> None:
-    shutil.copytree(odd.out, tmp_path / ".dataset.partial-123/replaced")
-    (tmp_path / "photos").mkdir()
+    shutil.copytree(odd.out, tmp_path / ".dataset.partial/replaced")
     for label in ("cat", "dog"):
-        (tmp_path / "photos" / label).mkdir()
-        (tmp_path / "photos" / label / "bad.jpg").write_bytes(b"x")
+        for number in range(3):
+            (tmp_path / "photos" / label).mkdir(parents=True, exist_ok=True)
+            (tmp_path / f"photos/{label}/bad{number}.jpg").write_bytes(b"x")
     with pytest.raises(UserError, match="no usable image"):
         ingest(tmp_path / "photos", tmp_path / "dataset")
     assert contents(tmp_path / "dataset") == contents(odd.out)
@@ -528,21 +699,9 @@ def test_a_dataset_whose_replacement_never_arrived_comes_back(
 
 def test_what_a_living_run_is_writing_is_left_alone(tmp_path: Path) -> None:
     two_classes(tmp_path / "photos")
-    (tmp_path / ".dataset.partial-1/dataset").mkdir(parents=True)
-    with (tmp_path / ".dataset.partial-1/lock").open("wb") as lock:
+    (tmp_path / ".dataset.partial/dataset").mkdir(parents=True)
+    with (tmp_path / ".dataset.partial/lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        ingest(tmp_path / "photos", tmp_path / "dataset", ALL_TRAIN)
-        assert (tmp_path / ".dataset.partial-1/dataset").is_dir()
-
-
-def test_classes_called_like_splits_are_a_warning(tmp_path: Path) -> None:
-    for index in range(3):
-        save(tmp_path / f"photos/train/cat/{index}.png", index)
-        save(tmp_path / f"photos/test/cat/{index}.png", 10 + index)
-    report = ingest(tmp_path / "photos", tmp_path / "dataset", ALL_TRAIN)
-    assert report.warnings == (
-        "eval has no image of 'test', 'train'",
-        "test has no image of 'test', 'train'",
-        "the classes are called test, train: are these splits of one dataset?",
-    )
-    assert list(examples(tmp_path / "dataset", "eval")) == [], "an empty shard can be read"
+        with pytest.raises(UserError, match="is being written by another ingest"):
+            ingest(tmp_path / "photos", tmp_path / "dataset", ALL_TRAIN)
+        assert (tmp_path / ".dataset.partial/dataset").is_dir()

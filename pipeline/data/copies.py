@@ -1,0 +1,126 @@
+"""Finds images that are there more than once, exactly or nearly, among all that were read.
+
+The same pixels are one image: one copy is kept, or none where their labels differ. What only looks
+alike is kept, and grouped, so that it lies in one split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data import near_duplicates
+from pipeline.data.index import Index
+
+
+def leave_out_copies(index: Index) -> int:
+    """Leaves out images whose pixels another has: all of them where their labels differ.
+
+    Returns:
+        How many are left out since another with the same label is kept.
+    """
+    copies = "SELECT pixels_digest FROM images WHERE reason = '' GROUP BY 1 HAVING COUNT(*) > 1"
+    query = (
+        "SELECT pixels_digest, id, source, label, given_split FROM images WHERE reason = ''"
+        f" AND pixels_digest IN ({copies}) ORDER BY pixels_digest, id"
+    )
+    duplicates = 0
+    for same in _neighbours(index.select(query)):
+        if len({label for *_, label, _ in same}) > 1:
+            _leave_out_conflict(index, [(row, source, label) for _, row, source, label, _ in same])
+            continue
+        # Where the data has splits of its own, the copy that is held out stays.
+        kept = min(same, key=lambda row: ("test", "eval", "", "train").index(row[4]))
+        others = [row for row in same if row is not kept]
+        duplicates += len(others)
+        index.change(
+            "UPDATE images SET duplicate_of = ?, reason = ? WHERE id = ?",
+            [(kept[2], f"the same image as {kept[2]}", row[1]) for row in others],
+        )
+    return duplicates
+
+
+def _leave_out_conflict(index: Index, images: Sequence[tuple[int, str, str]]) -> None:
+    """Leaves images out that are the same picture under several labels; each names the others."""
+    labels = " and ".join(repr(label) for label in sorted({label for _, _, label in images}))
+    for row, source, label in images:
+        other = next(other for _, other, of_other in images if of_other != label)
+        index.change(
+            "UPDATE images SET reason = ? WHERE id = ?",
+            [(f"same image under labels {labels}: {source} and {other}", row)],
+        )
+
+
+def _neighbours(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yields runs of rows whose first value is the same."""
+    run: list[Any] = []
+    for row in rows:
+        if run and run[0][0] != row[0]:
+            yield run
+            run = []
+        run.append(row)
+    if run:
+        yield run
+
+
+def group_near_duplicates(index: Index) -> int:
+    """Notes which images look alike, and leaves out copies of a picture under several labels.
+
+    Returns:
+        How many of the images that are kept look like another.
+    """
+    found = near_duplicates.find(_hashes(index))
+    rows = index.numbers("SELECT id FROM images WHERE reason = '' ORDER BY id", tuple, columns=1)[0]
+    index.change("CREATE TEMP TABLE copies (cluster INTEGER, id INTEGER)")
+    index.change("INSERT INTO copies VALUES (?, ?)", _grouped_rows(found.copies.clusters, rows))
+    index.change(
+        "UPDATE images SET cluster = ? WHERE id = ?", _grouped_rows(found.near.clusters, rows)
+    )
+    query = (
+        "SELECT copies.cluster, id, source, label FROM copies JOIN images USING (id) ORDER BY 1, 2"
+    )
+    for copies in _neighbours(index.select(query)):
+        if len({label for *_, label in copies}) > 1:
+            _leave_out_conflict(index, [(row, source, label) for _, row, source, label in copies])
+    index.change(
+        "UPDATE images SET cluster = NULL WHERE reason != '' OR cluster IN"
+        " (SELECT cluster FROM images WHERE reason = '' GROUP BY 1 HAVING COUNT(*) = 1)"
+    )
+    alike: int = index.value("SELECT COUNT(cluster) FROM images")
+    return alike
+
+
+def warnings(index: Index) -> Iterator[str]:
+    """What to say of near-duplicates that lie in several splits, a line each."""
+    leaks = (
+        "FROM images WHERE cluster IS NOT NULL GROUP BY cluster HAVING COUNT(DISTINCT split) > 1"
+    )
+    count = index.value(f"SELECT COUNT(*) FROM (SELECT 1 {leaks})")
+    if not count:
+        return
+    first = next(index.select(f"SELECT MIN(source), MAX(source) {leaks} ORDER BY 1 LIMIT 1"))
+    what = "1 group of near-duplicates lies" if count == 1 else f"{count:,} groups lie"
+    yield (
+        f"{what} in several splits, where the data or an earlier ingest had put them, such as "
+        f"{first[0]} and {first[1]}: what is measured on them flatters the model"
+    )
+
+
+def _hashes(index: Index) -> NDArray[np.uint8]:
+    """The perceptual hashes of the usable images, uint8 `[images, HASH_BYTES]`."""
+    hashes = bytearray()
+    query = "SELECT perceptual_hash FROM images WHERE reason = '' ORDER BY id"
+    for (text,) in index.select(query):
+        hashes += bytes.fromhex(text)
+    return np.frombuffer(hashes, np.uint8).reshape(-1, near_duplicates.HASH_BYTES)
+
+
+def _grouped_rows(
+    clusters: NDArray[np.int64], rows: NDArray[np.int64]
+) -> Iterator[tuple[int, int]]:
+    """Yields the cluster and the row of each image that is in a cluster."""
+    grouped = clusters >= 0
+    return zip(clusters[grouped].tolist(), rows[grouped].tolist(), strict=True)
