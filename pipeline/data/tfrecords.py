@@ -317,7 +317,8 @@ def _header_positions(block: NDArray[np.uint8]) -> list[int]:
     windows = np.lib.stride_tricks.sliding_window_view(block, _HEADER.size)
     zero = block == 0
     zeros = zero[:-3] & zero[1:-2] & zero[2:-1] & zero[3:]
-    candidates = np.flatnonzero(zeros[4 : 4 + len(windows)])
+    # A checksum of 0 is left out: in a stretch of zeros, every place would have to be looked at.
+    candidates = np.flatnonzero(zeros[4:-4] & ~zeros[8:])
     headers = windows[candidates]
     # A CRC is affine over GF(2): that of a whole is the sum, by exclusive or, of its bytes' parts.
     crc, parts = _crc_parts()
@@ -345,15 +346,27 @@ def _crc_parts() -> tuple[int, NDArray[np.uint32]]:
 
 
 def serialize_example(features: Mapping[str, bytes]) -> bytes:
-    """Returns a tf.Example with one bytes value a feature, as TensorFlow serializes it.
+    """Returns a tf.Example with one bytes value a feature, as TensorFlow's C++ serializes it.
 
-    Equal features give equal bytes, whatever their order.
+    Equal features give equal bytes, in the order of their names. (protobuf's own deterministic
+    order is not the same in all its versions.)
     """
-    example = _Example()
-    for name, value in features.items():
-        example.features.feature[name].bytes_list.value.append(value)
-    serialized: bytes = example.SerializeToString(deterministic=True)
-    return serialized
+    entries = (
+        _field(1, _field(1, name.encode()) + _field(2, _field(1, _field(1, value))))
+        for name, value in sorted(features.items())
+    )
+    return _field(1, b"".join(entries))
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """Returns a length-delimited field in protobuf's wire format; `number` is below 16."""
+    length = len(value)
+    varint = bytearray()
+    while length > 0x7F:
+        varint.append(length & 0x7F | 0x80)
+        length >>= 7
+    varint.append(length)
+    return bytes([number << 3 | 2]) + varint + value
 
 
 def parse_example(record: bytes) -> Mapping[str, Feature]:
@@ -364,9 +377,10 @@ def parse_example(record: bytes) -> Mapping[str, Feature]:
     """
     try:
         example = _Example.FromString(record)
-    except message.DecodeError as error:
+        entries = example.features.feature
+        return {str(entry.key, "utf-8"): _feature(entry.value) for entry in entries}
+    except (message.DecodeError, UnicodeDecodeError) as error:
         raise RecordError("the record is not a tf.Example") from error
-    return {name: _feature(feature) for name, feature in example.features.feature.items()}
 
 
 def _feature(feature: Any) -> Feature:
@@ -377,66 +391,50 @@ def _feature(feature: Any) -> Feature:
 
 
 def _example_class() -> Any:
-    """Returns the class of tf.Example messages.
+    """Returns a class of messages that are tf.Examples on the wire.
 
-    Their descriptors live in a pool of their own: TensorFlow puts the same ones into the default.
+    The map is declared as what it is there, repeated entries, with bytes for keys: protobuf prints
+    a line for each text that is not UTF-8. The descriptors live in a pool of their own, because
+    TensorFlow puts its own into the default one.
     """
     field = descriptor_pb2.FieldDescriptorProto
+    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
 
-    def one(name: str, number: int, message_type: str, oneof: int | None = None) -> Any:
+    def value(name: str, number: int, label: int, kind: int) -> Any:
+        return field(name=name, number=number, label=label, type=kind)
+
+    def part(name: str, number: int, label: int, of: str, **options: int) -> Any:
+        of = f".edgeline.{of}"
         return field(
-            name=name,
-            number=number,
-            label=field.LABEL_OPTIONAL,
-            type=field.TYPE_MESSAGE,
-            type_name=f".edgeline.{message_type}",
-            oneof_index=oneof,
+            name=name, number=number, label=label, type=field.TYPE_MESSAGE, type_name=of, **options
         )
 
-    def values(type_: int) -> Any:
-        return field(name="value", number=1, label=field.LABEL_REPEATED, type=type_)
-
-    entry = descriptor_pb2.DescriptorProto(
-        name="FeatureEntry",
-        field=[
-            field(name="key", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING),
-            one("value", 2, "Feature"),
+    messages = {
+        "BytesList": [value("value", 1, many, field.TYPE_BYTES)],
+        "FloatList": [value("value", 1, many, field.TYPE_FLOAT)],
+        "Int64List": [value("value", 1, many, field.TYPE_INT64)],
+        "Feature": [
+            part("bytes_list", 1, one, "BytesList", oneof_index=0),
+            part("float_list", 2, one, "FloatList", oneof_index=0),
+            part("int64_list", 3, one, "Int64List", oneof_index=0),
         ],
-        options=descriptor_pb2.MessageOptions(map_entry=True),
-    )
-    entries = one("feature", 1, "Features.FeatureEntry")
-    entries.label = field.LABEL_REPEATED
+        "Entry": [value("key", 1, one, field.TYPE_BYTES), part("value", 2, one, "Feature")],
+        "Features": [part("feature", 1, many, "Entry")],
+        "Example": [part("features", 1, one, "Features")],
+    }
     file = descriptor_pb2.FileDescriptorProto(
-        name="edgeline/example.proto",
-        package="edgeline",
-        syntax="proto3",
-        message_type=[
-            _message("BytesList", values(field.TYPE_BYTES)),
-            _message("FloatList", values(field.TYPE_FLOAT)),
-            _message("Int64List", values(field.TYPE_INT64)),
-            descriptor_pb2.DescriptorProto(
-                name="Feature",
-                field=[
-                    one("bytes_list", 1, "BytesList", oneof=0),
-                    one("float_list", 2, "FloatList", oneof=0),
-                    one("int64_list", 3, "Int64List", oneof=0),
-                ],
-                oneof_decl=[descriptor_pb2.OneofDescriptorProto(name="kind")],
-            ),
-            descriptor_pb2.DescriptorProto(name="Features", field=[entries], nested_type=[entry]),
-            _message("Example", one("features", 1, "Features")),
-        ],
+        name="edgeline/example.proto", package="edgeline", syntax="proto3"
     )
+    for name, fields in messages.items():
+        file.message_type.add(name=name, field=fields)
+        if name == "Feature":
+            file.message_type[-1].oneof_decl.add(name="kind")
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
     descriptor = pool.FindMessageTypeByName("edgeline.Example")
     if hasattr(message_factory, "GetMessageClass"):
         return message_factory.GetMessageClass(descriptor)
     return message_factory.MessageFactory(pool).GetPrototype(descriptor)  # protobuf before 4.22
-
-
-def _message(name: str, field: Any) -> Any:
-    return descriptor_pb2.DescriptorProto(name=name, field=[field])
 
 
 _Example: Final = _example_class()

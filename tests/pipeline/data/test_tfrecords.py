@@ -23,6 +23,7 @@ from pipeline.data.tfrecords import (
 # Of all lengths that matter: none, the checksums' own block sizes, above a buffer's.
 RECORDS = (*(bytes(range(256)) * 16 * n + b"x" * n for n in (0, 1, 2, 3, 300)), b"", b"last")
 FEATURES = {"label": "Katze äöü".encode(), "image": b"\xff\xd8\x00" * 9, "": b"", "a": b"\0"}
+NOT_UTF8 = b"\x0a\x0a\x0a\x08\x0a\x02\xff\xfe\x12\x02\x0a\x00"  # a feature called ff fe
 
 
 def write(path: Path, records: Sequence[bytes] = RECORDS) -> list[int]:
@@ -78,20 +79,35 @@ def test_we_write_the_bytes_that_tensorflow_writes(tmp_path: Path) -> None:
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
-def test_an_example_is_serialized_as_tensorflow_does_it() -> None:
+def example(features: dict[str, bytes]) -> Any:
     feature = {
         name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        for name, value in FEATURES.items()
+        for name, value in features.items()
     }
-    theirs = tf.train.Example(features=tf.train.Features(feature=feature))
+    return tf.train.Example(features=tf.train.Features(feature=feature))
 
+
+def test_an_example_is_serialized_so_that_tensorflow_reads_it() -> None:
     ours = serialize_example(FEATURES)
 
-    assert ours == theirs.SerializeToString(deterministic=True)
-    assert ours == serialize_example(dict(reversed(FEATURES.items())))
+    assert tf.train.Example.FromString(ours) == example(FEATURES)
     assert {name: list(f.values) for name, f in parse_example(ours).items()} == {
         name: [value] for name, value in FEATURES.items()
     }
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_an_example_is_serialized_to_the_bytes_that_tensorflow_makes(name: str) -> None:
+    for size in (0, 1, 100, 127, 128, 20_000, 3_000_000):
+        features = {name: b"x" * size}
+        assert serialize_example(features) == example(features).SerializeToString()
+
+
+def test_features_are_serialized_in_the_order_of_their_names() -> None:
+    ours = serialize_example(FEATURES)
+
+    assert ours == serialize_example(dict(reversed(FEATURES.items())))
+    assert list(parse_example(ours)) == ["", "a", "image", "label"]
 
 
 def test_features_of_every_kind_are_parsed() -> None:
@@ -121,7 +137,9 @@ def test_features_of_every_kind_are_parsed() -> None:
     }
 
 
-@pytest.mark.parametrize("record", [b"\xff\xd8\xff\xe0 not a message", b"\x0a\xff\xff\xff\xff\x0f"])
+@pytest.mark.parametrize(
+    "record", [b"\xff\xd8\xff\xe0 not a message", b"\x0a\xff\xff\xff\xff\x0f", NOT_UTF8]
+)
 def test_what_is_not_an_example_is_refused(record: bytes) -> None:
     with pytest.raises(RecordError, match=r"not a tf\.Example"):
         parse_example(record)
