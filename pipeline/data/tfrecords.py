@@ -181,6 +181,20 @@ def read_record_at(path: Path, offset: int) -> bytes:
     return record.data
 
 
+def is_tfrecord(path: Path) -> bool:
+    """Tells whether a file begins with a record, as the checksum of its length says.
+
+    Raises:
+        OSError: The file cannot be opened or read.
+    """
+    with path.open("rb") as file:
+        try:
+            with _unpacking():
+                return _length(_unpacked(file).read(_HEADER.size)) is not None
+        except _LostError:
+            return False
+
+
 def _unpacked(file: BinaryIO) -> BinaryIO | gzip.GzipFile:
     """Returns the file's content, by its first bytes: its name may say anything.
 
