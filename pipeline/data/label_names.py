@@ -113,11 +113,18 @@ def declared_features(file: Path) -> Declared:
     )
 
 
-def _classes(content: Any) -> Iterator[tuple[str, str]]:
-    """Yields the features' names and the names of their Python classes."""
-    features = content.get("featuresDict", {}).get("features")
-    if features is None:  # before TFDS 4.5
-        features = content.get("content", {})
+def _classes(description: Any) -> Iterator[tuple[str, str]]:
+    """Yields the features' names and the names of their Python classes.
+
+    TFDS has written the features in three ways: as a protobuf message, as such a message (or its
+    text) under "content", and before as a plain map there.
+    """
+    if "featuresDict" in description:
+        features = description["featuresDict"].get("features", {})
+    else:
+        content = description.get("content", {})
+        content = json.loads(content) if isinstance(content, str) else content
+        features = content.get("features", {}) if description.get("proto_cls") else content
     for name, feature in features.items():
         python_class = feature.get("pythonClassName") or feature.get("type") or ""
         yield name, python_class.rpartition(".")[2]

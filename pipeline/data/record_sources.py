@@ -55,7 +55,7 @@ class RecordFile:
     """A file of records.
 
     Attributes:
-        path: The file.
+        path: The file, absolute.
         source: Its path within what is ingested, with slashes; names it in reports.
         split: "train", "eval" or "test" where the path says so, else empty.
         bytes: Its size.
@@ -142,19 +142,20 @@ def find_records(
     """
     if unknown := sorted(features.keys() - set(ROLES)):
         raise UserError(f"--feature {unknown[0]}=...: expected one of {', '.join(ROLES)}")
-    kind, files = _find_files(path)
-    if not files:
+    kind, files, has_photos = _find_files(path)
+    described = _describe(files, kind, path) if files else None
+    if described is None or (has_photos and not features and not _has_bytes(described[1])):
         if features or labels_file:
             raise UserError(
                 f"{path} holds no TFRecord or Parquet file, which --feature and --labels are for"
             )
         return None
-    described, description = _describe(files, kind, path)
+    file, description = described
     folders = _folders(files, path)
     declared = _declared(folders) if kind == "TFRecord" else description.declared
-    columns = _Chooser(described, description.kinds, declared, features).columns(labels_file)
-    _check_encoded(described, kind, description, columns.image)
-    names = _label_names(described, columns, description, labels_file, folders)
+    columns = _Chooser(file, description.kinds, declared, features).columns(labels_file)
+    _check_encoded(file, kind, description, columns.image)
+    names = _label_names(file, columns, description, labels_file, folders)
     is_own = kind == "TFRecord" and _is_own(description.kinds, columns)
     return RecordSource(
         files=tuple(files),
@@ -198,6 +199,11 @@ def read_images(
             yield ImageRecord(name, reason=f"{row.where}: {error}")
 
 
+def _has_bytes(description: Description) -> bool:
+    """Tells whether there can be images: beside photos, a table may be about those."""
+    return "bytes" in description.kinds.values()
+
+
 # Files
 
 _SHARD = r"([-_.]\d+([-_]of[-_]\d+)?)?"
@@ -210,16 +216,19 @@ _PARQUET_MAGIC = b"PAR1"
 _VERSION_NAME = re.compile(r"\d+\.\d+\.\d+")
 # A folder in which so many other files come before any record is one of photos.
 _MAX_OTHERS = 1_000
+_PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _SYSTEM_NAMES = frozenset({"lost+found", "$recycle.bin", "system volume information", "__macosx"})
 
 
-def _find_files(path: Path) -> tuple[Kind, list[RecordFile]]:
+def _find_files(path: Path) -> tuple[Kind, list[RecordFile], bool]:
+    """Returns the kind of the files, the files, and whether photos lie among them."""
     if not path.is_dir():
-        kind = _kind_by_content(path)
-        return kind or "TFRecord", [_record_file(path, path.name)] if kind else []
+        kind = _kind_by_content(path) or (_kind(path) if path.is_file() else None)
+        return kind or "TFRecord", [_record_file(path, path.name)] if kind else [], False
     found: dict[Kind, list[RecordFile]] = {"TFRecord": [], "Parquet": []}
     unreadable: list[str] = []
     others = 0
+    has_photos = False
     other_format = None
     for file in _files_below(path, unreadable):
         if kind := _kind(file):
@@ -227,6 +236,7 @@ def _find_files(path: Path) -> tuple[Kind, list[RecordFile]]:
             continue
         if _OTHER_TFDS_NAME.search(file.name):
             other_format = file
+        has_photos = has_photos or file.suffix.lower() in _PHOTO_SUFFIXES
         others += 1
         if others == _MAX_OTHERS and not any(found.values()):
             break
@@ -244,7 +254,7 @@ def _find_files(path: Path) -> tuple[Kind, list[RecordFile]]:
             '(file_format="tfrecord")'
         )
     _check_versions(path, tfrecords)
-    return ("Parquet", tables) if tables else ("TFRecord", tfrecords)
+    return ("Parquet", tables, has_photos) if tables else ("TFRecord", tfrecords, has_photos)
 
 
 def _files_below(folder: Path, unreadable: list[str]) -> Iterator[Path]:
@@ -303,7 +313,7 @@ def _kind_by_content(file: Path) -> Kind | None:
 
 def _record_file(path: Path, source: str) -> RecordFile:
     shown = os.fsencode(source).decode("utf-8", "backslashreplace")
-    return RecordFile(path, shown, split_of_file(shown), path.stat().st_size)
+    return RecordFile(path.absolute(), shown, split_of_file(shown), path.stat().st_size)
 
 
 def _check_versions(path: Path, files: Iterable[RecordFile]) -> None:
@@ -311,13 +321,14 @@ def _check_versions(path: Path, files: Iterable[RecordFile]) -> None:
     folders = {file.path.parent for file in files}
     versions = sorted(folder for folder in folders if _VERSION_NAME.fullmatch(folder.name))
     if len(versions) > 1:
-        shown = ", ".join(version.relative_to(path).as_posix() for version in versions[:5])
+        root = path.absolute()
+        shown = ", ".join(version.relative_to(root).as_posix() for version in versions[:5])
         raise UserError(f"{path} holds several datasets or versions ({shown}): ingest one of them")
 
 
 def _folders(files: Sequence[RecordFile], path: Path) -> list[Path]:
     """Returns the folders of the files and those around them, up to the one that is ingested."""
-    root = path if path.is_dir() else path.parent
+    root = (path if path.is_dir() else path.parent).absolute()
     folders: dict[Path, None] = {}
     for parent in dict.fromkeys(file.path.parent for file in files):
         for folder in (parent, *parent.parents):

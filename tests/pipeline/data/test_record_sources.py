@@ -149,11 +149,23 @@ def test_tfx_records_without_names_are_called_by_their_numbers(tmp_path: Path) -
     assert "called by their numbers" in warning
 
 
-def test_the_feature_that_tfds_declares_is_taken(tmp_path: Path) -> None:
-    write(tmp_path / "a-train.tfrecord", [{"photo": image(), "species": 1, "size": 3}])
-    content = {"content": {"photo": {"type": "x.Image"}, "species": {"type": "x.ClassLabel"}}}
+OF_PROTO = {"photo": {"pythonClassName": "x.Image"}, "kind": {"pythonClassName": "x.ClassLabel"}}
+LEGACY = {"photo": {"type": "x.Image"}, "kind": {"type": "x.ClassLabel", "num_classes": 2}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"pythonClassName": "x.FeaturesDict", "featuresDict": {"features": OF_PROTO}},
+        {"type": "x", "content": {"features": OF_PROTO}, "proto_cls": "x.FeaturesDict"},
+        {"type": "x", "content": json.dumps({"features": OF_PROTO}), "proto_cls": "x.FeaturesDict"},
+        {"type": "x", "content": LEGACY},
+    ],
+)
+def test_the_feature_that_tfds_declares_is_taken(tmp_path: Path, content: Any) -> None:
+    write(tmp_path / "a-train.tfrecord", [{"photo": image(), "kind": 1, "size": 3}])
     (tmp_path / "features.json").write_text(json.dumps(content))
-    (tmp_path / "species.labels.txt").write_text("ape\nbee\n")
+    (tmp_path / "kind.labels.txt").write_text("ape\nbee\n")
 
     assert labels(found(tmp_path)) == ["bee"]
 
@@ -291,6 +303,13 @@ def test_a_single_file_is_known_by_its_content(tmp_path: Path, name: str) -> Non
     assert record == ImageRecord(f"{name}#0", "cat", image())
 
 
+def test_a_single_file_whose_begin_is_damaged_is_known_by_its_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tfrecord", [{"image": image(), "label": b"cat"}] * 2)
+    path.write_bytes(b"damage" + path.read_bytes()[6:])
+
+    assert [bool(record.reason) for record in read(found(path))] == [True, False]
+
+
 def test_what_holds_no_records_is_left_to_others(tmp_path: Path) -> None:
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     (tmp_path / "photos" / "cat" / "burst-00000-of-00001").write_bytes(image())
@@ -302,6 +321,27 @@ def test_what_holds_no_records_is_left_to_others(tmp_path: Path) -> None:
         assert find_records(path, {}, None) is None
     with pytest.raises(UserError, match="no TFRecord or Parquet file"):
         find_records(tmp_path / "photos", {"image": "x"}, None)
+
+
+def test_a_table_about_photos_is_no_source_of_images(tmp_path: Path) -> None:
+    # Such as the metadata.parquet of `datasets`' image folders.
+    parquet(tmp_path / "metadata.parquet", {"file_name": ["cat/1.png"], "label": ["cat"]})
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.png").write_bytes(image())
+
+    assert find_records(tmp_path, {}, None) is None
+
+
+def test_files_of_a_relative_path_are_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tfds(tmp_path / "cifar10" / "3.0.2")
+    monkeypatch.chdir(tmp_path)
+
+    source = found(Path("cifar10"))
+
+    assert all(file.path.is_absolute() for file in source.files)
+    assert source.labels == NAMES
 
 
 def test_records_behind_links_are_read_once(tmp_path: Path) -> None:
