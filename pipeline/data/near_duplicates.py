@@ -39,6 +39,7 @@ _ORDERS = 32  # that hashes are sorted in
 _WINDOW = 4  # hashes that follow in an order, with which one is compared
 _CHUNK = 2**15  # hashes compared at a time, few enough for a processor's cache
 _MAX_LINKS = 4_000_000  # kept before they are thinned to a tree
+_TOO_MANY = 2**28  # hashes, for the codes of their pairs, with 6 bits for the distance, in int64
 _CHAIN = 20  # hashes: a larger cluster must have a centre
 _COPY_LIMITS = (COPY_DISTANCE, 4, 2, 0)  # signs, each for what the one before makes a chain of
 _NEAR_LIMITS = (NEAR_DISTANCE, ALIKE_DISTANCE, *_COPY_LIMITS)
@@ -111,14 +112,16 @@ def find(hashes: _Bits) -> NearDuplicates:
     copies, and mostly for the others.
 
     Args:
-        hashes: uint8 [images, HASH_BYTES], of `perceptual_hash`.
+        hashes: uint8 [images, HASH_BYTES], of `perceptual_hash`; fewer than 2**28.
 
     Raises:
-        ValueError: the hashes have another type or shape.
+        ValueError: the hashes have another type or shape, or are too many.
     """
     if hashes.dtype != np.uint8 or hashes.ndim != 2 or hashes.shape[1] != HASH_BYTES:
         expected = f"uint8 [images, {HASH_BYTES}]"
         raise ValueError(f"expected {expected}, got {hashes.dtype} {list(hashes.shape)}")
+    if len(hashes) >= _TOO_MANY:
+        raise ValueError(f"expected fewer than {_TOO_MANY:,} hashes, got {len(hashes):,}")
     distinct = _Distinct.of(hashes)
     links = _nearest_links(distinct.words)
     limits: tuple[int, ...] = _NEAR_LIMITS

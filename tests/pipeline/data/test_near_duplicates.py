@@ -157,6 +157,12 @@ def test_hashes_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         find(np.zeros(shape, np.uint8))
 
 
+def test_more_hashes_than_pairs_can_be_coded_of_are_refused() -> None:
+    hashes = np.broadcast_to(np.zeros((1, HASH_BYTES), np.uint8), (2**28, HASH_BYTES))
+    with pytest.raises(ValueError, match="expected fewer than 268,435,456 hashes"):
+        find(hashes)
+
+
 def test_pictures_without_content_are_like_no_other() -> None:
     empty = [
         *(Image.new("L", (1, 1), level) for level in (0, 0, 255)),
