@@ -15,6 +15,7 @@ class TFLiteModels(Artifact):
 class TFLiteVerdict(Artifact):
     """`<uri>/verdict.json`, what every variant measured against the gate, and `<uri>/report.html`.
 
+    Both are bounded; `<uri>/checks.csv` and `<uri>/confusion.csv` hold every figure.
     See `components.verdict` and `components.report` for the content.
     """
 

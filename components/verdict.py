@@ -14,9 +14,15 @@ from typing import Any, Literal
 
 VERDICT_FILE = "verdict.json"
 REPORT_FILE = "report.html"
+CHECKS_FILE = "checks.csv"  # every check of every model, also those that a verdict leaves out
+CONFUSION_FILE = "confusion.csv"  # how often every class was said of every label
 RUN_PROPERTY = "run"  # of the artifact: id of the run that judged, also when the step is cached
 VERSION = 1
 OVERALL = "overall"
+# A release's readers take 10,000 checks of a model and 16 MiB of a verdict, at most.
+MOST_CHECKS = 3000  # on record of one model
+MOST_CONFUSED = 50  # classes whose confusion is on record
+_OF_CLASS = ("precision of ", "recall of ")
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,25 @@ class Check:
         if self.bound == "min":
             return self.value >= self.threshold
         return self.value <= self.threshold
+
+    @property
+    def of_part(self) -> bool:
+        """Whether it is of one class or one slice, of which there may be thousands."""
+        return self.slice != OVERALL or self.metric.startswith(_OF_CLASS)
+
+    @property
+    def margin(self) -> float:
+        """How far the value is within its threshold; NaN as far out of it as can be.
+
+        Raises:
+            ValueError: there is no threshold.
+        """
+        if self.threshold is None:
+            raise ValueError(f"{self.metric} on {self.slice} has no threshold")
+        if math.isnan(self.value):
+            return -math.inf
+        within = self.value - self.threshold
+        return within if self.bound == "min" else -within
 
     @property
     def reason(self) -> str:
@@ -66,11 +91,27 @@ class VariantVerdict:
     confusion: tuple[tuple[int, ...], ...] | None = None  # [label][said], counts
 
     @property
+    def missed(self) -> tuple[Check, ...]:
+        """The checks that are not within their threshold."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """Why it did not pass; empty if it did."""
         if self.error:
             return (self.error,)
-        return tuple(check.reason for check in self.checks if not check.passed)
+        return tuple(check.reason for check in self.missed)
+
+    def main_reasons(self, most: int) -> tuple[str, ...]:
+        """The reasons if they are no more; else half as many, and how many were left out.
+
+        What is overall comes first then, and after it what was missed by most.
+        """
+        if len(self.reasons) <= most:
+            return self.reasons
+        ranked = sorted(self.missed, key=lambda check: (check.of_part, check.margin))
+        shown = [check.reason for check in ranked[: most // 2]]
+        return (*shown, f"and {len(ranked) - len(shown):,} more thresholds missed")
 
     @property
     def passed(self) -> bool:
@@ -106,6 +147,7 @@ class Verdict:
         policy: what a release needs.
         deployed: what they were compared with; None if the channel had no release yet.
         inputs_digest: of everything the run was made from; equal for a run that repeats it.
+        left_out: how many checks of each model are not on record, see `recorded`.
     """
 
     split: str
@@ -115,6 +157,12 @@ class Verdict:
     policy: Policy = Policy()
     deployed: Deployed | None = None
     inputs_digest: str = ""
+    left_out: int = 0
+
+    @property
+    def models(self) -> tuple[VariantVerdict, ...]:
+        """The verdicts on the float model and, after it, on the variants."""
+        return (self.float_model, *self.variants)
 
     @property
     def passed(self) -> tuple[str, ...]:
@@ -148,6 +196,7 @@ class Verdict:
             "policy": asdict(self.policy),
             "deployed": asdict(self.deployed) if self.deployed else None,
             "inputs_digest": self.inputs_digest,
+            "left_out": self.left_out,
             "float": _variant_to_json(self.float_model),
             "variants": [_variant_to_json(variant) for variant in self.variants],
         }
@@ -172,6 +221,7 @@ class Verdict:
             policy=Policy(tuple(policy["require"]), policy["publish"]),
             deployed=Deployed(**deployed) if deployed else None,
             inputs_digest=document["inputs_digest"],
+            left_out=document.get("left_out", 0),  # older ones left out nothing
         )
 
     @classmethod

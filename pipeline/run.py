@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from components.verdict import REPORT_FILE, Verdict
+from components.verdict import CHECKS_FILE, CONFUSION_FILE, REPORT_FILE, Verdict
 from edgeline.errors import EdgelineError
 from pipeline import preflight
 from pipeline.config import Config, IngestConfig
@@ -156,7 +156,8 @@ def _run_steps(config: Config, dataset: Dataset, root: Path, screen: Console) ->
         logging.exception("%s", error)
         failure = error
     for folder in judged:
-        shutil.copyfile(folder / REPORT_FILE, root / REPORT_FILE)
+        for file in (REPORT_FILE, CHECKS_FILE, CONFUSION_FILE):
+            shutil.copyfile(folder / file, root / file)
         screen.say(f"\n{verdict_tables(Verdict.load(folder))}")
         screen.say(f"\nReport\n  {_shown(root / REPORT_FILE)}")
     screen.say()

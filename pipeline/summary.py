@@ -5,19 +5,27 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from components.registry import RELEASE_FILE
-from components.verdict import OVERALL, Check, VariantVerdict, Verdict
+from components.verdict import CHECKS_FILE, OVERALL, Check, VariantVerdict, Verdict
 from pipeline.config import Config
 from pipeline.data.dataset import REPORT_FILE, IngestReport
 
 MEGABYTE = 1e6
 SHOWN = 5  # of a list's items; the report file has them all
+MOST_WARNINGS = 20
+MOST_CLASSES = 30  # with more, the smallest and the largest are shown
+SMALLEST, LARGEST = 10, 5
+MOST_GATED = 40  # rows of checks with a threshold; with more, those that matter are shown
+MOST_REASONS = 10  # of one model; with more, the main ones are shown
+
+_Key = tuple[str, str]  # metric and slice
 
 
 def verdict_tables(verdict: Verdict) -> str:
@@ -25,6 +33,7 @@ def verdict_tables(verdict: Verdict) -> str:
     sections = [
         f"Metrics on the {verdict.split} split ({verdict.examples:,} images)",
         metrics_table(verdict),
+        *_not_on_record(verdict),
         "",
         _comparison(verdict),
         "",
@@ -36,22 +45,37 @@ def verdict_tables(verdict: Verdict) -> str:
 
 def ingest_outcome(report: IngestReport, out: Path) -> str:
     """Renders what an ingest run wrote, and what it left out and why."""
-    labels = report.labels
-    rows = [
-        [split, *(by_label.get(label, 0) for label in labels)]
-        for split, by_label in report.counts.items()
-    ]
     state = "up to date" if report.reused else "written"
-    lines = [f"{out}: {report.images:,} images, {state}", _table(rows, ["", *labels])]
+    lines = [f"{out}: {report.images:,} images, {state}", classes_table(report)]
     if report.quarantined:
         lines.append(f"left out: {len(report.quarantined)}, such as:")
         lines += [f"  {item['source']}: {item['reason']}" for item in report.quarantined[:SHOWN]]
     if report.duplicates:
         lines.append(f"exact duplicates left out: {len(report.duplicates)}")
-    lines += [f"warning: {warning}" for warning in report.warnings]
-    if report.quarantined or report.duplicates:
+    lines += [f"warning: {warning}" for warning in report.warnings[:MOST_WARNINGS]]
+    more_warnings = len(report.warnings) - MOST_WARNINGS
+    if more_warnings > 0:
+        lines.append(f"{more_warnings:,} more warnings")
+    if report.quarantined or report.duplicates or more_warnings > 0:
         lines.append(f"all of them: {out / REPORT_FILE}")
     return "\n".join(lines)
+
+
+def classes_table(report: IngestReport) -> str:
+    """A row a class, a column a split; of many classes, the smallest and the largest."""
+    rows = [
+        (label, [by_label.get(label, 0) for by_label in report.counts.values()])
+        for label in report.labels
+    ]
+    if len(rows) > MOST_CLASSES:
+        rows.sort(key=lambda row: sum(row[1]))
+        between = rows[SMALLEST:-LARGEST]
+        middle = (f"{len(between):,} classes between them", _sums(between))
+        rows = [*rows[:SMALLEST], middle, *rows[-LARGEST:]]
+    rows.append(("together", _sums(rows)))
+    return _table(
+        [[label, *(f"{n:,}" for n in counts)] for label, counts in rows], ["", *report.counts]
+    )
 
 
 def next_commands(config: Config, config_file: Path, overrides: Sequence[str], image: Path) -> str:
@@ -73,23 +97,22 @@ def next_commands(config: Config, config_file: Path, overrides: Sequence[str], i
 def metrics_table(verdict: Verdict) -> str:
     """A row a gated metric and slice, a column a model, and the threshold; `!` marks a miss.
 
-    Metrics without a threshold are in the report.
+    Metrics without a threshold are in the report. Of many with one, those of single classes and
+    slices are shown that were missed by most, or kept by least.
     """
     models = [verdict.float_model, *(v for v in verdict.variants if not v.error)]
     by_model = [{(c.metric, c.slice): c for c in model.checks} for model in models]
-    gated = {
-        (check.metric, check.slice): check
-        for model in models
-        for check in model.checks
-        if check.threshold is not None
-    }
+    all_gated = [check for model in models for check in model.checks if check.threshold is not None]
+    gated = {(check.metric, check.slice): check for check in all_gated}
+    shown = gated if len(gated) <= MOST_GATED else _main_gated(all_gated)
     rows = []
-    for key, gate in gated.items():
+    for key, gate in shown.items():
         found = [checks.get(key) for checks in by_model]
         rows.append([_name(gate), *map(_value, found), _threshold(gate)])
         if gate.interval:
             rows.append(["  95% interval", *map(_interval, found), ""])
-    return _table(rows, ["", *(model.variant for model in models), "gate"])
+    table = _table(rows, ["", *(model.variant for model in models), "gate"])
+    return "\n".join([table, *_left_out(gated.keys() - shown.keys(), by_model)])
 
 
 def variants_table(verdict: Verdict) -> str:
@@ -97,8 +120,8 @@ def variants_table(verdict: Verdict) -> str:
     table = _table(map(_variant_row, verdict.variants), ["", "size", "p50", "p95", "verdict"])
     reasons = [
         f"  {model.variant}: {reason}"
-        for model in (verdict.float_model, *verdict.variants)
-        for reason in model.reasons
+        for model in verdict.models
+        for reason in model.main_reasons(MOST_REASONS)
     ]
     return "\n".join([table, *reasons])
 
@@ -111,6 +134,31 @@ def release_line(config: Config, pushed_model: Path) -> str:
         f"Release\n  {config.name} {release['tag']} in {release['registry']}, channel "
         f"{config.registry.channel} ({what}, {release['digest'][:19]}...)"
     )
+
+
+def _main_gated(checks: Sequence[Check]) -> dict[_Key, Check]:
+    """What is overall, and then what was missed by most or kept by least."""
+    ranked = sorted(checks, key=lambda check: (check.of_part, check.of_part and check.margin))
+    by_key = {(check.metric, check.slice): check for check in ranked}
+    return dict(islice(by_key.items(), MOST_GATED))
+
+
+def _left_out(keys: Set[_Key], by_model: Sequence[Mapping[_Key, Check]]) -> Iterator[str]:
+    missed = sum(any(k in checks and not checks[k].passed for checks in by_model) for k in keys)
+    if keys:
+        yield f"  and {len(keys):,} more, of which {missed:,} missed: see the report"
+
+
+def _sums(rows: Sequence[tuple[str, Sequence[int]]]) -> list[int]:
+    return [sum(column) for column in zip(*(counts for _, counts in rows), strict=True)]
+
+
+def _not_on_record(verdict: Verdict) -> Iterator[str]:
+    if verdict.left_out:
+        yield (
+            f"  {verdict.left_out:,} other checks of classes and slices are not counted here: "
+            f"{CHECKS_FILE} beside the report has them all"
+        )
 
 
 def _comparison(verdict: Verdict) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,87 @@ def wilson_interval(share: float, trials: int) -> tuple[float, float]:
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
+@dataclass(frozen=True)
+class Group:
+    """Images that have something in common, and how many of them each model gets right."""
+
+    name: str
+    images: int
+    right: Mapping[str, int]  # by model
+
+    def share(self, model: str) -> float:
+        """The share of the images that a model gets right."""
+        return self.right[model] / self.images
+
+    def interval(self, model: str) -> tuple[float, float]:
+        """The 95% interval of the share."""
+        return wilson_interval(self.share(model), self.images)
+
+    @property
+    def at_best(self) -> float:
+        """The least upper end of the models' intervals: low where one is bad, not by chance."""
+        return min((self.interval(model)[1] for model in self.right), default=1.0)
+
+
+def groups(
+    names: Sequence[str], group_ids: Ints, said: Mapping[str, Ints], label_ids: Ints
+) -> list[Group]:
+    """The groups that have images.
+
+    Args:
+        names: of the groups.
+        group_ids: `[examples]`, into the names.
+        said: by model, the class that it named, `[examples]`.
+        label_ids: `[examples]`.
+    """
+    images = np.bincount(group_ids, minlength=len(names)).tolist()
+    right = {
+        model: np.bincount(group_ids[of_model == label_ids], minlength=len(names)).tolist()
+        for model, of_model in said.items()
+    }
+    return [
+        Group(name, images[i], {model: counts[i] for model, counts in right.items()})
+        for i, name in enumerate(names)
+        if images[i]
+    ]
+
+
+def together(name: str, parts: Sequence[Group]) -> Group:
+    """One group of all images of some, at least one."""
+    return Group(
+        name,
+        sum(part.images for part in parts),
+        {model: sum(part.right[model] for part in parts) for model in parts[0].right},
+    )
+
+
+@dataclass(frozen=True)
+class Confused:
+    """A class that models said of another's images."""
+
+    label: int
+    said: int
+    counts: Mapping[str, int]  # images, by model
+
+
+def confused(said: Mapping[str, Ints], label_ids: Ints, classes: int) -> list[Confused]:
+    """The pairs of classes that a model confuses, those that one confuses most often first."""
+    by_model = {}
+    for model, of_model in said.items():
+        wrong = of_model != label_ids
+        pairs, counts = np.unique(label_ids[wrong] * classes + of_model[wrong], return_counts=True)
+        by_model[model] = dict(zip(pairs.tolist(), counts.tolist(), strict=True))
+    rows = [
+        Confused(
+            label=pair // classes,
+            said=pair % classes,
+            counts={model: counts.get(pair, 0) for model, counts in by_model.items()},
+        )
+        for pair in sorted({pair for counts in by_model.values() for pair in counts})
+    ]
+    return sorted(rows, key=lambda r: (-max(r.counts.values()), -sum(r.counts.values())))
+
+
 def lost_examples(
     data_label_ids: Ints, float_probabilities: Floats, variant_probabilities: Floats, limit: int
 ) -> list[int]:
@@ -58,15 +139,14 @@ def lost_examples(
     return [int(i) for i in lost[order][:limit]]
 
 
-def accuracy(probabilities: Floats, label_ids: Ints) -> float:
-    """The share of examples whose most probable class is the label."""
-    return float(np.mean(probabilities.argmax(axis=1) == label_ids))
+def said_of(probabilities: Floats) -> Ints:
+    """The most probable class of each example, `[examples]`."""
+    return probabilities.argmax(axis=1)
 
 
-def confusion(probabilities: Floats, label_ids: Ints) -> Ints:
+def confusion(said: Ints, label_ids: Ints, classes: int) -> Ints:
     """How often each class `[label, said]` was said of each label."""
-    classes = probabilities.shape[1]
-    pairs = label_ids * classes + probabilities.argmax(axis=1)
+    pairs = label_ids * classes + said
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
@@ -81,16 +161,25 @@ class ClassCurves:
 
 
 def curves_by_class(
-    measured: Mapping[str, Floats], label_ids: Ints, labels: Sequence[str]
+    measured: Mapping[str, Floats],
+    label_ids: Ints,
+    labels: Sequence[str],
+    classes: Iterable[int] | None = None,
 ) -> dict[str, dict[str, ClassCurves]]:
     """By class and model, the curves of the class against the rest.
 
     A class that no example has, or every example, has no curves.
+
+    Args:
+        measured: by model, the probabilities, `[examples, classes]`.
+        label_ids: `[examples]`.
+        labels: class names in order.
+        classes: to draw, in this order; None draws all.
     """
     counts = np.bincount(label_ids, minlength=len(labels))
     return {
-        label: {name: _class_curves(p[:, i], label_ids == i) for name, p in measured.items()}
-        for i, label in enumerate(labels)
+        labels[i]: {name: _class_curves(p[:, i], label_ids == i) for name, p in measured.items()}
+        for i in (range(len(labels)) if classes is None else classes)
         if 0 < counts[i] < len(label_ids)
     }
 

@@ -2,7 +2,9 @@
 
 `render` makes one HTML file of a run's verdict, predictions and training curves. The file needs
 nothing beside itself: no network, no script, charts as inline SVG. What comes from the data
-(labels, slice values, errors) is escaped. The same data gives the same bytes.
+(labels, slice values, errors) is escaped. The same data gives the same bytes. However many classes
+and slices there are, the page has a few megabytes at most: what is worst is shown, the rest is
+counted, and the page says where it is.
 """
 
 from __future__ import annotations
@@ -20,18 +22,26 @@ from components.report import charts, figures, tables
 from components.report.measures import (
     CALIBRATION_BINS,
     Floats,
+    Group,
+    Ints,
     calibration,
+    confused,
     curves_by_class,
+    groups,
     lost_examples,
+    said_of,
 )
 from components.tflite_models import ModelFile
-from components.verdict import Verdict
+from components.verdict import CHECKS_FILE, CONFUSION_FILE, Verdict
 
 __all__ = ["FLOAT", "THUMBNAILS", "ReportData", "lost_examples", "render"]
 
 FLOAT = "float"  # the float model, among the models
 THUMBNAILS = 12  # shown of each variant
 UNFOLDED_CLASSES = 4  # with more, what grows with the classes is folded away
+MOST_CLASSES = 40  # with more, only the worst are shown
+DRAWN_CLASSES = 10  # of the worst, those whose curves are drawn
+MOST_REASONS = 10  # of one model, above everything else
 _MEDIA_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
@@ -89,6 +99,28 @@ class Lost:
     images: tuple[LostImage, ...]  # the first of them
 
 
+@dataclass(frozen=True)
+class Classes:
+    """What a report says of single classes.
+
+    Attributes:
+        many: whether there are too many to show each; else the tables of recall and of the most
+            frequent confusions are empty.
+        recall: of the worst classes, and of those that follow.
+        confusions: a matrix a model; none if there are many classes.
+        confused: the most frequent confusions.
+        areas: under the curves.
+        curves: by label, the charts; of many classes, of the worst.
+    """
+
+    many: bool
+    recall: tuple[tables.Table, tables.Table]
+    confusions: tuple[tables.Table, ...]
+    confused: tables.Table
+    areas: tables.Table
+    curves: Mapping[str, Sequence[charts.Chart]]
+
+
 def render(data: ReportData) -> str:
     """The report, as HTML.
 
@@ -96,38 +128,36 @@ def render(data: ReportData) -> str:
         ValueError: a thumbnail is neither PNG nor JPEG.
     """
     verdict, label_ids = data.verdict, data.label_ids
-    models = (verdict.float_model, *verdict.variants)
-    styles = {model.variant: i % charts.STYLES for i, model in enumerate(models)}
+    styles = {model.variant: i % charts.STYLES for i, model in enumerate(verdict.models)}
     measured = {
         model.variant: data.probabilities[model.variant]
-        for model in models
+        for model in verdict.models
         if model.variant in data.probabilities
         and np.isfinite(data.probabilities[model.variant]).all()
     }
-    gated, reported = tables.check_tables(verdict)
-    curves = curves_by_class(measured, label_ids, data.labels)
+    said = {name: said_of(probabilities) for name, probabilities in measured.items()}
     calibrations = {name: calibration(p, label_ids) for name, p in measured.items()}
     return _TEMPLATES.get_template("report.html.jinja").render(
         data=data,
-        outcomes=[(model.variant, *tables.outcome(model, verdict)) for model in models],
+        checks_file=CHECKS_FILE,
+        confusion_file=CONFUSION_FILE,
+        outcomes=[
+            (model.variant, *tables.outcome(model, verdict, MOST_REASONS))
+            for model in verdict.models
+        ],
         legend=[(name, styles[name]) for name in measured],
         fold=len(data.labels) > UNFOLDED_CLASSES,
         variants=tables.variant_table(verdict),
         tradeoffs=figures.tradeoff_charts(verdict, styles),
-        gated=gated,
-        reported=reported,
-        confusions=[
-            tables.confusion_table(name, p, label_ids, data.labels) for name, p in measured.items()
-        ],
-        areas=tables.area_table(curves, tuple(measured)),
-        curves={label: figures.class_charts(label, c, styles) for label, c in curves.items()},
+        checks=tables.check_tables(verdict),
+        classes=_classes(data, measured, said, styles),
         calibrations=tables.calibration_table(calibrations),
         calibration_bins=CALIBRATION_BINS,
         calibration_chart=figures.calibration_chart(calibrations, styles),
-        slices=[
-            tables.slice_table(key, values, measured, label_ids)
-            for key, values in data.slices.items()
-        ],
+        slices=tables.slice_tables(
+            {key: _by_value(values, said, label_ids) for key, values in data.slices.items()},
+            tuple(measured),
+        ),
         lost=_lost(measured, data),
         training=figures.training_charts(data.history),
         training_legend=[(name, style) for style, name in enumerate(figures.TRAINING_CURVES)],
@@ -139,6 +169,41 @@ def render(data: ReportData) -> str:
             if model.note or model.kept_float
         ],
     )
+
+
+def _classes(
+    data: ReportData,
+    measured: Mapping[str, Floats],
+    said: Mapping[str, Ints],
+    styles: Mapping[str, int],
+) -> Classes:
+    """Every class, or the worst of many."""
+    labels, label_ids, models = data.labels, data.label_ids, tuple(measured)
+    many = len(labels) > MOST_CLASSES
+    ranked = tables.worst_first(groups(labels, label_ids, said, label_ids)) if many else []
+    drawn = [labels.index(group.name) for group in ranked[:DRAWN_CLASSES]] if many else None
+    curves = curves_by_class(measured, label_ids, labels, drawn)
+    pairs = confused(said, label_ids, len(labels)) if many else []
+    return Classes(
+        many=many,
+        recall=tables.class_tables(ranked, models),
+        confusions=()
+        if many
+        else tuple(
+            tables.confusion_table(name, of_model, label_ids, labels)
+            for name, of_model in said.items()
+        ),
+        confused=tables.confused_table(pairs, labels, label_ids),
+        areas=tables.area_table(curves, models),
+        curves={label: figures.class_charts(label, c, styles) for label, c in curves.items()},
+    )
+
+
+def _by_value(
+    values: NDArray[np.str_], said: Mapping[str, Ints], label_ids: NDArray[np.int64]
+) -> list[Group]:
+    names, group_ids = np.unique(values, return_inverse=True)
+    return groups(names.tolist(), group_ids, said, label_ids)
 
 
 def _lost(measured: Mapping[str, Floats], data: ReportData) -> list[Lost]:

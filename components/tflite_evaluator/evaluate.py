@@ -22,9 +22,23 @@ from components.tflite_evaluator.gate import Gate
 from components.tflite_evaluator.judge import check_classes, judge_float, judge_variant
 from components.tflite_evaluator.measure import measure
 from components.tflite_evaluator.predict import FLOAT, Predictions, predict
+from components.tflite_evaluator.record import (
+    images_by_slice,
+    recorded,
+    write_checks,
+    write_confusion,
+)
 from components.tflite_models import TFLiteModelsFolder
 from components.trained_model import HISTORY_FILE
-from components.verdict import REPORT_FILE, VERDICT_FILE, Deployed, Policy, Verdict
+from components.verdict import (
+    CHECKS_FILE,
+    CONFUSION_FILE,
+    REPORT_FILE,
+    VERDICT_FILE,
+    Deployed,
+    Policy,
+    Verdict,
+)
 from edgeline.registry.store import Connection
 
 THUMBNAIL_SIDE = 96  # pixels
@@ -57,7 +71,10 @@ class Settings:
 
 
 def evaluate(inputs: Inputs, settings: Settings, output: Path) -> Verdict:
-    """Judges every variant and writes `verdict.json` and `report.html` to the output folder.
+    """Judges every variant and writes the content of a TFLiteVerdict artifact.
+
+    Returns:
+        The verdict with every check, also those that `verdict.json` leaves out.
 
     Raises:
         SplitError: the split has no example of some class, or one of an unknown class.
@@ -90,8 +107,11 @@ def evaluate(inputs: Inputs, settings: Settings, output: Path) -> Verdict:
         deployed=Deployed(baseline.tag, baseline.digest) if baseline else None,
         inputs_digest=settings.inputs_digest,
     )
-    (output / VERDICT_FILE).write_bytes(verdict.to_json())
+    images = images_by_slice(predictions.slices)
+    (output / VERDICT_FILE).write_bytes(recorded(verdict, images).to_json())
+    write_checks(verdict, images, output / CHECKS_FILE)
     data = _report_data(inputs, settings, predictions, verdict, baseline)
+    write_confusion(data.probabilities, data.label_ids, data.labels, output / CONFUSION_FILE)
     (output / REPORT_FILE).write_text(render(data), encoding="utf-8")
     return verdict
 

@@ -17,6 +17,8 @@ from components.verdict import OVERALL, Check, VariantVerdict
 
 REFERENCE_VARIANT = "float32"  # that a latency ratio is relative to
 MEGABYTE = 1e6
+NAMED = 20  # classes, in a message
+MOST_ERROR = 1000  # characters, which is what a verdict's readers take
 
 
 class SplitError(Exception):
@@ -32,13 +34,13 @@ def check_classes(label_ids: NDArray[np.int64], split: str, labels: Sequence[str
     unknown = int((label_ids < 0).sum())
     if unknown:
         raise SplitError(
-            f"split {split!r}: {unknown} examples have a label that is not among "
-            f"{', '.join(labels)}"
+            f"split {split!r}: {unknown} examples have a label that is not among {_some(labels)}"
         )
-    missing = [label for i, label in enumerate(labels) if not (label_ids == i).any()]
+    present = set(label_ids.tolist())
+    missing = [label for i, label in enumerate(labels) if i not in present]
     if missing:
         raise SplitError(
-            f"split {split!r} has no example of {', '.join(missing)}: nothing can be said of a "
+            f"split {split!r} has no example of {_some(missing)}: nothing can be said of a "
             "class that was not measured; add images or choose another gate.split"
         )
 
@@ -71,7 +73,9 @@ def judge_variant(
     """
     error = model.error or predictions.errors.get(model.variant)
     if error:
-        return VariantVerdict(model.variant, error=error, bytes=model.bytes, sha256=model.sha256)
+        return VariantVerdict(
+            model.variant, error=_shortened(error), bytes=model.bytes, sha256=model.sha256
+        )
     of_variant = measured[model.variant]
     checks = [
         *_absolute(of_variant, gate),
@@ -91,6 +95,19 @@ def judge_variant(
         threads=THREADS,
         confusion=of_variant.confusion,
     )
+
+
+def _some(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[:NAMED])
+    return shown if len(labels) <= NAMED else f"{shown} and {len(labels) - NAMED:,} more"
+
+
+def _shortened(error: str) -> str:
+    """How an error begins and ends: what a converter says last matters most."""
+    if len(error) <= MOST_ERROR:
+        return error
+    half = MOST_ERROR // 2 - len(" ... ")
+    return f"{error[:half]} ... {error[-half:]}"
 
 
 def _absolute(measured: Measured, gate: Gate) -> Iterator[Check]:

@@ -16,6 +16,8 @@ from pipeline.kubeflow.invocation import ExecutorInput, main_of
 from pipeline.kubeflow.staging import staged
 from pipeline.summary import verdict_tables
 
+MOST_METRICS = 500  # with more, those of single classes are left to the report
+
 
 def run(arguments: list[str]) -> None:
     """Shows a verdict.
@@ -37,12 +39,21 @@ def run(arguments: list[str]) -> None:
 
 
 def metrics_of(verdict: Verdict) -> dict[str, float]:
-    """The overall metrics of the float model and of every variant, by name."""
-    return {
-        f"{judged.variant} {check.metric}": check.value
-        for judged in (verdict.float_model, *verdict.variants)
+    """The overall metrics of the float model and of every variant, by name.
+
+    Those of single classes are among them unless they are too many for a page.
+    """
+    checks = [
+        (judged.variant, check)
+        for judged in verdict.models
         for check in judged.checks
         if check.slice == OVERALL and math.isfinite(check.value)
+    ]
+    few = len(checks) <= MOST_METRICS
+    return {
+        f"{variant} {check.metric}": check.value
+        for variant, check in checks
+        if few or not check.of_part
     }
 
 

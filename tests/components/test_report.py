@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from components.report.charts import Axis, Chart, Mark
 from components.report.measures import (
+    Group,
     calibration,
     confusion,
     curves_by_class,
@@ -19,8 +20,10 @@ from components.report.measures import (
     wilson_interval,
 )
 from components.report.report import THUMBNAILS, ReportData, render
+from components.report.tables import worst_first
 from components.tflite_models import KeptLayer, ModelFile, Parity
 from components.verdict import OVERALL, Check, Policy, VariantVerdict, Verdict
+from tests.components.many import many
 
 HOSTILE = "<script>alert(1)</script>"
 PNG = b"\x89PNG\r\n\x1a\n and then some"
@@ -310,6 +313,94 @@ def test_it_renders(data: ReportData) -> None:
     assert "nan" not in parsed.text.replace("NaN", "")
 
 
+@pytest.fixture(scope="module")
+def many_classes() -> ReportData:
+    return many()
+
+
+@pytest.fixture(scope="module")
+def many_page(many_classes: ReportData) -> str:
+    return render(many_classes)
+
+
+def test_many_classes_and_slices_make_a_page_of_bounded_size(many_page: str) -> None:
+    assert len(many_page.encode()) < 5_000_000
+    parsed = Page(many_page)
+    assert parsed.open == []
+    assert parsed.tags.count("h2") == 11
+    assert sum(len(rows) for rows in parsed.tables.values()) < 2500
+
+
+def test_of_many_classes_the_worst_are_on_top_and_the_others_follow(many_page: str) -> None:
+    parsed = Page(many_page)
+    _, first, *_, others = parsed.tables["Recall of the 25 worst of 1,000 classes"]
+    assert first[:3] == ["class number 0", "10", "0.0000 0.0000 to 0.2775"]
+    assert others[:2] == ["the other 975", "9750"]
+    assert len(parsed.tables["Recall of 975 more"]) == 1 + 975
+    areas = parsed.tables["Area under the ROC curve; below it, average precision"]
+    assert areas[1][0] == "class number 0"
+    assert len(areas) == 1 + 10
+
+
+def test_of_many_classes_the_most_frequent_confusions_are_listed(
+    many_classes: ReportData, many_page: str
+) -> None:
+    parsed = Page(many_page)
+    caption = next(name for name in parsed.tables if name.startswith("The most frequent of"))
+    rows = parsed.tables[caption][1:]
+    most = [max(map(int, row[2:])) for row in rows[:-1]]
+    assert most == sorted(most, reverse=True)
+    assert rows[-1][0].endswith("other confusions")
+    wrong = many_classes.probabilities["float"].argmax(axis=1) != many_classes.label_ids
+    assert sum(int(row[2].replace(",", "")) for row in rows) == wrong.sum()
+    assert "What float said of each label" not in parsed.tables
+
+
+def test_of_many_values_of_a_slice_the_worst_are_on_top_and_the_others_together(
+    many_page: str,
+) -> None:
+    parsed = Page(many_page)
+    rows = parsed.tables["Accuracy by key_3: the 10 worst of 500 values"][1:]
+    assert rows[0][0] == "site 00000"
+    assert rows[0][2].startswith("0.0000 ")
+    assert rows[-1][0] == "the other 490"
+    assert sum(int(row[1]) for row in rows) == 10_000
+    assert "9,800 others are summed up" in parsed.text
+    assert parsed.text.count("All are in checks.csv") >= 2
+
+
+def test_every_threshold_that_was_missed_is_shown_among_many() -> None:
+    parsed = page(many(classes=50, keys=4, values=100, variants=2, min_slice_accuracy=0.05))
+    rows = parsed.tables["Metrics with a threshold"][1:]
+    assert rows[0][0] == "accuracy"
+    assert [row[0] for row in rows if "✗" in row[2]] == [
+        f"accuracy key_{key}=site 00000" for key in range(4)
+    ]
+    assert "Left out: 376 that every model keeps." in parsed.text
+    assert rows[1:5] == [row for row in rows if "✗" in row[2]]
+
+
+def test_thousands_of_missed_thresholds_are_counted_where_they_are_not_shown(
+    many_classes: ReportData,
+) -> None:
+    data = replace(many_classes, verdict=many(min_slice_accuracy=1.0).verdict)
+    content = render(data)
+    assert len(content.encode()) < 5_000_000
+    parsed = Page(content)
+    missed = {(c.metric, c.slice) for model in data.verdict.models for c in model.missed}
+    shown = [row for row in parsed.tables["Metrics with a threshold"] if "✗" in "".join(row)]
+    assert len(shown) == 1000
+    assert f"Left out: {len(missed) - 1000:,} more that were missed, " in parsed.text
+    assert f"and {len(data.verdict.float_model.missed) - 5:,} more thresholds missed" in parsed.text
+
+
+def test_a_few_images_alone_put_no_group_on_top() -> None:
+    few = Group("few", 1, {"float": 0})
+    bad = Group("bad", 50, {"float": 15})
+    good = Group("good", 50, {"float": 50})
+    assert [group.name for group in worst_first([good, few, bad])] == ["bad", "few", "good"]
+
+
 WILSON: Mapping[str, tuple[int, int, float, float]] = {
     "most": (81, 263, 0.2553, 0.3662),
     "some": (15, 148, 0.0624, 0.1605),
@@ -338,7 +429,7 @@ def test_lost_examples_are_ordered_by_confidence() -> None:
 
 def test_confusion_counts_labels_by_row() -> None:
     label_ids = np.array([0, 0, 1, 2])
-    counts = confusion(saying(np.array([0, 1, 1, 0]), 3), label_ids)
+    counts = confusion(np.array([0, 1, 1, 0]), label_ids, 3)
     assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
 
 
