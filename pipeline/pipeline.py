@@ -137,6 +137,7 @@ def create_pipeline(
         max_drop=gate.max_drop,
         code_digest=code_digest(
             "edgeline.contract",
+            "edgeline.image_files",
             "edgeline.preprocessing",
             "edgeline.runtime",
             "components.tflite_rewriter",

@@ -21,17 +21,23 @@ values are what the model sees.
 import io
 from dataclasses import dataclass
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from edgeline.preprocessing import FORMATS, limit_side, orientation, to_8_bit, upright
+from edgeline.image_files import UnreadableKindError, read_image
+from edgeline.preprocessing import has_transparency, limit_side, orientation, to_8_bit, upright
 from pipeline.data.plain_files import MAX_RGB_BYTES, MAX_SIDE, plain_length
 
 _JPEG_QUALITY = 95
 _MAX_JPEG_SIDE = 65_500
+_BITS_PER_SAMPLE = 258  # TIFF tag
 
 
 class BadImageError(Exception):
     """The file cannot be used; the message says why, without naming the file."""
+
+
+class NotAnImageError(BadImageError):
+    """The file is of no kind of image that is known; the message says what it is, if that is."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,15 @@ def normalise(data: bytes, *, max_side: int, max_pixels: int) -> NormalImage:
         max_pixels: Above this many pixels, which the header tells, nothing is decoded.
 
     Raises:
-        BadImageError: It is not an image of a known format, is damaged, or is too large.
+        NotAnImageError: It is something else than an image.
+        BadImageError: It is an image of a kind that is not read, is damaged, or is too large.
     """
-    image = _open(data, max_pixels)
+    image, oversized_text = _read(data, max_pixels)
     try:
-        image.load()
         pixels = to_8_bit(upright(image))
         changes = _changes(image, data, max_side)
+        if oversized_text:
+            changes.append("oversized text")
         if not changes:
             length = plain_length(data)
             if length:
@@ -81,50 +89,75 @@ def normalise(data: bytes, *, max_side: int, max_pixels: int) -> NormalImage:
         raise BadImageError(f"cannot be decoded: {error}") from error
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _read(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
+    """Returns the decoded image, as it is stored, and whether there is too much text with it."""
+
+    def check_size(width: int, height: int) -> None:
+        if width * height > max_pixels:
+            raise BadImageError(
+                f"image bomb: {width}x{height} is above the limit of {max_pixels} pixels"
+            )
+
     # Pillow's own limit is one for the whole process and half ours: one number shall decide.
     Image.MAX_IMAGE_PIXELS = max_pixels
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        return read_image(io.BytesIO(data), check_size)
+    except BadImageError:
+        raise
+    except UnreadableKindError as error:
+        raise (BadImageError if error.is_image else NotAnImageError)(str(error)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(f"image bomb: {error}") from error
-    except UnidentifiedImageError as error:
-        raise BadImageError(f"not an image ({', '.join(FORMATS)})") from error
-    except Exception as error:  # a damaged header: see normalise
+    except Exception as error:  # see normalise
         raise BadImageError(f"cannot be decoded: {error}") from error
-    if image.width * image.height > max_pixels:
-        raise BadImageError(
-            f"image bomb: {image.width}x{image.height} is above the limit of {max_pixels} pixels"
-        )
-    return image
 
 
 def _changes(image: Image.Image, data: bytes, max_side: int) -> list[str]:
-    """Returns what must be mended in a loaded image; nothing if its file can be kept."""
+    """Returns what must be mended in a decoded image; nothing if its file can be kept."""
+    depth = _depth(image, data)
     found = {
         f"format {image.format}": image.format not in ("JPEG", "PNG"),
         "several frames": getattr(image, "n_frames", 1) > 1,
-        "EXIF orientation": orientation(image) != 1,
-        "transparency": image.has_transparency_data,
+        "EXIF orientation": _is_turned(image, data),
+        _alpha(image): has_transparency(image),
         "palette": image.mode == "P",
         "CMYK": image.mode == "CMYK",
-        _png_depth(image, data): image.format == "PNG" and _png_depth(image, data) != "8-bit",
+        f"{depth}-bit": depth != 8,
         "downscaled": max(image.size) > max_side,
     }
     return [change for change, needed in found.items() if needed]
 
 
-def _png_depth(image: Image.Image, data: bytes) -> str:
-    # The 25th byte of a PNG, in its first chunk. Pillow's mode does not tell it: 16-bit RGB opens
-    # as plain RGB. A palette's depth is that of its indices and means nothing.
-    return f"{data[24]}-bit" if image.mode != "P" else "8-bit"
+def _alpha(image: Image.Image) -> str:
+    """Returns what an alpha channel amounts to: many programs write one that hides nothing."""
+    opaque = image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema()[0] == 255
+    return "alpha channel" if opaque else "transparency"
+
+
+def _is_turned(image: Image.Image, data: bytes) -> bool:
+    if image.format == "TIFF":  # Pillow turns it as it decodes it, and forgets
+        image = Image.open(io.BytesIO(data), formats=["TIFF"])
+    return orientation(image) != 1
+
+
+def _depth(image: Image.Image, data: bytes) -> int:
+    """Returns the bits of a sample. Pillow's mode does not tell: 16-bit RGB opens as plain RGB."""
+    if image.mode == "P":  # these are the indices' bits, and mean nothing
+        return 8
+    if image.format == "PNG" and data[12:16] == b"IHDR":
+        return data[24]
+    if image.format == "TIFF":
+        return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))))  # type: ignore[attr-defined]
+    return 8
 
 
 def _is_lossy(image: Image.Image, data: bytes) -> bool:
     if image.format == "WEBP":
         # The chunk of a lossless image. A chance match in a lossy one would only cost some space.
         return b"VP8L" not in data
-    return image.format in ("JPEG", "MPO")
+    if image.format == "TIFF":
+        return "jpeg" in image.info.get("compression", "")
+    return image.format in ("JPEG", "MPO", "AVIF", "HEIF")
 
 
 def _encoded(image: Image.Image, *, lossy: bool) -> bytes:

@@ -1,6 +1,8 @@
 """Images become the numbers that TensorFlow would make of them, or an ImageError."""
 
 import io
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from PIL import Image
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import ImageError
 from edgeline.preprocessing import load_image, load_pixels, preprocess, resize_bilinear
+from tests.odd_images import READ, UNREAD, Case
 
 
 def _noise(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
@@ -194,7 +197,6 @@ def _bomb() -> bytes:
         pytest.param(b"", id="nothing"),
         pytest.param(b"GIF89a", id="a bare header"),
         pytest.param(b"<svg/>", id="an SVG"),
-        pytest.param(_encoded(Image.new("RGB", (4, 4)), "TIFF"), id="a format not on the list"),
         pytest.param(_encoded(Image.fromarray(_noise(64, 64)))[:-2000], id="half a PNG"),
         pytest.param(_encoded(Image.fromarray(_noise(64, 64)), "JPEG")[:-900], id="half a JPEG"),
         pytest.param(_encoded(Image.fromarray(_noise(64, 64)), "WEBP")[:-900], id="half a WebP"),
@@ -211,6 +213,38 @@ def _bomb() -> bytes:
 def test_refuses(source: Any) -> None:
     with pytest.raises(ImageError):
         load_image(source)
+
+
+@pytest.mark.parametrize("case", READ.values(), ids=READ)
+def test_an_odd_image_is_read_as_viewers_show_it(case: Case) -> None:
+    np.testing.assert_allclose(load_image(case.data).astype(int), case.pixels, atol=case.tolerance)
+
+
+@pytest.mark.parametrize(("data", "reason"), UNREAD.values(), ids=UNREAD)
+def test_a_file_that_is_not_read_is_called_what_it_is(
+    data: bytes, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=f"photo.jpg (is )?({reason})"):
+        load_image(path)
+
+
+def test_heic_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match=r"HEIC.*pip install 'edgeline\[heif\]'"):
+        load_image(READ["a HEIC"].data)
+
+
+@pytest.mark.parametrize("kind", ["a text", "a colour profile"])
+def test_a_bomb_beside_the_pixels_takes_no_memory(kind: str) -> None:
+    data = READ[f"a PNG with a bomb for {kind}"].data
+    load_image(data)
+    tracemalloc.start()
+    load_image(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8_000_000, "the bomb unpacks to 50 MB"
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeline import Classifier
-from edgeline.preprocessing import load_pixels
+from edgeline.preprocessing import load_image, load_pixels
 from edgeline.runtime.interpreter import PixelModel
+from pipeline.data.image_files import normalise
 from pipeline.preprocessing import IMAGE, LABEL, PIXELS, preprocessing_fn
+from tests.odd_images import READ, Case
 
 if TYPE_CHECKING:
     from tests.conftest import Workspace
@@ -67,6 +69,12 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+@pytest.mark.parametrize("case", READ.values(), ids=READ)
+def test_odd_images_are_read_alike(case: Case) -> None:
+    ingested = normalise(case.data, max_side=512, max_pixels=10**6).pixels.convert("RGB")
+    np.testing.assert_array_equal(load_image(case.data), np.asarray(ingested))
 
 
 def test_png_pixels_are_the_same(

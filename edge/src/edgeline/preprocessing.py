@@ -13,15 +13,16 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import ImageError
+from edgeline.image_files import EXPECTED, UnreadableKindError, read_image
 
 __all__ = [
-    "FORMATS",
     "ImageSource",
     "PreprocessingContract",
+    "has_transparency",
     "limit_side",
     "load_image",
     "load_pixels",
@@ -32,7 +33,6 @@ __all__ = [
     "upright",
 ]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 100_000_000  # what an image may unpack to
 
 ImageSource: TypeAlias = str | PathLike[str] | bytes | Image.Image | NDArray[Any]
@@ -53,9 +53,9 @@ def load_image(source: ImageSource) -> NDArray[np.uint8]:
     """Decode an image to uint8 `[height, width, 3]`, RGB, the way its EXIF orientation says.
 
     Takes a path, the bytes of a file, a Pillow image, or a uint8 array `[height, width]` or
-    `[height, width, channels]` with 1, 3 or 4 channels. Files are JPEG, PNG, WebP, BMP or GIF, of
-    which the first frame counts. Transparency is laid over white; of 16-bit gray the upper 8 bits
-    count; colour profiles are ignored.
+    `[height, width, channels]` with 1, 3 or 4 channels. Files are JPEG, PNG, WebP, BMP, GIF, TIFF,
+    AVIF or, with `edgeline[heif]`, HEIC; of several frames or pages the first counts. Transparency
+    is laid over white; of 16-bit samples the upper 8 bits count; colour profiles are ignored.
 
     Raises:
         ImageError: there is no such file, or it is not a complete image of one of these kinds, or
@@ -113,6 +113,18 @@ def upright(image: Image.Image) -> Image.Image:
     return image if transposition is None else image.transpose(transposition)
 
 
+def has_transparency(image: Image.Image) -> bool:
+    """Tell whether an image has an alpha channel, or a clear colour, that means something.
+
+    An alpha that is zero everywhere makes an image invisible, and viewers show it so, but for BMP:
+    most programs that write 32-bit BMPs leave the fourth byte at zero, and browsers take such a
+    file as opaque.
+    """
+    if image.format == "BMP" and image.mode == "RGBA":
+        return image.getchannel("A").getextrema() != (0, 0)
+    return image.has_transparency_data
+
+
 def to_8_bit(image: Image.Image) -> Image.Image:
     """Return a loaded image as 8-bit RGB or gray (L).
 
@@ -125,7 +137,7 @@ def to_8_bit(image: Image.Image) -> Image.Image:
         gray = (np.clip(samples, 0, 0xFFFF) >> 8).astype(np.uint8)
         gray[samples == image.info.get("transparency", -1)] = 255
         return Image.fromarray(gray)
-    if image.has_transparency_data:
+    if has_transparency(image):
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     mode = "L" if image.mode in ("1", "L") else "RGB"
@@ -196,18 +208,21 @@ def _blend(
 
 def _open(file: IO[bytes], name: str) -> Image.Image:
     try:
-        image = Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError:
-        raise ImageError(
-            f"{name} is not an image in a known format; expected JPEG, PNG, WebP, BMP or GIF"
-        ) from None
+        image, _ = read_image(file, lambda width, height: _check_pixels(width, height, name))
+        return _to_rgb(upright(image))
+    except ImageError:
+        raise
+    except UnreadableKindError as error:
+        expected = "" if error.is_image else f"; expected {EXPECTED}"
+        raise ImageError(f"{name} is {error}{expected}") from None
     except Exception as error:
+        # On hostile bytes Pillow's decoders raise nearly anything: OSError, SyntaxError,
+        # struct.error, IndexError, ... Each means that this one image is unusable.
         raise _undecodable(name, error) from error
-    return _decode(image, name)
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:
-    """Decode an image whose header, and nothing else, has been read."""
+    """Decode an image that the caller has opened."""
     _check_pixels(*image.size, name)
     if image.mode == "F":
         raise ImageError(f"{name} has floating-point samples, whose range is anybody's guess")
@@ -215,8 +230,6 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         image.load()
         return _to_rgb(upright(image))
     except Exception as error:
-        # On hostile bytes Pillow's decoders raise nearly anything: OSError, SyntaxError,
-        # struct.error, IndexError, ... Each means that this one image is unusable.
         raise _undecodable(name, error) from error
 
 

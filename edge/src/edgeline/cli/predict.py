@@ -17,7 +17,6 @@ from edgeline.errors import ImageError
 if TYPE_CHECKING:
     from edgeline.runtime.classifier import Classifier, Prediction
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # of images in a folder
 STDIN = "-"
 
 _EXAMPLES = """\
@@ -44,8 +43,8 @@ def add_predict(commands: Any) -> None:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="a JPEG, PNG, WebP, BMP or GIF; a folder with such files in it; a pattern; or - for "
-        "paths from the standard input, a line each",
+        help="a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC; a folder with such files in it; a "
+        "pattern; or - for paths from the standard input, a line each",
     )
     add_device(predict)
     add_variant(predict)
@@ -136,6 +135,8 @@ def _predict(
 
 def _paths(given: Sequence[str]) -> Iterator[str]:
     """Yield the files that arguments stand for; what stands for none, as it is."""
+    from edgeline.image_files import SUFFIXES  # with Pillow, which no other command loads
+
     for argument in given:
         path = Path(argument)
         if argument == STDIN:
