@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import webbrowser
@@ -12,6 +13,7 @@ from pathlib import Path
 from edgeline.errors import EdgelineError
 from pipeline.config import load_config, parse_ingest_config
 from pipeline.console import console
+from pipeline.data.work import Engine
 from pipeline.errors import UserError
 from pipeline.run import ingest_for_a_person, ingest_log, report_file, run, train_with_chief
 
@@ -29,7 +31,10 @@ INGEST_EXAMPLES = """\
 examples:
   python -m pipeline ingest photos data/cells            photos/<class>/*.jpg
   python -m pipeline ingest dogs-vs-cats/train data/pets  train/cat.0.jpg, train/dog.0.jpg, ...
-  python -m pipeline ingest labels.csv data/cells         columns path,label[,slice...]
+  python -m pipeline ingest flowers data/flowers          flowers/train/<class>/*.jpg, .../val/...
+  python -m pipeline ingest labels.csv data/cells         columns path,label[,split][,slice...]
+  python -m pipeline ingest tfds/cifar10/3.0.2 data/cifar TFRecord files, or Parquet
+  python -m pipeline ingest records data/x --feature image=jpeg --feature label=class
   python -m pipeline ingest photos data/cells --set ingest.max_side=1024
 """
 
@@ -72,10 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _ingest(options: argparse.Namespace) -> int:
-    config = parse_ingest_config(options.config, options.set)
+    overrides = [*options.set, *(f"ingest.features.{each}" for each in options.feature)]
+    if options.labels is not None:
+        overrides.append(f"ingest.labels={json.dumps(str(options.labels))}")
+    config = parse_ingest_config(options.config, overrides)
     log = None if options.verbose else ingest_log(options.out)
     with console(log) as screen:
-        ingest_for_a_person(options.photos, options.out, config, options.beam_arg, screen)
+        engine = Engine(tuple(options.beam_arg), options.dask)
+        ingest_for_a_person(options.photos, options.out, config, screen, engine)
     return 0
 
 
@@ -109,9 +118,32 @@ def _parser() -> argparse.ArgumentParser:
     ingest = _add_command(
         commands, "ingest", "turn labelled images into a dataset", INGEST_EXAMPLES
     )
-    ingest.add_argument("photos", type=Path, metavar="PHOTOS", help="a folder, or a CSV file")
+    ingest.add_argument(
+        "photos",
+        type=Path,
+        metavar="PHOTOS",
+        help="a folder, a CSV file, or a TFRecord or Parquet file",
+    )
     ingest.add_argument("out", type=Path, metavar="OUT", help="the dataset's folder; made")
     ingest.add_argument("--config", type=Path, metavar="FILE", help="TOML; only [ingest] is used")
+    ingest.add_argument(
+        "--feature",
+        action="append",
+        default=[],
+        metavar="image=NAME",
+        help="what holds the image or the label in records of a kind that is not known; repeatable",
+    )
+    ingest.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="names of the classes, a line each, where records have them by number",
+    )
+    ingest.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="work on a Dask cluster: its scheduler, such as tcp://scheduler:8786",
+    )
     ingest.add_argument(
         "--beam-arg",
         action="append",

@@ -82,8 +82,9 @@ class IngestConfig(_Section):
     drawn); by default the column "split", if there is one."""
     near_duplicates: Literal["group", "ignore"] = "group"
     """"group": images that look alike (burst shots, copies of another size) stay in one split."""
-    features: dict[Literal["image", "label"], str] = {}
-    """Of TFRecord or Parquet files of a kind that is not known: what holds image and label."""
+    features: dict[Literal["image", "label", "text"], str] = {}
+    """Of TFRecord or Parquet files of a kind that is not known: what holds the image, the label or
+    the label's text."""
     labels: Path | None = None
     """Of such files: a text file with the classes' names, a line each, where labels are numbers."""
 

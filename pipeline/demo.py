@@ -56,7 +56,7 @@ def main(overrides: Sequence[str]) -> int:
                 f"{config.registry.location}: made, with THROWAWAY KEYS in "
                 f"{config.registry.root.parent}: in the open, without a passphrase"
             )
-        ingest_for_a_person(table, config.data.path, config.ingest, (), screen)
+        ingest_for_a_person(table, config.data.path, config.ingest, screen)
         screen.say()
     code = run(config, verbose=False)
     if code == 0:
@@ -126,7 +126,7 @@ def held_out(dataset: Dataset, per_class: int) -> list[tuple[Path, str]]:
 
     files = sorted(str(file) for file in (dataset.path / "test").iterdir())
     found: dict[str, list[str]] = {label: [] for label in dataset.labels}
-    for record in tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator():
+    for record in tf.data.TFRecordDataset(files).as_numpy_iterator():
         features = tf.train.Example.FromString(record).features.feature
         label = features["label"].bytes_list.value[0].decode()
         found[label].append(features["source"].bytes_list.value[0].decode())

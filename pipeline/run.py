@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from pipeline import preflight
 from pipeline.config import Config, IngestConfig
 from pipeline.console import Console, console
 from pipeline.data.dataset import Dataset
+from pipeline.data.work import THIS_MACHINE, Engine
 from pipeline.errors import TrainingError, UserError
 from pipeline.local_step import Step
 from pipeline.summary import ingest_outcome, release_line, verdict_tables
@@ -31,20 +32,17 @@ def ingest_log(out: Path) -> Path:
 
 
 def ingest_for_a_person(
-    photos: Path, out: Path, config: IngestConfig, beam_args: Sequence[str], screen: Console
+    photos: Path, out: Path, config: IngestConfig, screen: Console, engine: Engine = THIS_MACHINE
 ) -> None:
     """Ingests, telling how far it is and what it left out.
 
     Raises:
-        UserError: the photos don't exist, or as `pipeline.data.ingest.ingest`.
+        UserError: as `pipeline.data.ingest.ingest`.
     """
-    if not photos.exists():
-        raise UserError(f"{photos}: no such file or folder")
-    screen.say("loading Beam ...")
-    # Here, not above: it takes seconds that no `--help` should wait for.
+    # Here, not above: a second that no `--help` should wait for.
     from pipeline.data.ingest import ingest
 
-    report = ingest(photos, out, config, beam_args, screen.say)
+    report = ingest(photos, out, config, engine, screen.say)
     screen.say(ingest_outcome(report, out))
 
 

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from components.registry import RELEASE_FILE
 from components.verdict import CHECKS_FILE, OVERALL, Check, VariantVerdict, Verdict
 from pipeline.config import Config
-from pipeline.data.dataset import REPORT_FILE, IngestReport
+from pipeline.data.dataset import PAGE_FILE, REPORT_FILE, IngestReport
 
 MEGABYTE = 1e6
 SHOWN = 5  # of a list's items; the report file has them all
@@ -47,17 +47,22 @@ def ingest_outcome(report: IngestReport, out: Path) -> str:
     """Renders what an ingest run wrote, and what it left out and why."""
     state = "up to date" if report.reused else "written"
     lines = [f"{out}: {report.images:,} images, {state}", classes_table(report)]
-    if report.quarantined:
-        lines.append(f"left out: {len(report.quarantined)}, such as:")
+    if report.left_out:
+        lines.append(f"left out: {report.left_out:,}, such as:")
         lines += [f"  {item['source']}: {item['reason']}" for item in report.quarantined[:SHOWN]]
-    if report.duplicates:
-        lines.append(f"exact duplicates left out: {len(report.duplicates)}")
+    counted = {
+        "exact duplicates left out": report.duplicates,
+        "images in groups of near-duplicates, each in one split": report.near_duplicates,
+        "files and folders of systems passed over": sum(report.ignored.values()),
+    }
+    lines += [f"{what}: {count:,}" for what, count in counted.items() if count]
+    if report.re_encoded:
+        made = ", ".join(f"{count:,} for {why}" for why, count in report.re_encoded.items())
+        lines.append(f"encoded anew: {made}")
     lines += [f"warning: {warning}" for warning in report.warnings[:MOST_WARNINGS]]
-    more_warnings = len(report.warnings) - MOST_WARNINGS
-    if more_warnings > 0:
-        lines.append(f"{more_warnings:,} more warnings")
-    if report.quarantined or report.duplicates or more_warnings > 0:
-        lines.append(f"all of them: {out / REPORT_FILE}")
+    if (more := len(report.warnings) - MOST_WARNINGS) > 0:
+        lines.append(f"{more:,} more warnings in {out / REPORT_FILE}")
+    lines.append(f"a look at the data: {out / PAGE_FILE}")
     return "\n".join(lines)
 
 

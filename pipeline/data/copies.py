@@ -66,47 +66,29 @@ def _neighbours(rows: Iterable[Any]) -> Iterator[list[Any]]:
         yield run
 
 
-def group_near_duplicates(index: Index) -> int:
-    """Notes which images look alike, and leaves out copies of a picture under several labels.
+def group_near_duplicates(index: Index) -> tuple[int, list[str]]:
+    """Notes which images look alike.
+
+    Even what looks like a copy is kept where its label differs: of solar cells that a person can
+    tell apart, one in a thousand looks like a copy of another.
 
     Returns:
-        How many of the images that are kept look like another.
+        How many images look like another, and what to say of it, a line each.
     """
-    found = near_duplicates.find(_hashes(index))
-    rows = index.numbers("SELECT id FROM images WHERE reason = '' ORDER BY id", tuple, columns=1)[0]
-    index.change("CREATE TEMP TABLE copies (cluster INTEGER, id INTEGER)")
-    index.change("INSERT INTO copies VALUES (?, ?)", _grouped_rows(found.copies.clusters, rows))
+    found = near_duplicates.find(_hashes(index)).near
+    (rows,) = index.numbers("SELECT id FROM images WHERE reason = '' ORDER BY id", tuple, columns=1)
+    grouped = found.clusters >= 0
     index.change(
-        "UPDATE images SET cluster = ? WHERE id = ?", _grouped_rows(found.near.clusters, rows)
+        "UPDATE images SET cluster = ? WHERE id = ?",
+        zip(found.clusters[grouped].tolist(), rows[grouped].tolist(), strict=True),
     )
-    query = (
-        "SELECT copies.cluster, id, source, label FROM copies JOIN images USING (id) ORDER BY 1, 2"
-    )
-    for copies in _neighbours(index.select(query)):
-        if len({label for *_, label in copies}) > 1:
-            _leave_out_conflict(index, [(row, source, label) for _, row, source, label in copies])
-    index.change(
-        "UPDATE images SET cluster = NULL WHERE reason != '' OR cluster IN"
-        " (SELECT cluster FROM images WHERE reason = '' GROUP BY 1 HAVING COUNT(*) = 1)"
-    )
-    alike: int = index.value("SELECT COUNT(cluster) FROM images")
-    return alike
-
-
-def warnings(index: Index) -> Iterator[str]:
-    """What to say of near-duplicates that lie in several splits, a line each."""
-    leaks = (
-        "FROM images WHERE cluster IS NOT NULL GROUP BY cluster HAVING COUNT(DISTINCT split) > 1"
-    )
-    count = index.value(f"SELECT COUNT(*) FROM (SELECT 1 {leaks})")
-    if not count:
-        return
-    first = next(index.select(f"SELECT MIN(source), MAX(source) {leaks} ORDER BY 1 LIMIT 1"))
-    what = "1 group of near-duplicates lies" if count == 1 else f"{count:,} groups lie"
-    yield (
-        f"{what} in several splits, where the data or an earlier ingest had put them, such as "
-        f"{first[0]} and {first[1]}: what is measured on them flatters the model"
-    )
+    notes = []
+    if found.distance == near_duplicates.ALIKE_DISTANCE:
+        notes = [
+            "the pictures are so alike that only copies and nearly equal shots can be told from "
+            "others: name what belongs together by ingest.group or ingest.group_pattern"
+        ]
+    return int(grouped.sum()), notes
 
 
 def _hashes(index: Index) -> NDArray[np.uint8]:
@@ -116,11 +98,3 @@ def _hashes(index: Index) -> NDArray[np.uint8]:
     for (text,) in index.select(query):
         hashes += bytes.fromhex(text)
     return np.frombuffer(hashes, np.uint8).reshape(-1, near_duplicates.HASH_BYTES)
-
-
-def _grouped_rows(
-    clusters: NDArray[np.int64], rows: NDArray[np.int64]
-) -> Iterator[tuple[int, int]]:
-    """Yields the cluster and the row of each image that is in a cluster."""
-    grouped = clusters >= 0
-    return zip(clusters[grouped].tolist(), rows[grouped].tolist(), strict=True)

@@ -18,11 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow import parquet
 
-from pipeline.data.dataset import SPLITS
+from pipeline.data.dataset import SPLITS, TABLE_FILE
+from pipeline.data.safe_parquet import pq
 
-IMAGES_FILE = "images.parquet"
 SLICE_PREFIX = "slice."
 # Distinct values that are told apart in a column of codes. A key of more, such as a serial number,
 # is no slice to measure, and must not fill the memory.
@@ -129,8 +128,8 @@ class ImageTable:
             OSError: There is no such file, or it is no Parquet file.
             KeyError: It lacks a column.
         """
-        path = folder / IMAGES_FILE
-        with parquet.ParquetFile(path) as file:
+        path = folder / TABLE_FILE
+        with pq.ParquetFile(path) as file:
             columns = _Columns(file)
             split = columns.codes("split", dict(zip(SPLITS, range(len(SPLITS)), strict=True)))
             kept = split != _NONE
@@ -188,7 +187,7 @@ class ImageTable:
         """The values that a few rows have in some of the file's columns, by row."""
         wanted = np.unique(rows)
         found: dict[int, dict[str, Any]] = {}
-        with parquet.ParquetFile(self.path) as file:
+        with pq.ParquetFile(self.path) as file:
             first = 0
             for batch in file.iter_batches(_BATCH, columns=list(columns)):
                 here = wanted[(wanted >= first) & (wanted < first + batch.num_rows)]
@@ -284,7 +283,7 @@ class _Columns:
     def _batches(self, name: str) -> Iterator[tuple[slice, Any]]:
         """A column's batches, each with the rows that it is of."""
         if name not in self._names:
-            raise KeyError(f"{IMAGES_FILE} has no column {name!r}")
+            raise KeyError(f"{TABLE_FILE} has no column {name!r}")
         first = 0
         for batch in self._file.iter_batches(_BATCH, columns=[name]):
             # Of a name such as "slice.a", "slice.a.b" may be taken for a part.

@@ -30,9 +30,10 @@ import PIL
 
 from pipeline.config import IngestConfig
 from pipeline.content_digest import source_digest
+from pipeline.data.advice import advise
 from pipeline.data.assignment import assign_splits
 from pipeline.data.class_sizes import check_classes, check_sizes, class_counts, named
-from pipeline.data.copies import group_near_duplicates, leave_out_copies, warnings
+from pipeline.data.copies import group_near_duplicates, leave_out_copies
 from pipeline.data.dataset import (
     LABELS_FILE,
     LISTED,
@@ -42,8 +43,10 @@ from pipeline.data.dataset import (
     listed_files,
 )
 from pipeline.data.examined import read_rows
+from pipeline.data.image_table import ImageTable
 from pipeline.data.index import Index
 from pipeline.data.labels import check_labels, normal_label
+from pipeline.data.page import write_page
 from pipeline.data.photos import Photo, Photos
 from pipeline.data.reading import read_photos, read_records, shown, write_photo_units
 from pipeline.data.record_sources import RecordSource, find_records
@@ -238,9 +241,11 @@ def _make(
     _read(engine, workshop, index, listing, say)
     labels = _settle_labels(index)
     duplicates = leave_out_copies(index)
-    similar = group_near_duplicates(index) if options.near_duplicates == "group" else 0
-    notes = [*listing.notes, *assign_splits(index, labels, options)]
-    for note in notes[len(listing.notes) :]:
+    similar, notes = 0, list[str]()
+    if options.near_duplicates == "group":
+        similar, notes = group_near_duplicates(index)
+    notes += assign_splits(index, labels, options)
+    for note in notes:
         say(note)
     digests = _write(engine, workshop, index, listing, options, say)
     counts = class_counts(index, labels)
@@ -250,6 +255,9 @@ def _make(
     schema = write_schema(folder, labels, listing.slice_keys)
     write_table(index, folder, listing.slice_keys)
     write_assignments(index, folder)
+    table = ImageTable.read(folder, labels)
+    warnings = advise(table)
+    write_page(folder, table, source=str(photos), warnings=warnings)
     left_out = index.value("SELECT COUNT(*) FROM images WHERE reason != ''") - duplicates
     report = IngestReport(
         source=str(photos),
@@ -265,13 +273,12 @@ def _make(
         near_duplicates=similar,
         ignored=listing.ignored,
         re_encoded=_re_encoded(index),
-        notes=tuple(notes),
-        warnings=tuple(warnings(index)),
-        files={},
+        notes=(*listing.notes, *notes),
+        warnings=warnings,
+        files=_sizes(folder),
         fingerprint=listing.fingerprint,
         digest=_dataset_digest(folder, digests, schema),
     )
-    report = replace(report, files=_sizes(folder))
     report.write(folder)
     return report
 
@@ -334,7 +341,9 @@ def _write(
 
 def _settle_labels(index: Index) -> tuple[str, ...]:
     """Checks the labels' spellings, makes them normal, and returns the classes in order."""
-    spellings = [row[0] for row in index.select("SELECT DISTINCT label FROM images")]
+    # A record that can't be read has no label.
+    query = "SELECT DISTINCT label FROM images WHERE reason = '' OR label != ''"
+    spellings = [row[0] for row in index.select(query)]
     check_labels(spellings)
     index.change(
         "UPDATE images SET label = ? WHERE label = ?",

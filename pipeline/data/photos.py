@@ -23,23 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
-
-from edgeline.preprocessing import FORMATS
+from edgeline.image_files import SUFFIXES, UnreadableKindError, read_image
 from pipeline.config import IngestConfig
 from pipeline.data.split_names import split_of_name
+from pipeline.data.system_names import SYSTEM_NAMES
 from pipeline.errors import UserError
 
 EXAMPLE_FEATURES = ("image", "label", "image_id", "source")
-IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png"}
-    | {".tif", ".tiff", ".webp"}
-)
-# Folders and files that systems and cameras leave among photos: trash, indexes, thumbnails.
-SYSTEM_NAMES = frozenset(
-    {"#recycle", "$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db"}
-    | {"lost+found", "recycler", "system volume information", "thumbs.db"}
-)
 SPLIT_COLUMN = "split"
 
 
@@ -132,28 +122,30 @@ class Photos:
         return match["group"] or "" if match else ""
 
     def _in_folder(self, folder: Path) -> Iterator[Photo]:
-        folders = [entry for entry in self._entries(folder) if entry.is_dir()]
-        splits = {entry.name: split_of_name(entry.name) for entry in folders}
+        entries = list(self._entries(folder))
+        splits = {entry.name: split_of_name(entry.name) for entry in entries if entry.is_dir()}
         if "train" not in splits.values() or not all(splits.values()):
-            yield from self._in_classes(folder, "", "")
+            yield from self._in_classes(folder, entries, "", "")
             return
         self.found.notes.append(
             "read as splits: " + ", ".join(f"{name}/ as {split}" for name, split in splits.items())
         )
         for name, split in splits.items():
-            yield from self._in_classes(folder / name, f"{name}/", split)
-        for entry in self._entries(folder):
+            inside = list(self._entries(folder / name))
+            yield from self._in_classes(folder / name, inside, f"{name}/", split)
+        for entry in entries:
             if entry.name not in splits:
                 self.found.left_out.append((entry.name, "not in a folder of a split"))
 
-    def _in_classes(self, folder: Path, prefix: str, split: str) -> Iterator[Photo]:
-        entries = list(self._entries(folder))
+    def _in_classes(
+        self, folder: Path, entries: Sequence[os.DirEntry[str]], prefix: str, split: str
+    ) -> Iterator[Photo]:
         classes = [entry for entry in entries if entry.is_dir()]
         files = [entry for entry in entries if not entry.is_dir()]
         if not classes:
             yield from self._in_flat_folder(folder, files, prefix, split)
             return
-        if images := [file.name for file in files if _suffix(file.name) in IMAGE_SUFFIXES]:
+        if images := [file.name for file in files if _suffix(file.name) in SUFFIXES]:
             raise UserError(
                 f"{folder} holds both images ({images[0]}) and folders ({classes[0].name}): "
                 "expected either a folder for each class, or images named <label>.<anything>.<ext> "
@@ -164,8 +156,8 @@ class Photos:
         for entry in classes:
             photos = 0
             for path, source in self._files_below(folder / entry.name, f"{prefix}{entry.name}/"):
-                if not _may_be_image(path):
-                    self.found.left_out.append((source, "not an image, by its name and content"))
+                if reason := _why_no_image(path):
+                    self.found.left_out.append((source, reason))
                     continue
                 photos += 1
                 yield Photo(path, source, entry.name, split)
@@ -175,9 +167,8 @@ class Photos:
     def _in_flat_folder(
         self, folder: Path, files: Sequence[os.DirEntry[str]], prefix: str, split: str
     ) -> Iterator[Photo]:
-        labelled = [
-            file for file in files if file.name.count(".") >= 2 and _may_be_image(file.path)
-        ]
+        named = [file for file in files if file.name.count(".") >= 2]
+        labelled = [file for file in named if not _why_no_image(file.path)]
         if not labelled and split in ("eval", "test"):
             # Such as a contest's test images, whose labels nobody has.
             self.found.notes.append(f"{folder.name}/ holds no labelled image and is left out")
@@ -336,20 +327,29 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million of them)
 
 
-def _may_be_image(path: str) -> bool:
-    """Tells by its name, or else its content, whether a file is meant to be an image."""
-    if _suffix(path) in IMAGE_SUFFIXES:
-        return True
+class _KnownError(Exception):
+    """The header of an image was read, which is enough."""
+
+
+def _why_no_image(path: str) -> str:
+    """Returns why a file is none of the images, by its name or else its first bytes, or nothing."""
+    if _suffix(path) in SUFFIXES:
+        return ""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
-            return False
-        with Image.open(path, formats=FORMATS):
-            return True
-    except UnidentifiedImageError:
-        return False
+            return "is not a regular file"
+        with open(path, "rb") as file:  # noqa: PTH123
+            read_image(file, _stop)
+    except UnreadableKindError as error:
+        return "" if error.is_image else str(error)
     except Exception:
         # It can't be read, or it is damaged behind a known start: reading it will say how.
-        return True
+        return ""
+    return ""
+
+
+def _stop(width: int, height: int) -> None:
+    raise _KnownError
 
 
 def _identity(folder: Path) -> tuple[int, int]:

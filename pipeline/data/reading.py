@@ -27,6 +27,7 @@ from pipeline.data.workshop import Workshop
 
 PHOTOS_A_UNIT = 256
 BYTES_A_UNIT = 32 * 2**20
+MAX_BYTES_BESIDE = 2**20  # of other features in an image's record
 
 
 def write_photo_units(photos: Iterable[Photo], workshop: Workshop) -> Iterator[Photo]:
@@ -71,7 +72,8 @@ def read_records(
     tally = Tally(workshop.read_tally)
     file = files[unit]
     with _Outcome(workshop, unit) as outcome:
-        for record in read_images(file, source):
+        limit = options.max_file_bytes + MAX_BYTES_BESIDE
+        for record in read_images(file, source, max_bytes=limit):
             slices = tuple(record.slices.get(key, "") for key in source.slice_keys)
             row = Examined(record.source, record.label, split=file.split, slices=slices)
             outcome.add_data(row._replace(reason=record.reason), record.data, options)

@@ -6,7 +6,6 @@ with a reason, and the rows after it go on.
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,14 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.data.label_names import Declared
+from pipeline.data.safe_parquet import pq
 from pipeline.data.tfrecords import BadRecord, RecordError, parse_example, read_records
-
-if hasattr(pa, "PyExtensionType") and not hasattr(pa.PyExtensionType, "set_auto_load"):
-    # pyarrow before 14.0.1 unpickles, and so runs, what a file says (CVE-2023-47248).
-    importlib.import_module("pyarrow_hotfix")
 
 _ROWS_LOOKED_AT = 8
 _BATCH_BYTES = 32 * 2**20

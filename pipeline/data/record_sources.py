@@ -41,6 +41,7 @@ from pipeline.data.record_rows import (
     tfrecord_rows,
 )
 from pipeline.data.split_names import split_of_file
+from pipeline.data.system_names import SYSTEM_NAMES
 from pipeline.data.tfrecords import RecordError, is_tfrecord
 from pipeline.errors import UserError
 
@@ -217,7 +218,6 @@ _VERSION_NAME = re.compile(r"\d+\.\d+\.\d+")
 # A folder in which so many other files come before any record is one of photos.
 _MAX_OTHERS = 1_000
 _PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-_SYSTEM_NAMES = frozenset({"lost+found", "$recycle.bin", "system volume information", "__macosx"})
 
 
 def _find_files(path: Path) -> tuple[Kind, list[RecordFile], bool]:
@@ -288,7 +288,7 @@ def _files_below(folder: Path, unreadable: list[str]) -> Iterator[Path]:
 
 
 def _is_passed_over(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def _kind(file: Path) -> Kind | None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.data.dataset import ASSIGNMENTS_FILE, SPLITS, TABLE_FILE
 from pipeline.data.index import Index
+from pipeline.data.safe_parquet import pq
 from pipeline.data.tfrecords import BadRecord, parse_example, read_records
 from pipeline.errors import UserError
 

@@ -24,12 +24,18 @@ def ingested(classes: int, warnings: int = 0) -> IngestReport:
             split: {label: images + i for i, label in enumerate(labels)}
             for split, images in {"train": 1000, "eval": 20, "test": 10}.items()
         },
+        found=1,
+        left_out=0,
         quarantined=(),
-        duplicates=(),
+        duplicates=0,
+        near_duplicates=0,
+        ignored={},
+        notes=(),
         re_encoded={},
         warnings=tuple(f"number {i}" for i in range(warnings)),
         files={},
         fingerprint="",
+        digest="",
     )
 
 
@@ -41,6 +47,7 @@ def test_an_ingest_of_few_classes_lists_each() -> None:
         "  class 1     1,001      21      11",
         "  class 2     1,002      22      12",
         "  together    3,003      63      33",
+        "a look at the data: data/data.html",
     ]
 
 
@@ -51,7 +58,10 @@ def test_an_ingest_of_many_classes_lists_the_smallest_and_the_largest() -> None:
     assert lines[2].split() == ["class", "0", "1,000", "20", "10"]
     assert "  985 classes between them" in lines[12]
     assert lines[-23].split()[0] == "together"
-    assert lines[-2:] == ["980 more warnings", "all of them: data/ingest_report.json"]
+    assert lines[-2:] == [
+        "980 more warnings in data/ingest_report.json",
+        "a look at the data: data/data.html",
+    ]
 
 
 def test_a_verdict_on_many_classes_and_slices_is_a_page_of_text() -> None:

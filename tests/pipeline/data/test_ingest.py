@@ -445,12 +445,12 @@ MISTAKES = {
     "a class without images": (unusable_class, "photos/owl: add some to each class folder"),
     "classes of too few images": (
         few_images,
-        "too few images of 'ant' (1), 'bee' (2): expected 3 or more of each class, for train, eval, "
-        "test; add images, merge such classes",
+        "too few images of 'ant' (1), 'bee' (2): expected 3 or more of each class, for train, "
+        "eval, test; add images, merge such classes",
     ),
     "labels that differ by what nobody sees": (
         files("cat/1.png", "c\u200bat/1.png"),
-        "labels 'c\\u200bat' and 'cat' differ only in case, blanks, invisible characters",
+        "labels 'cat' and 'c\\u200bat' differ only in case, blanks, invisible characters",
     ),
     "two folders that link to each other": (two_links, "is a link to a folder that it lies in"),
     "a CSV with semicolons": (csv_file("path;label", "a.jpg;cat"), "it is separated by semicolons"),
