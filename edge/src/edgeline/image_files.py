@@ -29,7 +29,7 @@ _SIGNATURES = {
     "WEBP": rb"RIFF....WEBP",
     "BMP": rb"BM",
     "GIF": rb"GIF8[79]a",
-    "TIFF": rb"II\*\0|MM\0\*|II\+\0|MM\0\+",
+    "TIFF": rb"(?!II\*\0....CR)(II\*\0|MM\0\*|II\+\0|MM\0\+)",  # but a Canon's raw file
 }
 _RAW = "a camera's raw file"
 _OTHER_IMAGES = {
@@ -118,13 +118,13 @@ def _format(head: bytes) -> str:
     """Return which of `FORMATS` a file is that starts so."""
     if head[4:8] == b"ftyp":
         return _format_of_media(head)
+    for format, signature in _SIGNATURES.items():
+        if re.match(signature, head, re.DOTALL):
+            return format
     for kinds, is_image in ((_OTHER_IMAGES, True), (_OTHERS, False)):
         for kind, signature in kinds.items():
             if re.match(signature, head, re.DOTALL):
                 raise _unreadable(kind, is_image=is_image)
-    for format, signature in _SIGNATURES.items():
-        if re.match(signature, head, re.DOTALL):
-            return format
     kind = "not an image in a known format" if head else "an empty file, not an image"
     raise UnreadableKindError(kind, is_image=False)
 
