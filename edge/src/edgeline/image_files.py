@@ -1,6 +1,6 @@
 """Reads an image file by what its first bytes say it is, or says what it is instead.
 
-What is read is what everybody's pictures are in. Pillow reads it, and pillow-heif an iPhone's HEIC
+What is read is what everybody's pictures are in. Pillow reads it, and pi-heif an iPhone's HEIC
 (`pip install 'edgeline[heif]'`). A file's name and suffix are never looked at.
 """
 
@@ -177,10 +177,10 @@ def _open(file: IO[bytes], format: str) -> Image.Image:
 def _open_heif(file: IO[bytes]) -> Image.Image:
     try:
         # Not at the top: it is an extra, and loading it takes longer than decoding a photo.
-        from pillow_heif import HeifImageFile
+        from pi_heif import HeifImageFile
     except ImportError:
         raise UnreadableKindError(
-            "an HEIC image, which only pillow-heif reads; pip install 'edgeline[heif]'",
+            "an HEIC image, which only pi-heif reads; pip install 'edgeline[heif]'",
             is_image=True,
         ) from None
     return HeifImageFile(file)
