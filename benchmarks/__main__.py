@@ -9,6 +9,7 @@ from importlib import import_module
 BENCHMARKS = (
     "model_sizes",
     "near_duplicates",
+    "scale",
     "rewriting",
     "evaluating",
     "training",

@@ -17,6 +17,7 @@ from pipeline.data.work import Engine
 from pipeline.errors import UserError
 from pipeline.run import ingest_for_a_person, ingest_log, report_file, run, train_with_chief
 
+OUTPUT_LOST = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 EPILOG = """\
@@ -85,6 +86,12 @@ def _ingest(options: argparse.Namespace) -> int:
     with console(log) as screen:
         engine = Engine(tuple(options.beam_arg), options.dask)
         ingest_for_a_person(options.photos, options.out, config, screen, engine)
+    if screen.lost:
+        print(
+            f"{options.out} is written, but not all that was to be said of it: {screen.lost}",
+            file=sys.stderr,
+        )
+        return OUTPUT_LOST
     return 0
 
 

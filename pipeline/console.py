@@ -12,8 +12,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
+from pipeline.errors import UserError
 from pipeline.local_step import Step
 
 OUR_LOGGERS = ("components", "pipeline")
@@ -25,10 +26,27 @@ class Console(logging.Handler):
     def __init__(self, stream: TextIO) -> None:
         super().__init__(logging.INFO)
         self._stream = stream
+        self._lost = ""
 
     def say(self, text: str = "") -> None:
-        """Writes a line, or several."""
-        print(text, file=self._stream, flush=True)
+        """Writes a line, or several.
+
+        Where that fails, as when `| head` has read enough, nothing more is written: who loses the
+        reader of its progress loses nothing of its work.
+        """
+        if self._lost:
+            return
+        try:
+            print(text, file=self._stream, flush=True)
+        except OSError as error:
+            self._lost = error.strerror or str(error)
+            # Python writes what is left in the buffers at its end, and would fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    @property
+    def lost(self) -> str:
+        """Why what was said did not reach its reader; empty if it did."""
+        return self._lost
 
     def step(self, step: Step) -> None:
         """Writes a line on where a step is."""
@@ -48,16 +66,18 @@ def console(log: Path | None) -> Iterator[Console]:
 
     Args:
         log: of the libraries' output; None leaves it on the terminal.
+
+    Raises:
+        UserError: the log can't be written.
     """
     if log is None:
         with _progress_on(Console(sys.stdout)) as screen:
             yield screen
         return
-    log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     stdout, stderr = os.dup(1), os.dup(2)
-    with log.open("ab") as file, os.fdopen(os.dup(1), "w") as terminal:
+    with _opened(log) as file, os.fdopen(os.dup(1), "w") as terminal:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
@@ -70,6 +90,14 @@ def console(log: Path | None) -> Iterator[Console]:
             os.dup2(stderr, 2)
             os.close(stdout)
             os.close(stderr)
+
+
+def _opened(log: Path) -> BinaryIO:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("ab")
+    except OSError as error:
+        raise UserError(f"{log}: can't write the log: {error.strerror}") from error
 
 
 @contextmanager
