@@ -66,7 +66,7 @@ def load(folder: Path, side: int, seed: int = 0, stopping_share: float = 0.0) ->
         examples = ((path.read_bytes(), label) for path, label, _ in chosen)
         files = write_examples(folder / f"{name}-{seed}.gz", examples)
         read = TransformedExamples(files, graph / "graph")
-        splits[name] = LabelledExamples.read(read, LABELS)
+        splits[name] = LabelledExamples.read(read)
     return Elpv(
         train=splits["train"],
         stopping=splits.get("stopping", splits["eval"]),

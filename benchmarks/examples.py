@@ -16,6 +16,7 @@ from PIL import Image
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
+from components.records import compression
 from pipeline.preprocessing import IMAGE, LABEL, preprocessing_fn
 
 
@@ -27,9 +28,14 @@ def png(image: NDArray[np.uint8]) -> bytes:
 
 
 def write_examples(file: Path, examples: Iterable[tuple[bytes, str]]) -> list[str]:
-    """Writes encoded images and their labels as gzipped TFRecords; returns the file's pattern."""
+    """Writes encoded images and their labels; returns the file's pattern.
+
+    Args:
+        file: of TFRecords, gzipped if its name ends in `.gz`.
+        examples: encoded images and labels.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tf.io.TFRecordWriter(str(file), "GZIP") as writer:
+    with tf.io.TFRecordWriter(str(file), compression(str(file))) as writer:
         for image, label in examples:
             feature = {IMAGE: _bytes(image), LABEL: _bytes(label.encode())}
             example = tf.train.Example(features=tf.train.Features(feature=feature))
@@ -40,8 +46,9 @@ def write_examples(file: Path, examples: Iterable[tuple[bytes, str]]) -> list[st
 def write_transform_graph(folder: Path, side: int, labels: Sequence[str]) -> Path:
     """Writes what the Transform step would, for square images of a side in pixels."""
     spec = {name: tf.io.FixedLenFeature([1], tf.string) for name in (IMAGE, LABEL)}
-    schema: schema_pb2.Schema = schema_utils.schema_from_feature_spec(spec)
-    settings = {"height": side, "width": side, "labels": list(labels)}
+    domains = {LABEL: schema_pb2.StringDomain(value=labels)}
+    schema: schema_pb2.Schema = schema_utils.schema_from_feature_spec(spec, domains)
+    settings = {"height": side, "width": side}
     with (
         beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline,
         tft_beam.Context(temp_dir=str(folder / "tmp")),

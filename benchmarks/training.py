@@ -30,10 +30,10 @@ from tabulate import tabulate
 
 from benchmarks import elpv
 from benchmarks.elpv import LABELS, Elpv
-from components.examples import TransformedExamples
+from components.examples import LABEL_ID, TransformedExamples
 from pipeline.config import TrainerConfig
 from pipeline.model import Statistics, build_base, build_head, head_input, join
-from pipeline.preprocessing import LABEL_ID, PIXELS, contract
+from pipeline.preprocessing import PIXELS, contract
 from pipeline.trainer import save
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.features import (
@@ -239,15 +239,13 @@ def _print_peak(folder: Path, times: int) -> None:
     """Trains two epochs on every image, repeated; prints this process's peak in MB."""
     graph = folder / f"transform-{SIDE}" / "graph"
     examples = TransformedExamples([str(folder / "*-0.gz")], graph)
-    evaluation = LabelledExamples.read(
-        TransformedExamples([str(folder / "eval-0.gz")], graph), LABELS
-    )
+    evaluation = LabelledExamples.read(TransformedExamples([str(folder / "eval-0.gz")], graph))
     examples.files = examples.files * times
     config = TrainerConfig(
         base_weights="random", epochs=0, fine_tune_epochs=2, fine_tune_layers=LAYERS
     )
     with tempfile.TemporaryDirectory(dir=folder) as state:
-        repeated = LabelledExamples.read(examples, LABELS)
+        repeated = LabelledExamples.read(examples)
         job = Job(config, LABELS, repeated, evaluation, Path(state) / "log", Path(state))
         train(build_base(SIDE, SIDE, "random"), job)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)

@@ -1,21 +1,28 @@
 """Reads a split's raw examples through the transform graph, for the steps that need pixels.
 
 Transformed pixels are not kept on disk (a 150x150 image is 270 KB of float32): the graph is applied
-where they are needed, by this one reader.
+where they are needed, by this one reader. Labels become ids here, and not in the graph: the labels
+are in the schema that the graph was made for, so that no step is told them in its settings, where
+thousands of them don't fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 
 import tensorflow as tf
 import tensorflow_transform as tft
+from tensorflow_metadata.proto.v0 import schema_pb2
 
+from components.records import compression, skim
+
+LABEL = "label"
+LABEL_ID = "label_id"
+UNKNOWN_LABEL = -1
 SHUFFLE_BUFFER = 4096  # examples
 SEEDS_APART = 100_003  # a prime above any number of epochs: no two orders share a seed
-RAW_BATCH = 256  # examples
 
 Cut = Callable[[tf.data.Dataset], tf.data.Dataset]
 
@@ -24,23 +31,56 @@ def _uncut(batches: tf.data.Dataset) -> tf.data.Dataset:
     return batches
 
 
+def labels_of(schema: schema_pb2.Schema) -> tuple[str, ...]:
+    """The class names in their order: the domain that a schema gives the feature `label`.
+
+    Raises:
+        ValueError: it gives none.
+    """
+    for feature in schema.feature:
+        if feature.name == LABEL and feature.string_domain.value:
+            return tuple(feature.string_domain.value)
+    raise ValueError(f"the schema has no string_domain, which lists the classes, for {LABEL!r}")
+
+
+class LabelIds(tf.Module):
+    """Looks labels up in the fixed list: string `[batch]` to int64 `[batch]`, -1 if unknown.
+
+    Not a TFT vocabulary, which is ordered by frequency: ids would move from run to run.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        super().__init__()
+        ids = tf.range(len(labels), dtype=tf.int64)
+        self._table = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(tf.constant(list(labels)), ids), UNKNOWN_LABEL
+        )
+
+    def __call__(self, names: tf.Tensor) -> tf.Tensor:
+        return self._table.lookup(names)
+
+
 class TransformedExamples:
     """The examples of one split, transformed on the way."""
 
     def __init__(self, file_patterns: Sequence[str], transform_graph: Path | str) -> None:
-        """Finds the files (`files`) and loads the graph (`transform`).
+        """Finds the files (`files`), loads the graph (`transform`), and reads the `labels`.
 
         Args:
-            file_patterns: globs of gzipped TFRecords of serialized raw tf.Examples.
+            file_patterns: globs of TFRecords of serialized raw tf.Examples, gzipped if their names
+                end in `.gz`.
             transform_graph: folder of a TransformGraph artifact.
 
         Raises:
             FileNotFoundError: no file matches.
+            ValueError: the schema that the graph was made for lists no labels.
         """
         self.files = sorted(f for pattern in file_patterns for f in tf.io.gfile.glob(pattern))
         if not self.files:
             raise FileNotFoundError(f"no examples at {', '.join(file_patterns)}")
         self.transform = tft.TFTransformOutput(str(transform_graph))
+        self.labels = labels_of(self.transform.raw_metadata.schema)
+        self._label_ids = LabelIds(self.labels)
         self._raw_spec = self.transform.raw_feature_spec()
         self._layer = self.transform.transform_features_layer()
 
@@ -54,6 +94,9 @@ class TransformedExamples:
     ) -> tf.data.Dataset:
         """Yields a dict of features a batch, in order: the transformed and, by name, some raw ones.
 
+        Among the transformed are `pixels`, float32 `[batch, height, width, 3]` in [0, 1], and
+        `label_id`, int64 `[batch]`, which is -1 for a name that is not among the labels.
+
         Args:
             batch_size: in examples; the last batch may be smaller.
             skip: examples to leave out at the beginning; they are not decoded.
@@ -64,7 +107,7 @@ class TransformedExamples:
         def transform(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
             raw = tf.io.parse_example(serialized, self._raw_spec)
             passed_on = {name: tf.reshape(raw[name], [-1]) for name in raw_features}
-            return {**self._layer(raw), **passed_on}
+            return {**self._transformed(raw), **passed_on}
 
         batches = cut(self._serialized().skip(skip).batch(batch_size))
         return batches.map(transform, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
@@ -98,21 +141,24 @@ class TransformedExamples:
         def transform(
             indices: tf.Tensor, epoch: tf.Tensor, serialized: tf.Tensor
         ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-            features = self._layer(tf.io.parse_example(serialized, self._raw_spec))
+            features = self._transformed(tf.io.parse_example(serialized, self._raw_spec))
             return indices, epoch, features
 
         batches = reduce(tf.data.Dataset.concatenate, map(one_epoch, range(first, last)))
         return batches.map(transform, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
-    def raw_batches(self, feature: str) -> Iterator[tf.Tensor]:
-        """Yields one raw feature, string `[batch]`, in the order of `batches`; nothing is decoded.
+    def skim(self, *names: str) -> Iterator[Mapping[str, bytes]]:
+        """Yields raw bytes features of each example, in the order of `batches`.
 
-        Args:
-            feature: its name.
+        Images are not read on the way, where the files are not compressed: this is no pass over
+        the data.
+
+        Raises:
+            ValueError: a file is damaged.
         """
-        spec = {feature: self._raw_spec[feature]}
-        for serialized in self._serialized().batch(RAW_BATCH):
-            yield tf.reshape(tf.io.parse_example(serialized, spec)[feature], [-1])
+        for file in self.files:
+            for record in skim(file, names):
+                yield record.features
 
     def raw(self, feature: str) -> Iterator[bytes]:
         """Yields one raw feature of each example, in the order of `batches`."""
@@ -121,5 +167,17 @@ class TransformedExamples:
             value: bytes = tf.io.parse_single_example(serialized, spec)[feature].numpy().item()
             yield value
 
+    def _transformed(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        features = self._layer(raw)
+        return {**features, LABEL_ID: self._label_ids(features[LABEL])}
+
     def _serialized(self) -> tf.data.Dataset:
-        return tf.data.TFRecordDataset(self.files, compression_type="GZIP")
+        return serialized_examples(self.files)
+
+
+def serialized_examples(files: Sequence[str]) -> tf.data.Dataset:
+    """The records of TFRecord files, one after another, string `[]`; plain or gzipped each."""
+    compressions = [compression(file) for file in files]
+    return tf.data.Dataset.from_tensor_slices((list(files), compressions)).flat_map(
+        lambda file, kind: tf.data.TFRecordDataset(file, compression_type=kind)
+    )

@@ -80,7 +80,6 @@ def create_pipeline(
         disable_statistics=True,
         custom_config={
             **size,
-            "labels": list(dataset.labels),
             "code_digest": code_digest("pipeline.preprocessing"),
         },
     )
@@ -94,7 +93,6 @@ def create_pipeline(
     training_settings = {
         **size,
         "max_side": dataset.max_side,
-        "labels": list(dataset.labels),
         "trainer": config.trainer.model_dump(mode="json"),
         "checkpoints": str(config.run.root / config.name / CHECKPOINTS),
         "base_weights_digest": file_digest(config.trainer.base_weights),
@@ -106,6 +104,7 @@ def create_pipeline(
             "pipeline.training",
             "pipeline.preprocessing",
             "components.examples",
+            "components.records",
             "components.trained_model",
         ),
     }
@@ -124,7 +123,7 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         model=trainer.outputs["model"],
         schema=schema_gen.outputs["schema"],
-        eval_config=evaluation.eval_config(gate, dataset.labels, dataset.slice_keys),
+        eval_config=evaluation.eval_config(gate, len(dataset.labels), dataset.slice_keys),
         example_splits=[gate.split],
     )
     rewriter = TFLiteRewriter(
@@ -144,6 +143,7 @@ def create_pipeline(
             "components.tflite_models",
             "components.trained_model",
             "components.examples",
+            "components.records",
         ),
     )
     tflite_evaluator = TFLiteEvaluator(
@@ -172,6 +172,7 @@ def create_pipeline(
             "components.report",
             "components.verdict",
             "components.examples",
+            "components.records",
         ),
     )
     pusher = EdgePusher(

@@ -17,9 +17,7 @@ from edgeline.contract import PreprocessingContract
 IMAGE = "image"
 LABEL = "label"
 PIXELS = "pixels"
-LABEL_ID = "label_id"
 CHANNELS = 3
-UNKNOWN_LABEL = -1
 
 
 def preprocessing_fn(
@@ -29,11 +27,11 @@ def preprocessing_fn(
 
     Args:
         inputs: `image` (JPEG or PNG) and `label` (UTF-8 name), string `[batch, 1]` each.
-        custom_config: `height`, `width` in pixels and `labels`, the class names in order.
+        custom_config: `height`, `width` in pixels.
 
     Returns:
-        `pixels`, float32 `[batch, height, width, 3]` in [0, 1], and `label_id`, int64 `[batch]`,
-        which is -1 for a name that is not among the labels.
+        `pixels`, float32 `[batch, height, width, 3]` in [0, 1], and `label`, string `[batch]`, of
+        which a reader makes an id (`components.examples`).
     """
     height, width = custom_config["height"], custom_config["width"]
     pixels = tf.map_fn(
@@ -41,8 +39,7 @@ def preprocessing_fn(
         tf.reshape(inputs[IMAGE], [-1]),
         fn_output_signature=tf.TensorSpec([height, width, CHANNELS], tf.float32),
     )
-    label_ids = label_id(tf.reshape(inputs[LABEL], [-1]), custom_config["labels"])
-    return {PIXELS: pixels, LABEL_ID: label_ids}
+    return {PIXELS: pixels, LABEL: tf.reshape(inputs[LABEL], [-1])}
 
 
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:
@@ -67,16 +64,6 @@ def resize(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
 def rescale(image: tf.Tensor) -> tf.Tensor:
     """Maps [0, 255] to [0, 1]."""
     return image / 255.0
-
-
-def label_id(names: tf.Tensor, labels: Sequence[str]) -> tf.Tensor:
-    """Looks names up in the fixed list of labels: string `[batch]` to int64 `[batch]`.
-
-    Not a TFT vocabulary, which is ordered by frequency: ids would move from run to run.
-    """
-    matches = tf.equal(names[:, tf.newaxis], tf.constant(list(labels))[tf.newaxis, :])
-    known = tf.reduce_any(matches, axis=1)
-    return tf.where(known, tf.argmax(matches, axis=1), tf.constant(UNKNOWN_LABEL, tf.int64))
 
 
 def contract(

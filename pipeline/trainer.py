@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,11 +17,12 @@ import tensorflow_transform as tft
 from keras_tuner import HyperParameters
 from tfx.components.trainer.fn_args_utils import FnArgs
 
+from components.examples import LABEL_ID, LabelIds
 from components.trained_model import HISTORY_FILE, contract_path
 from edgeline.contract import PreprocessingContract
 from pipeline import preprocessing
 from pipeline.model import PROBABILITIES, build_base
-from pipeline.preprocessing import IMAGE, PIXELS
+from pipeline.preprocessing import IMAGE, LABEL, PIXELS
 from pipeline.training import warm_start
 from pipeline.training.checkpoint import Curves
 from pipeline.training.devices import Devices, connect, lost_process_explained
@@ -48,8 +49,8 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Args:
         fn_args: of TFX. `custom_config` holds `trainer` (a TrainerConfig as a dict), `height`,
-            `width` and `max_side` in pixels, `labels`, and `checkpoints`, the folder in which
-            a training that is killed leaves what its rerun goes on with.
+            `width` and `max_side` in pixels, and `checkpoints`, the folder in which a training
+            that is killed leaves what its rerun goes on with.
 
     Raises:
         UserError: the base's weights can't be had, or a setting that can't work with them.
@@ -83,6 +84,7 @@ def trained(fn_args: FnArgs, devices: Devices) -> Iterator[tuple[keras.Model, Jo
         config = tuned(config, HyperParameters.from_config(fn_args.hyperparameters).values)
     settings = {
         **custom,
+        "labels": training.labels,
         "trainer": config.model_dump(mode="json"),
         # On one machine, each process has a folder of its own.
         "process": devices.process,
@@ -135,9 +137,9 @@ def save(
     - `serving_default`: `examples`, serialized raw tf.Examples, string `[batch]`, to
       `probabilities`, float32 `[batch, classes]`;
     - `pixels`: `pixels`, float32 `[batch, height, width, 3]` in [0, 1], to `probabilities`;
-    - `transform_features`: `examples` to every transformed feature.
+    - `transform_features`: `examples` to `pixels` and `label_id`, int64 `[batch]`.
     """
-    module = _ServingModule(model, transform)
+    module = _ServingModule(model, transform, contract.labels)
     tf.saved_model.save(
         module,
         str(folder),
@@ -155,9 +157,12 @@ def save(
 class _ServingModule(tf.Module):
     """Traces the network once, in `pixels`; the signature for raw examples calls that."""
 
-    def __init__(self, model: keras.Model, transform: tft.TFTransformOutput) -> None:
+    def __init__(
+        self, model: keras.Model, transform: tft.TFTransformOutput, labels: Sequence[str]
+    ) -> None:
         super().__init__()
         self._model = model
+        self._label_ids = LabelIds(labels)
         self._layer = transform.transform_features_layer()
         raw = transform.raw_feature_spec()
         pixels_spec = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, PIXELS)
@@ -175,7 +180,8 @@ class _ServingModule(tf.Module):
 
         @tf.function(input_signature=[examples_spec])
         def transform_features(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self._layer(tf.io.parse_example(examples, raw))
+            features = self._layer(tf.io.parse_example(examples, raw))
+            return {PIXELS: features[PIXELS], LABEL_ID: self._label_ids(features[LABEL])}
 
         self.pixels = pixels
         self.serving_default = serving_default

@@ -38,7 +38,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     custom = fn_args.custom_config
     limit_threads()
     setup = Setup.of(fn_args)
-    name = f"search-{state_digest(custom, setup.files)}"
+    name = f"search-{state_digest({**custom, 'labels': setup.labels}, setup.files)}"
     folder = Path(custom["checkpoints"]) / name
     folder.mkdir(parents=True, exist_ok=True)
     job = setup.job(setup.config, folder / "log", folder)

@@ -5,38 +5,52 @@ The choice depends on the images alone, not on the files they lie in or on their
 
 from __future__ import annotations
 
+import heapq
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
-from itertools import chain, zip_longest
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby, zip_longest
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from components.examples import TransformedExamples
+from components.records import open_records, read_at, skim
 from components.tflite_rewriter.images import Images
 
 BATCH = 32  # images
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class _Place:
+    """Where an image lies."""
+
+    image_id: str
+    file: str
+    offset: int
 
 
 def balanced_images(file_patterns: Sequence[str], transform_graph: Path, count: int) -> Images:
     """Chooses images evenly over the classes; a class that has too few leaves room to the others.
 
     Args:
-        file_patterns: globs of gzipped TFRecords of serialized raw tf.Examples.
+        file_patterns: globs of TFRecords of serialized raw tf.Examples, gzipped if their names end
+            in `.gz`.
         transform_graph: folder of a TransformGraph artifact.
         count: at most so many.
 
     Raises:
         FileNotFoundError: no file matches, or there is no image in them.
     """
-    by_label: dict[str, list[str]] = defaultdict(list)
-    for image_id, label in _sorted_ids_and_labels(file_patterns):
-        by_label[label].append(image_id)
+    by_label: dict[str, list[_Place]] = defaultdict(list)
+    for label, place in _places(file_patterns):
+        by_label[label].append(place)
     # One of each class in turn, until there are enough.
-    turns = zip_longest(*(by_label[label] for label in sorted(by_label)))
-    chosen = [image_id for image_id in chain.from_iterable(turns) if image_id is not None]
+    turns = zip_longest(*(sorted(by_label[label]) for label in sorted(by_label)))
+    chosen = [place for place in chain.from_iterable(turns) if place is not None]
     return _read(file_patterns, transform_graph, chosen[:count])
 
 
@@ -45,44 +59,42 @@ def first_images(file_patterns: Sequence[str], transform_graph: Path, count: int
 
     Args and raises: as `balanced_images`.
     """
-    ids = [image_id for image_id, _ in _sorted_ids_and_labels(file_patterns)]
-    return _read(file_patterns, transform_graph, ids[:count])
+    first = heapq.nsmallest(count, (place for _, place in _places(file_patterns)))
+    return _read(file_patterns, transform_graph, first)
 
 
-def _sorted_ids_and_labels(file_patterns: Sequence[str]) -> list[tuple[str, str]]:
-    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in ("image_id", "label")}
-    rows: list[tuple[bytes, bytes]] = []
-    for batch in _records(file_patterns).batch(BATCH).map(lambda s: tf.io.parse_example(s, spec)):
-        rows += zip(batch["image_id"].numpy(), batch["label"].numpy(), strict=True)
-    return sorted((image_id.decode(), label.decode()) for image_id, label in rows)
+def _places(file_patterns: Sequence[str]) -> Iterator[tuple[str, _Place]]:
+    """Every image, with its label; no image is read."""
+    for file in _files(file_patterns):
+        for record in skim(file, ("image_id", "label")):
+            image_id, label = (record.features[name].decode() for name in ("image_id", "label"))
+            yield label, _Place(image_id, file, record.offset)
 
 
-def _read(file_patterns: Sequence[str], transform_graph: Path, chosen: Sequence[str]) -> Images:
-    """Transforms the chosen images, and decodes no others."""
+def _read(file_patterns: Sequence[str], transform_graph: Path, chosen: Sequence[_Place]) -> Images:
+    """Reads and transforms the chosen images, and no others."""
     if not chosen:
         raise FileNotFoundError(f"no image at {', '.join(file_patterns)}: at least one is needed")
-    wanted = set(chosen)
     found: dict[str, bytes] = {}
-    for record in _records(file_patterns).as_numpy_iterator():
-        image_id = tf.train.Example.FromString(record).features.feature["image_id"]
-        name = image_id.bytes_list.value[0].decode()
-        if name in wanted:
-            found[name] = record
+    in_order = sorted(chosen, key=attrgetter("file", "offset"))
+    for file, places in groupby(in_order, key=attrgetter("file")):
+        with open_records(file) as opened:
+            found |= {place.image_id: read_at(opened, place.offset) for place in places}
     with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder) / "chosen.gz")
-        with tf.io.TFRecordWriter(file, "GZIP") as writer:
-            for image_id in chosen:
-                writer.write(found[image_id])
-        batches = list(TransformedExamples([file], transform_graph).batches(BATCH))
+        copy = str(Path(folder) / "chosen.tfrecord")
+        with tf.io.TFRecordWriter(copy) as writer:
+            for place in chosen:
+                writer.write(found[place.image_id])
+        batches = list(TransformedExamples([copy], transform_graph).batches(BATCH))
     return Images(
-        tuple(chosen),
+        tuple(place.image_id for place in chosen),
         np.concatenate([batch["pixels"].numpy() for batch in batches]),
         np.concatenate([batch["label_id"].numpy() for batch in batches]),
     )
 
 
-def _records(file_patterns: Sequence[str]) -> tf.data.Dataset:
+def _files(file_patterns: Sequence[str]) -> list[str]:
     files = sorted(f for pattern in file_patterns for f in tf.io.gfile.glob(pattern))
     if not files:
         raise FileNotFoundError(f"no examples at {', '.join(file_patterns)}")
-    return tf.data.TFRecordDataset(files, compression_type="GZIP")
+    return files

@@ -29,11 +29,11 @@ import psutil
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from components.examples import TransformedExamples
+from components.examples import UNKNOWN_LABEL, TransformedExamples
 from edgeline._files import write_whole
 from pipeline.errors import TrainingError
 from pipeline.model import normalization
-from pipeline.preprocessing import LABEL, PIXELS, label_id
+from pipeline.preprocessing import LABEL, PIXELS
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.devices import ONE_DEVICE, Devices
 
@@ -63,10 +63,11 @@ class LabelledExamples:
     label_ids: NDArray[np.int64]
 
     @classmethod
-    def read(cls, examples: TransformedExamples, labels: Sequence[str]) -> LabelledExamples:
-        """Reads the labels; no image is decoded."""
-        ids = [label_id(names, labels).numpy() for names in examples.raw_batches(LABEL)]
-        return cls(examples, np.concatenate(ids) if ids else np.zeros(0, np.int64))
+    def read(cls, examples: TransformedExamples) -> LabelledExamples:
+        """Reads the labels and no image."""
+        ids = {label.encode(): index for index, label in enumerate(examples.labels)}
+        found = (ids.get(raw[LABEL], UNKNOWN_LABEL) for raw in examples.skim(LABEL))
+        return cls(examples, np.fromiter(found, np.int64))
 
     def __len__(self) -> int:
         return len(self.label_ids)

@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from components.examples import LABEL_ID
 from pipeline.config import TrainerConfig
-from pipeline.preprocessing import LABEL_ID, PIXELS
+from pipeline.preprocessing import PIXELS
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.devices import ONE_DEVICE, Devices
 from pipeline.training.features import PREDICT_BATCH, FeatureStore, LabelledExamples

@@ -24,13 +24,11 @@ class Setup:
 
     Attributes:
         config: the recipe.
-        labels: the classes.
         train: the split to fit.
         evaluation: the split that early stopping looks at.
     """
 
     config: TrainerConfig
-    labels: list[str]
     train: TransformedExamples
     evaluation: TransformedExamples
 
@@ -40,10 +38,14 @@ class Setup:
         custom = fn_args.custom_config
         return cls(
             config=TrainerConfig(**custom["trainer"]),
-            labels=custom["labels"],
             train=TransformedExamples(fn_args.train_files, fn_args.transform_graph_path),
             evaluation=TransformedExamples(fn_args.eval_files, fn_args.transform_graph_path),
         )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes."""
+        return self.train.labels
 
     @property
     def files(self) -> list[str]:
@@ -61,8 +63,8 @@ class Setup:
         return Job(
             config=config,
             labels=self.labels,
-            train=LabelledExamples.read(self.train, self.labels),
-            evaluation=LabelledExamples.read(self.evaluation, self.labels),
+            train=LabelledExamples.read(self.train),
+            evaluation=LabelledExamples.read(self.evaluation),
             log_dir=log_dir,
             state_dir=state_dir,
             devices=devices,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from components.examples import serialized_examples
 from components.tflite_models import CALIBRATION_FILE
 from components.tflite_rewriter.choose import balanced_images, first_images
 from tests.conftest import Workspace
@@ -29,7 +30,7 @@ def graph(workspace: Workspace) -> Path:
 
 def records(patterns: list[str]) -> list[bytes]:
     files = sorted(tf.io.gfile.glob(patterns))
-    return list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
+    return list(serialized_examples(files).as_numpy_iterator())
 
 
 def write(folder: Path, content: list[bytes], files: int) -> list[str]:

@@ -54,9 +54,7 @@ def photos(workspace: Workspace) -> list[Image.Image]:
 def trained_on(classifier: Classifier) -> Callable[[bytes], NDArray[np.float32]]:
     """The transform that the training data went through."""
     contract = classifier.contract
-    config = {
-        "height": contract.height, "width": contract.width, "labels": list(contract.labels),
-    }  # fmt: skip
+    config = {"height": contract.height, "width": contract.width}
 
     @tf.function(input_signature=[tf.TensorSpec([1, 1], tf.string)])
     def transform(image: tf.Tensor) -> tf.Tensor:

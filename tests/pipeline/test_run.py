@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
 
+from components.examples import serialized_examples
 from components.tflite_models import TFLiteModelsFolder, sha256_of
 from components.tflite_rewriter.metadata import read_labels
 from components.verdict import Verdict, metric_value
@@ -222,10 +223,11 @@ def test_the_calibration_images_are_on_record_and_balanced(workspace: Workspace)
     folder = workspace.artifact("TFLiteRewriter", "tflite_models")
     calibration = json.loads((folder / "calibration.json").read_text())
     assert calibration["split"] == "train"
-    labels = {}
-    for file in (workspace.folder / "dataset" / "train").iterdir():
-        for record in tf.data.TFRecordDataset(str(file), "GZIP").as_numpy_iterator():
-            labels[feature(record, "image_id").decode()] = feature(record, "label")
+    files = list(map(str, (workspace.folder / "dataset" / "train").iterdir()))
+    labels = {
+        feature(record, "image_id").decode(): feature(record, "label")
+        for record in serialized_examples(files).as_numpy_iterator()
+    }
     chosen = [labels[image_id] for image_id in calibration["image_ids"]]
     assert (chosen.count(b"defective"), chosen.count(b"functional")) == (20, 20)
 
@@ -288,7 +290,7 @@ def saved_model(workspace: Workspace) -> tf.Module:
 
 def held_out_examples(workspace: Workspace) -> list[bytes]:
     files = sorted(map(str, Path(workspace.folder, "dataset", "test").iterdir()))
-    return list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
+    return list(serialized_examples(files).as_numpy_iterator())
 
 
 def feature(example: bytes, name: str) -> bytes:

@@ -58,7 +58,7 @@ def splits(
 
 
 def read(files: list[str], graph: Path) -> LabelledExamples:
-    return LabelledExamples.read(TransformedExamples(files, graph), LABELS)
+    return LabelledExamples.read(TransformedExamples(files, graph))
 
 
 @pytest.fixture

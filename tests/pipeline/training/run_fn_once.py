@@ -16,7 +16,7 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 
 from pipeline.config import TrainerConfig
 from pipeline.trainer import run_fn
-from tests.pipeline.training.conftest import LABELS, SIDE
+from tests.pipeline.training.conftest import SIDE
 
 
 def main(folder: Path, settings: str) -> None:
@@ -26,7 +26,6 @@ def main(folder: Path, settings: str) -> None:
         "height": SIDE,
         "width": SIDE,
         "max_side": 512,
-        "labels": list(LABELS),
         "checkpoints": str(folder / "checkpoints"),
         "trainer": TrainerConfig(**json.loads(settings)).model_dump(mode="json"),
     }
