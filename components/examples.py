@@ -75,9 +75,7 @@ class TransformedExamples:
             FileNotFoundError: no file matches.
             ValueError: the schema that the graph was made for lists no labels.
         """
-        self.files = sorted(f for pattern in file_patterns for f in tf.io.gfile.glob(pattern))
-        if not self.files:
-            raise FileNotFoundError(f"no examples at {', '.join(file_patterns)}")
+        self.files = example_files(file_patterns)
         self.transform = tft.TFTransformOutput(str(transform_graph))
         self.labels = labels_of(self.transform.raw_metadata.schema)
         self._label_ids = LabelIds(self.labels)
@@ -173,6 +171,18 @@ class TransformedExamples:
 
     def _serialized(self) -> tf.data.Dataset:
         return serialized_examples(self.files)
+
+
+def example_files(patterns: Sequence[str]) -> list[str]:
+    """The files that globs match, in order.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    if not files:
+        raise FileNotFoundError(f"no examples at {', '.join(patterns)}")
+    return files
 
 
 def serialized_examples(files: Sequence[str]) -> tf.data.Dataset:

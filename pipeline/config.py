@@ -344,7 +344,7 @@ class RunConfig(_Section):
     """Folder of the artifacts, the metadata store and the logs, in a subfolder by model name."""
 
 
-BeamStep = Literal["ImportExampleGen", "StatisticsGen", "Transform", "Evaluator", "TFLiteEvaluator"]
+BeamStep = Literal["StatisticsGen", "Transform", "Evaluator", "TFLiteEvaluator"]
 
 
 class BeamConfig(_Section):

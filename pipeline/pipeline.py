@@ -9,8 +9,6 @@ from typing import Any
 from tfx.components import (
     Evaluator,
     ExampleValidator,
-    ImportExampleGen,
-    StatisticsGen,
     Trainer,
     Transform,
     Tuner,
@@ -21,6 +19,8 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, trainer_pb2
 
 from components.edge_pusher.component import EdgePusher
+from components.import_example_gen.component import ImportExampleGen
+from components.statistics_gen.component import StatisticsGen
 from components.tflite_evaluator.component import TFLiteEvaluator
 from components.tflite_rewriter.component import TFLiteRewriter
 from pipeline import evaluation
@@ -66,8 +66,14 @@ def create_pipeline(
     size = {"height": config.image.height, "width": config.image.width}
 
     example_gen = ImportExampleGen(input_base=str(dataset.path), input_config=_splits())
-    statistics_gen = StatisticsGen(examples=example_gen.outputs["examples"])
     schema_gen = ImportSchemaGen(schema_file=str(dataset.schema_path))
+    statistics_gen = StatisticsGen(
+        examples=example_gen.outputs["examples"],
+        schema=schema_gen.outputs["schema"],
+        code_digest=code_digest(
+            "components.statistics_gen", "components.examples", "components.records"
+        ),
+    )
     example_validator = ExampleValidator(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )
@@ -184,8 +190,8 @@ def create_pipeline(
     )
     steps: list[BaseComponent] = [
         example_gen,
-        statistics_gen,
         schema_gen,
+        statistics_gen,
         example_validator,
         transform,
         *([tuner] if config.tuner.trials else []),

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from components.examples import TransformedExamples
+from components.examples import TransformedExamples, example_files
 from components.records import open_records, read_at, skim
 from components.tflite_rewriter.images import Images
 
@@ -65,7 +65,7 @@ def first_images(file_patterns: Sequence[str], transform_graph: Path, count: int
 
 def _places(file_patterns: Sequence[str]) -> Iterator[tuple[str, _Place]]:
     """Every image, with its label; no image is read."""
-    for file in _files(file_patterns):
+    for file in example_files(file_patterns):
         for record in skim(file, ("image_id", "label")):
             image_id, label = (record.features[name].decode() for name in ("image_id", "label"))
             yield label, _Place(image_id, file, record.offset)
@@ -91,10 +91,3 @@ def _read(file_patterns: Sequence[str], transform_graph: Path, chosen: Sequence[
         np.concatenate([batch["pixels"].numpy() for batch in batches]),
         np.concatenate([batch["label_id"].numpy() for batch in batches]),
     )
-
-
-def _files(file_patterns: Sequence[str]) -> list[str]:
-    files = sorted(f for pattern in file_patterns for f in tf.io.gfile.glob(pattern))
-    if not files:
-        raise FileNotFoundError(f"no examples at {', '.join(file_patterns)}")
-    return files

@@ -15,6 +15,7 @@ from pipeline.kubeflow.names import DATASET_DIGEST
 PLANNED: dict[str, tuple[str, ...]] = {
     "ImportExampleGen": ("input_base", DATASET_DIGEST),
     "ImportSchemaGen": ("schema_file", DATASET_DIGEST),
+    "StatisticsGen": ("code_digest",),
     "Transform": ("custom_config",),
     "Tuner": ("custom_config",),
     "Trainer": ("custom_config",),

@@ -31,6 +31,8 @@ from pipeline.kubeflow.invocation import ExecutorInput, main_of
 from pipeline.kubeflow.names import OUTPUTS_SPEC
 from pipeline.kubeflow.staging import map_artifacts, staged, unstaged
 
+# Those that read and write URIs as they are, beside TFX's own.
+REACHABLE = ("tfx.", "components.import_example_gen.", "components.statistics_gen.")
 LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "PrismRunner")
 
 
@@ -111,12 +113,12 @@ def _check_reachable(runner: str, executor: str, executor_input: ExecutorInput) 
     """Other machines see no folder of this pod: TFX's steps then work on `gs://` URIs as they are.
 
     Raises:
-        UserError: the step is not TFX's, or an artifact is elsewhere.
+        UserError: the step works on folders, or an artifact is elsewhere.
     """
     everything = (*executor_input.inputs.values(), *executor_input.outputs.values())
     uris = [artifact["uri"] for listed in everything for artifact in listed["artifacts"]]
     elsewhere = [uri for uri in uris if not uri.startswith("gs://")]
-    if elsewhere or not executor.startswith("tfx."):
+    if elsewhere or not executor.startswith(REACHABLE):
         raise UserError(
             f"--runner={runner}: its workers can't see {next(iter(elsewhere), 'local folders')}, "
             "which is staged in this pod; in the cluster a distributed runner takes a gs:// "

@@ -139,6 +139,7 @@ def test_other_code_changes_only_what_is_planned(
     monkeypatch.setattr(definition, "code_digest", lambda *modules: "other")
     difference = changed(before, settings(folder))
     assert {step for step, _ in difference} == {
+        "StatisticsGen",
         "Transform",
         "Tuner",
         "Trainer",

@@ -17,13 +17,13 @@ import tensorflow as tf
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList
 from tfx.components import Transform
 from tfx.components.evaluator.executor import Executor as EvaluatorExecutor
-from tfx.components.statistics_gen.executor import Executor as StatisticsGenExecutor
 from tfx.components.transform.executor import Executor as TransformExecutor
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.types import Artifact, channel_utils, standard_artifacts
 from tfx.types.artifact_utils import encode_split_names
 
+from components.statistics_gen.executor import Executor as StatisticsGenExecutor
 from pipeline.config import load_config
 from pipeline.data.dataset import SPLITS, Dataset
 from pipeline.pipeline import PREPROCESSING_FN, create_pipeline
@@ -165,15 +165,15 @@ def test_statistics_and_transformed_examples_are_the_same_on_another_engine(
     examples = made_by(workspace, "ImportExampleGen", "examples", standard_artifacts.Examples)
     schema = made_by(workspace, "ImportSchemaGen", "schema", standard_artifacts.Schema)
 
+    inputs = {"examples": examples, "schema": schema}
     described = [
-        do(steps["StatisticsGen"], StatisticsGenExecutor, {"examples": examples}, folder, args)
+        do(steps["StatisticsGen"], StatisticsGenExecutor, inputs, folder, args)
         for folder, args in ((tmp_path / "s1", here), (tmp_path / "s2", there))
     ]
     first, second = map(statistics, described)
     assert set(first) == set(SPLITS)
     assert first == second
 
-    inputs = {"examples": examples, "schema": schema}
     transformed = [
         do(steps["Transform"], TransformExecutor, inputs, folder, args)
         for folder, args in ((tmp_path / "t1", here), (tmp_path / "t2", there))

@@ -1,0 +1,1 @@
+"""Makes a dataset's TFRecords the Examples artifact of a run."""

@@ -1,0 +1,1 @@
+"""Describes the raw examples of each split."""
