@@ -43,21 +43,20 @@ def labels_of(schema: schema_pb2.Schema) -> tuple[str, ...]:
     raise ValueError(f"the schema has no string_domain, which lists the classes, for {LABEL!r}")
 
 
-class LabelIds(tf.Module):
+class LabelIds:
     """Looks labels up in the fixed list: string `[batch]` to int64 `[batch]`, -1 if unknown.
 
-    Not a TFT vocabulary, which is ordered by frequency: ids would move from run to run.
+    Not a TFT vocabulary, which is ordered by frequency: ids would move from run to run. Nor a hash
+    table, which a SavedModel would initialize, and a TFLite file made from it, too.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
-        super().__init__()
-        ids = tf.range(len(labels), dtype=tf.int64)
-        self._table = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(tf.constant(list(labels)), ids), UNKNOWN_LABEL
-        )
+        self._labels = list(labels)
 
     def __call__(self, names: tf.Tensor) -> tf.Tensor:
-        return self._table.lookup(names)
+        matches = tf.equal(names[:, tf.newaxis], tf.constant(self._labels)[tf.newaxis, :])
+        known = tf.reduce_any(matches, axis=1)
+        return tf.where(known, tf.argmax(matches, axis=1), tf.constant(UNKNOWN_LABEL, tf.int64))
 
 
 class TransformedExamples:
