@@ -112,7 +112,8 @@ def test_a_model_that_breaks_its_process_is_rejected(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pets = device(store, state, limits=Limits(trial_seconds=1))
+    # However slow this machine is, only what hangs takes longer than it may.
+    pets = device(store, state, limits=Limits(trial_seconds=1 if "hangs" in message else 60))
     release(store, models, 1)
     with monkeypatch.context() as patched:
         patched.setattr(sys, "executable", _shell(tmp_path / "python", program))
@@ -396,7 +397,7 @@ def test_a_floor_comes_from_when_metadata_was_signed(
     pets = device(store, state)
     pets.update()
     remembered = pets.folder.read()
-    assert remembered.floor - remembered.checked == pytest.approx(3 * DAY, abs=60)
+    assert remembered.floor - remembered.checked == pytest.approx(3 * DAY, abs=DAY / 10)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing", "no release.json"])
