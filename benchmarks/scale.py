@@ -1,9 +1,15 @@
-"""How ingest scales: time and memory for many photos, and beside bare decoding and hashing.
+"""How memory and time of the ingest, and of a run's steps, grow with the number of images.
 
-Runs on photos that it makes: `python -m benchmarks.scale --images 25000 100000`. Promised: ingest
-is at least 0.8 times as fast as bare processes that read, decode and hash the same files on all
-cores; for four times the images it takes at most 4.4 times as long, and 1.2 times the memory. The
-memory is that of the process and all its children, sampled ten times a second.
+    python -m benchmarks.scale [--images 25000 100000] [--width 64] [--height 64] [--classes 2]
+                               [--only-ingest]
+
+Promised, of the small photos that are the default: from 25,000 to 100,000 the peak of the ingest
+and of each step grows by at most 1.2 and stays under 3 GB (TFLiteRewriter: 4 GB), and ingest and
+run take at most 4.4 times as long. Ingest is at least 0.8 times as fast as bare processes that
+read, decode and hash the same files on all cores; that is of photos of a camera's size. A peak is
+the largest resident memory of the process tree, seen while the step ran. All steps but the
+conversions share one process, so that a peak holds the libraries of all, and what an earlier step
+left. Photos as large as a camera's web export are `--width 400 --height 300`: 40 KB each.
 """
 
 from __future__ import annotations
@@ -11,82 +17,225 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import os
+import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import psutil
 from PIL import Image
 from tabulate import tabulate
 
+from benchmarks.photos import Photos, write_photos
+from pipeline.config import load_config
 from pipeline.data.near_duplicates import perceptual_hash
+from pipeline.demo import make_registry
 
-CLASSES = 100
 AT_ONCE = 500  # photos
-SAMPLE_SECONDS = 0.1
+SAMPLE_SECONDS = 0.05
+SHOWN_LINES = 20  # of a run that failed
+SIDE = 32  # pixels that the network sees
+WHOLE_RUN = "the run"
+CONFIG = """\
+name = "scale"
+
+[data]
+path = "dataset"
+
+[image]
+height = {side}
+width = {side}
+
+[trainer]
+base_weights = "random"
+epochs = 1
+fine_tune_epochs = 0
+
+[rewriter]
+variants = ["float32"]
+
+[gate]
+min_accuracy = 0.0
+require = ["float32"]
+"""
+_RUNNING = re.compile(r"^  (\w+) +running$")
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a command took."""
+class Usage:
+    """What a step took.
+
+    Attributes:
+        seconds: of wall time.
+        peak: bytes of resident memory of the process tree.
+    """
 
     seconds: float
-    peak_mb: float
+    peak: int
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    """Prints the table, for the numbers of images and the size that the arguments name."""
+    """Runs the pipeline on each number of images; prints a table of the steps."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale")
-    parser.add_argument("--images", type=int, nargs="+", default=[2_500, 10_000])
-    parser.add_argument("--size", type=int, nargs=2, default=[320, 240], help="pixels")
+    parser.add_argument("--images", type=int, nargs="+", default=[25_000, 100_000])
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--height", type=int, default=64)
+    parser.add_argument("--classes", type=int, default=2)
+    parser.add_argument("--only-ingest", action="store_true", help="leave the run out")
     options = parser.parse_args(arguments)
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for images in options.images:
-            photos = Path(scratch) / f"photos-{images}"
-            make_photos(photos, images, tuple(options.size))
-            ingest = [sys.executable, "-m", "pipeline", "ingest", str(photos)]
-            cost = measured([*ingest, f"{scratch}/dataset-{images}"])
+    used = []
+    for count in options.images:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            made = Photos(count, options.classes, options.width, options.height)
+            photos = write_photos(made, folder / "photos")
+            taken = {"ingest": ingest(photos, folder)}
             bare = bare_seconds(photos)
-            rows.append([images, cost.seconds, bare, bare / cost.seconds, cost.peak_mb])
-    headers = ["images", "ingest s", "bare s", "bare / ingest", "peak MB"]
-    print(tabulate(rows, headers, floatfmt=".2f"))
-    if len(rows) > 1:
-        (_, first, *_, small), (_, last, *_, large) = rows[0], rows[-1]
-        print(
-            f"{rows[-1][0] / rows[0][0]:.1f} times the images: {last / first:.2f} times as long, "
-            f"{large / small:.2f} times the memory"
+            print(
+                f"{count:,} images: ingest {bare / taken['ingest'].seconds:.2f} times as fast as "
+                f"bare decoding and hashing ({bare:.1f} s)",
+                flush=True,
+            )
+            used.append(taken if options.only_ingest else {**taken, **run_pipeline(folder)})
+    print(steps_table(options.images, used), flush=True)
+
+
+def ingest(photos: Path, folder: Path) -> Usage:
+    """Ingests photos into `folder/dataset`; returns what that took."""
+    command = [sys.executable, "-m", "pipeline", "ingest", str(photos), str(folder / "dataset")]
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    with sampled(process.pid) as sampler:
+        process.wait()
+    if process.returncode:
+        raise SystemExit("the ingest failed")
+    return Usage(time.monotonic() - started, sampler.usages()["starting"].peak)
+
+
+def steps_table(images: Sequence[int], used: Sequence[Mapping[str, Usage]]) -> str:
+    """A row a step: its peak and its time for each number of images, and the last by the first."""
+    headers = ["step", *(f"{n:,}: MB" for n in images), "ratio", *(f"{n:,}: s" for n in images)]
+    rows = []
+    for step in used[0]:
+        taken = [each[step] for each in used]
+        peaks, seconds = [each.peak for each in taken], [each.seconds for each in taken]
+        rows.append(
+            [
+                step,
+                *(f"{peak / 1e6:,.0f}" for peak in peaks),
+                f"{peaks[-1] / peaks[0]:.2f}",
+                *(f"{each:.1f}" for each in seconds),
+                f"{seconds[-1] / seconds[0]:.2f}",
+            ]
         )
+    return tabulate(rows, headers=[*headers, "ratio"], tablefmt="plain", disable_numparse=True)
 
 
-def make_photos(folder: Path, images: int, size: tuple[int, int]) -> None:
-    """Writes JPEGs of a size in pixels (width, height), in class folders; no two are alike."""
-    for number in range(CLASSES):
-        (folder / f"class-{number:03}").mkdir(parents=True)
-    starts = range(0, images, AT_ONCE)
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        parts = [(folder, first, min(AT_ONCE, images - first), size) for first in starts]
-        list(pool.map(_make_some, parts))
+def run_pipeline(folder: Path) -> dict[str, Usage]:
+    """Runs all steps on `folder/dataset`; returns what each took, and the whole run.
+
+    Raises:
+        SystemExit: the run failed.
+    """
+    (folder / "scale.toml").write_text(CONFIG.format(side=SIDE))
+    root = folder / "keys" / "root.json"
+    settings = [f"registry.location={folder / 'registry'}", f"registry.root={root}"]
+    make_registry(load_config(folder / "scale.toml", settings))
+    command = [sys.executable, "-u", "-m", "pipeline", "run", "--config", "scale.toml"]
+    command += [part for setting in settings for part in ("--set", setting)]
+    started = time.monotonic()
+    # As here, so that it is this code that runs.
+    paths = os.pathsep.join([str(Path.cwd()), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    said: list[str] = []
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        with sampled(process.pid) as sampler:
+            for line in process.stdout:
+                said.append(line)
+                if found := _RUNNING.match(line.rstrip()):
+                    sampler.enter(found[1])
+    if process.returncode:
+        raise SystemExit("".join(["the run failed:\n", *said[-SHOWN_LINES:]]))
+    usages = sampler.usages()
+    whole = Usage(time.monotonic() - started, max(usage.peak for usage in usages.values()))
+    return {**usages, WHOLE_RUN: whole}
 
 
-def _make_some(part: tuple[Path, int, int, tuple[int, int]]) -> None:
-    folder, first, images, size = part
-    random = np.random.default_rng(first)
-    for number in range(first, first + images):
-        cells = random.integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
-        picture = Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC)
-        picture.save(folder / f"class-{number % CLASSES:03}" / f"{number:07}.jpg", quality=90)
+class Sampler:
+    """Watches the memory of a process and its children, step by step."""
+
+    def __init__(self, pid: int) -> None:
+        self._root = psutil.Process(pid)
+        self._steps = [("starting", time.monotonic())]
+        self._peaks = {"starting": 0}
+
+    def enter(self, step: str) -> None:
+        """Counts what follows for another step."""
+        self._peaks[step] = 0
+        self._steps.append((step, time.monotonic()))
+
+    def sample(self) -> None:
+        """Looks once."""
+        step, _ = self._steps[-1]
+        self._peaks[step] = max(self._peaks[step], self._resident())
+
+    def usages(self) -> dict[str, Usage]:
+        """What each step took; the last of them until now."""
+        ends = [*(started for _, started in self._steps[1:]), time.monotonic()]
+        return {
+            step: Usage(end - started, self._peaks[step])
+            for (step, started), end in zip(self._steps, ends, strict=True)
+        }
+
+    def _resident(self) -> int:
+        total = 0
+        try:
+            for process in (self._root, *self._root.children(recursive=True)):
+                total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            # Ended meanwhile: what was seen of the others counts.
+            pass
+        return total
+
+
+@contextmanager
+def sampled(pid: int) -> Iterator[Sampler]:
+    """Watches a process until the end of the block."""
+    sampler = Sampler(pid)
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(SAMPLE_SECONDS):
+            sampler.sample()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield sampler
+    finally:
+        done.set()
+        thread.join()
 
 
 def bare_seconds(photos: Path) -> float:
-    """Seconds for reading, decoding and hashing the photos in processes, and nothing else."""
+    """Seconds for reading, decoding and hashing photos in processes, and nothing else."""
     files = [str(path) for path in sorted(photos.glob("*/*"))]
     started = time.monotonic()
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
@@ -103,30 +252,6 @@ def _decode_and_hash(files: Sequence[str]) -> int:
             hashlib.sha256(image.tobytes()).digest()
             perceptual_hash(image)
     return len(files)
-
-
-def measured(command: Sequence[str]) -> Cost:
-    """Runs a command; its seconds, and the peak of the resident memory of all its processes."""
-    started = time.monotonic()
-    peak = 0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        root = psutil.Process(process.pid)
-        while process.poll() is None:
-            peak = max(peak, _resident(root))
-            time.sleep(SAMPLE_SECONDS)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return Cost(time.monotonic() - started, peak / 1e6)
-
-
-def _resident(root: psutil.Process) -> int:
-    total = 0
-    try:
-        for process in (root, *root.children(recursive=True)):
-            total += process.memory_info().rss
-    except psutil.Error:
-        pass  # one ended meanwhile: the next sample has the others
-    return total
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def test_steps_run_as_nobody_on_a_read_only_file_system(
     cluster = prepared.elsewhere(tmp_path, lambda pod, log: run(in_image(image, pod), log))
     done = cluster.run(prepared.pipeline, ROOT, until="ImportExampleGen")
     assert not done.failed, done.tasks[done.failed[0]].log[-3000:]
-    assert any(cluster.artifact(done, "ImportExampleGen", "examples").rglob("*.gz"))
+    assert any(cluster.artifact(done, "ImportExampleGen", "examples").rglob("*.tfrecord"))
 
 
 def test_a_step_has_no_rights_and_nowhere_to_write_but_tmp(
