@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 import components.report
 from pipeline.data import histograms, thumbnails
 from pipeline.data.advice import percent, quoted, wide
-from pipeline.data.dataset import SPLITS
+from pipeline.data.dataset import PAGE_FILE, SPLITS
 from pipeline.data.histograms import Histogram
 from pipeline.data.image_table import MAX_VALUES, ImageTable, SliceCounts
 
-PAGE_FILE = "data.html"
 SAMPLED_CLASSES = 36  # the smallest ones
 SAMPLES = 216  # pictures on the sample sheets, and of these
 SAMPLES_OF_A_CLASS = (6, 18)  # at least and at most

@@ -22,6 +22,7 @@ from pyarrow import parquet
 
 from pipeline.data import page, thumbnails
 from pipeline.data.advice import advise
+from pipeline.data.dataset import PAGE_FILE
 from pipeline.data.image_table import MAX_VALUES, ImageTable, dominant
 from pipeline.data.tfrecords import RecordError
 from tests.pipeline.data.finished import Photo, columns, encoded, finish, labels_of
@@ -278,9 +279,9 @@ def test_a_large_dataset_has_a_page_of_bounded_size_in_bounded_memory(tmp_path: 
     assert tracemalloc.get_traced_memory()[1] < 200 * rows
     tracemalloc.stop()
     assert pa.total_allocated_bytes() - allocated < MEGABYTE
-    assert (folder / page.PAGE_FILE).stat().st_size < 5 * MEGABYTE
+    assert (folder / PAGE_FILE).stat().st_size < 5 * MEGABYTE
     assert max(map(len, warnings)) < 500
-    assert f"{len(table.kept):,} images of 1,000 classes" in (folder / page.PAGE_FILE).read_text()
+    assert f"{len(table.kept):,} images of 1,000 classes" in (folder / PAGE_FILE).read_text()
 
 
 def test_a_key_with_a_value_for_each_image_is_counted_only_so_far(tmp_path: Path) -> None:
