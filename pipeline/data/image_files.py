@@ -98,8 +98,8 @@ def _read(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
                 f"image bomb: {width}x{height} is above the limit of {max_pixels} pixels"
             )
 
-    # Pillow's own limit is one for the whole process and half ours: one number shall decide.
-    Image.MAX_IMAGE_PIXELS = max_pixels
+    # Pillow's own limit is one for the whole process and half ours: here, ours shall decide.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
     try:
         return read_image(io.BytesIO(data), check_size)
     except BadImageError:
@@ -110,6 +110,8 @@ def _read(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
         raise BadImageError(f"image bomb: {error}") from error
     except Exception as error:  # see normalise
         raise BadImageError(f"cannot be decoded: {error}") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _changes(image: Image.Image, data: bytes, max_side: int) -> list[str]:
