@@ -52,14 +52,6 @@ def file_digest(path: str) -> str:
     return sha256_of(file) if file.is_file() else ""
 
 
-def files_digest(folder: Path) -> str:
-    """The SHA-256, in hex, over the names and contents of every file below a folder."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_of(file)}\n".encode())
-    return digest.hexdigest()
-
-
 def tree_digest(path: str) -> str:
     """The SHA-256, in hex, of a file, or of all that is in a folder; empty where there is none."""
     root = Path(path)
