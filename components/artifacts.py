@@ -12,6 +12,15 @@ class TFLiteModels(Artifact):
     TYPE_NAME = "components.TFLiteModels"
 
 
+class Predictions(Artifact):
+    """`<uri>/predictions.json`, and what every model said of each example of a split.
+
+    See `components.predictions` for the content.
+    """
+
+    TYPE_NAME = "components.Predictions"
+
+
 class TFLiteVerdict(Artifact):
     """`<uri>/verdict.json`, what every variant measured against the gate, and `<uri>/report.html`.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -59,6 +60,44 @@ class LabelIds:
         return tf.where(known, tf.argmax(matches, axis=1), tf.constant(UNKNOWN_LABEL, tf.int64))
 
 
+class ExampleTransform:
+    """Makes features of serialized raw examples, by the transform graph and the labels it knows."""
+
+    def __init__(self, transform_graph: Path | str) -> None:
+        """Loads the graph (`output`) and the class names in their order (`labels`).
+
+        Args:
+            transform_graph: folder of a TransformGraph artifact.
+
+        Raises:
+            ValueError: the schema that the graph was made for lists no labels.
+        """
+        self.output = tft.TFTransformOutput(str(transform_graph))
+        self.labels = labels_of(self.output.raw_metadata.schema)
+        self.raw_spec = self.output.raw_feature_spec()
+        self._label_ids = LabelIds(self.labels)
+        self._layer = self.output.transform_features_layer()
+
+    def __call__(
+        self, serialized: tf.Tensor, raw_features: Sequence[str] = ()
+    ) -> dict[str, tf.Tensor]:
+        """The transformed features of serialized examples, string `[batch]`, and some raw ones."""
+        raw = tf.io.parse_example(serialized, self.raw_spec)
+        features = self._layer(raw)
+        passed_on = {name: tf.reshape(raw[name], [-1]) for name in raw_features}
+        return {**features, LABEL_ID: self._label_ids(features[LABEL]), **passed_on}
+
+    def batches(
+        self, serialized: tf.data.Dataset, batch_size: int, raw_features: Sequence[str] = ()
+    ) -> tf.data.Dataset:
+        """Yields a dict of features a batch of serialized examples, string `[]`, in order.
+
+        Among the transformed are `pixels`, float32 `[batch, height, width, 3]` in [0, 1], and
+        `label_id`, int64 `[batch]`, which is -1 for a name that is not among the labels.
+        """
+        return _mapped(serialized.batch(batch_size), lambda batch: self(batch, raw_features))
+
+
 class TransformedExamples:
     """The examples of one split, transformed on the way."""
 
@@ -75,11 +114,9 @@ class TransformedExamples:
             ValueError: the schema that the graph was made for lists no labels.
         """
         self.files = example_files(file_patterns)
-        self.transform = tft.TFTransformOutput(str(transform_graph))
-        self.labels = labels_of(self.transform.raw_metadata.schema)
-        self._label_ids = LabelIds(self.labels)
-        self._raw_spec = self.transform.raw_feature_spec()
-        self._layer = self.transform.transform_features_layer()
+        self._transform = ExampleTransform(transform_graph)
+        self.transform = self._transform.output
+        self.labels = self._transform.labels
 
     def batches(
         self,
@@ -89,10 +126,7 @@ class TransformedExamples:
         raw_features: Sequence[str] = (),
         cut: Cut = _uncut,
     ) -> tf.data.Dataset:
-        """Yields a dict of features a batch, in order: the transformed and, by name, some raw ones.
-
-        Among the transformed are `pixels`, float32 `[batch, height, width, 3]` in [0, 1], and
-        `label_id`, int64 `[batch]`, which is -1 for a name that is not among the labels.
+        """Yields a dict of features a batch, in order, as `ExampleTransform.batches`.
 
         Args:
             batch_size: in examples; the last batch may be smaller.
@@ -100,14 +134,8 @@ class TransformedExamples:
             raw_features: names of raw features to pass on, string `[batch]` each.
             cut: what becomes of the batches before they are decoded.
         """
-
-        def transform(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-            raw = tf.io.parse_example(serialized, self._raw_spec)
-            passed_on = {name: tf.reshape(raw[name], [-1]) for name in raw_features}
-            return {**self._transformed(raw), **passed_on}
-
         batches = cut(self._serialized().skip(skip).batch(batch_size))
-        return batches.map(transform, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+        return _mapped(batches, lambda batch: self._transform(batch, raw_features))
 
     def epochs(
         self, batch_size: int, first: int, last: int, seed: int, *, cut: Cut = _uncut
@@ -138,11 +166,10 @@ class TransformedExamples:
         def transform(
             indices: tf.Tensor, epoch: tf.Tensor, serialized: tf.Tensor
         ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-            features = self._transformed(tf.io.parse_example(serialized, self._raw_spec))
-            return indices, epoch, features
+            return indices, epoch, self._transform(serialized)
 
         batches = reduce(tf.data.Dataset.concatenate, map(one_epoch, range(first, last)))
-        return batches.map(transform, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+        return _mapped(batches, transform)
 
     def skim(self, *names: str) -> Iterator[Mapping[str, bytes]]:
         """Yields raw bytes features of each example, in the order of `batches`.
@@ -157,19 +184,12 @@ class TransformedExamples:
             for record in skim(file, names):
                 yield record.features
 
-    def raw(self, feature: str) -> Iterator[bytes]:
-        """Yields one raw feature of each example, in the order of `batches`."""
-        spec = {feature: self._raw_spec[feature]}
-        for serialized in self._serialized():
-            value: bytes = tf.io.parse_single_example(serialized, spec)[feature].numpy().item()
-            yield value
-
-    def _transformed(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        features = self._layer(raw)
-        return {**features, LABEL_ID: self._label_ids(features[LABEL])}
-
     def _serialized(self) -> tf.data.Dataset:
         return serialized_examples(self.files)
+
+
+def _mapped(batches: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    return batches.map(function, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
 
 def example_files(patterns: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import google_crc32c
 import tensorflow as tf
 
 GZIP_SUFFIX = ".gz"
@@ -22,7 +23,8 @@ GZIP_SUFFIX = ".gz"
 # https://www.tensorflow.org/tutorials/load_data/tfrecord: length, masked CRC of the length, then
 # the data and its masked CRC.
 _HEADER = struct.Struct("<QI")
-_FOOTER_BYTES = 4
+_FOOTER = struct.Struct("<I")
+_MASK_DELTA = 0xA282EAD8
 
 # https://protobuf.dev/programming-guides/encoding: the tags of length-delimited fields 1 and 2.
 _FIELD_1 = 0x0A
@@ -87,9 +89,25 @@ def skim(file: str, names: Collection[str]) -> Iterator[Skimmed]:
                 opened.seek(start)
                 features = _parsed(_exactly(opened, length, file, offset), names, file, offset)
             opened.seek(start + length)
-            _exactly(opened, _FOOTER_BYTES, file, offset)
+            _exactly(opened, _FOOTER.size, file, offset)
             yield Skimmed(offset, features)
-            offset = start + length + _FOOTER_BYTES
+            offset = start + length + _FOOTER.size
+
+
+def next_record(opened: BinaryIO, file: str) -> bytes:
+    """Reads the record where a file stands, and checks it by its checksum.
+
+    Raises:
+        ValueError: there is no whole record, or it is damaged.
+    """
+    offset = opened.tell()
+    length = _length(opened.read(_HEADER.size), file, offset)
+    record = _exactly(opened, length, file, offset)
+    (expected,) = _FOOTER.unpack(_exactly(opened, _FOOTER.size, file, offset))
+    crc = google_crc32c.value(record)
+    if expected != ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF:
+        raise ValueError(f"{file}: the record at byte {offset} is damaged: its checksum differs")
+    return record
 
 
 def read_at(opened: BinaryIO, offset: int) -> bytes:

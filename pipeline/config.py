@@ -344,7 +344,7 @@ class RunConfig(_Section):
     """Folder of the artifacts, the metadata store and the logs, in a subfolder by model name."""
 
 
-BeamStep = Literal["StatisticsGen", "Transform", "Evaluator", "TFLiteEvaluator"]
+BeamStep = Literal["StatisticsGen", "Transform", "Evaluator", "TFLitePredictor"]
 
 
 class BeamConfig(_Section):
@@ -370,6 +370,7 @@ KubeflowStep = Literal[
     "Trainer",
     "Evaluator",
     "TFLiteRewriter",
+    "TFLitePredictor",
     "TFLiteEvaluator",
     "Report",
     "EdgePusher",

@@ -22,6 +22,7 @@ from components.edge_pusher.component import EdgePusher
 from components.import_example_gen.component import ImportExampleGen
 from components.statistics_gen.component import StatisticsGen
 from components.tflite_evaluator.component import TFLiteEvaluator
+from components.tflite_predictor.component import TFLitePredictor
 from components.tflite_rewriter.component import TFLiteRewriter
 from pipeline import evaluation
 from pipeline.config import Config
@@ -139,7 +140,8 @@ def create_pipeline(
         variants=config.rewriter.variants,
         timeout=config.rewriter.timeout,
         calibration_images=config.rewriter.calibration_images,
-        max_drop=gate.max_drop,
+        # Only one variant is made by it; the others are not made anew when it changes.
+        max_drop=gate.max_drop if "int8_selective" in config.rewriter.variants else 0.0,
         code_digest=code_digest(
             "edgeline.contract",
             "edgeline.image_files",
@@ -152,14 +154,30 @@ def create_pipeline(
             "components.records",
         ),
     )
-    tflite_evaluator = TFLiteEvaluator(
+    predictor = TFLitePredictor(
         examples=example_gen.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         model=trainer.outputs["model"],
         tflite_models=rewriter.outputs["tflite_models"],
-        model_run=trainer.outputs["model_run"],
         split=gate.split,
         slice_keys=dataset.slice_keys,
+        registry=config.registry.location,
+        connection=config.registry.connection,
+        baseline_digest=baseline_digest,
+        code_digest=code_digest(
+            "edgeline",
+            "components.tflite_predictor",
+            "components.predictions",
+            "components.report",
+            "components.examples",
+            "components.records",
+        ),
+    )
+    tflite_evaluator = TFLiteEvaluator(
+        predictions=predictor.outputs["predictions"],
+        tflite_models=rewriter.outputs["tflite_models"],
+        model_run=trainer.outputs["model_run"],
+        split=gate.split,
         min_accuracy=gate.min_accuracy,
         max_drop=gate.max_drop,
         gate=gate.model_dump(
@@ -167,18 +185,15 @@ def create_pipeline(
         ),
         require=gate.require,
         publish=gate.publish,
-        registry=config.registry.location,
-        connection=config.registry.connection,
         model_name=config.name,
-        baseline_digest=baseline_digest,
         inputs_digest=inputs_digest(config, dataset),
         code_digest=code_digest(
             "edgeline",
             "components.tflite_evaluator",
+            "components.predictions",
+            "components.metrics",
             "components.report",
             "components.verdict",
-            "components.examples",
-            "components.records",
         ),
     )
     pusher = EdgePusher(
@@ -198,6 +213,7 @@ def create_pipeline(
         trainer,
         evaluator,
         rewriter,
+        predictor,
         tflite_evaluator,
         pusher,
     ]

@@ -1,11 +1,7 @@
-"""Judges every variant of a model, and writes the verdict and the report.
-
-The order: predict once with every model, have TFMA measure, hold the figures against the gate.
-"""
+"""Judges every variant of a model by what it predicted, and writes the verdict and the report."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,15 +9,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from PIL import Image
-
-from components.examples import TransformedExamples
-from components.report.report import THUMBNAILS, ReportData, lost_examples, render
-from components.tflite_evaluator.baseline import Baseline, load_baseline
+from components.predictions import FLOAT, Predictions
+from components.report.report import ReportData, render
 from components.tflite_evaluator.gate import Gate
 from components.tflite_evaluator.judge import check_classes, judge_float, judge_variant
 from components.tflite_evaluator.measure import measure
-from components.tflite_evaluator.predict import FLOAT, Predictions, predict
 from components.tflite_evaluator.record import (
     images_by_slice,
     recorded,
@@ -39,17 +31,13 @@ from components.verdict import (
     Policy,
     Verdict,
 )
-from edgeline.registry.store import Connection
-
-THUMBNAIL_SIDE = 96  # pixels
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What is judged, and on what."""
 
-    examples: TransformedExamples
-    saved_model: Path
+    predictions: Predictions
     models: TFLiteModelsFolder
     model_run: Path  # with the Trainer's history.json
 
@@ -59,15 +47,10 @@ class Settings:
     """How it is judged; see the component."""
 
     split: str
-    slice_keys: tuple[str, ...]
     gate: Gate
     policy: Policy
-    registry: str
-    connection: Connection
     model_name: str
-    baseline_digest: str
     inputs_digest: str
-    beam_args: tuple[str, ...]
 
 
 def evaluate(inputs: Inputs, settings: Settings, output: Path) -> Verdict:
@@ -78,54 +61,41 @@ def evaluate(inputs: Inputs, settings: Settings, output: Path) -> Verdict:
 
     Raises:
         SplitError: the split has no example of some class, or one of an unknown class.
-        BaselineError: the deployed release has other classes.
-        edgeline.errors.RegistryError: the deployed release is missing or damaged.
     """
-    contract = inputs.models.contract
-    baseline = load_baseline(
-        settings.registry, settings.connection, settings.baseline_digest, contract.labels
-    )
-    predictions = predict(
-        inputs.examples,
-        inputs.saved_model,
-        {m.variant: inputs.models.path(m) for m in inputs.models.models if m.error is None},
-        contract,
-        settings.slice_keys,
-        baseline,
-    )
-    check_classes(predictions.label_ids, settings.split, contract.labels)
-    measured = measure(predictions, contract.labels, settings.beam_args)
+    predictions, labels = inputs.predictions, inputs.models.contract.labels
+    check_classes(predictions.label_ids, settings.split, labels)
+    measured = measure(predictions, labels)
     verdict = Verdict(
         split=settings.split,
         examples=len(predictions.label_ids),
         float_model=judge_float(measured, settings.gate),
         variants=tuple(
-            judge_variant(model, predictions, measured, settings.gate, baseline)
+            judge_variant(model, predictions, measured, settings.gate)
             for model in inputs.models.models
         ),
         policy=settings.policy,
-        deployed=Deployed(baseline.tag, baseline.digest) if baseline else None,
+        deployed=_deployed(predictions),
         inputs_digest=settings.inputs_digest,
     )
     images = images_by_slice(predictions.slices)
     (output / VERDICT_FILE).write_bytes(recorded(verdict, images).to_json())
     write_checks(verdict, images, output / CHECKS_FILE)
-    data = _report_data(inputs, settings, predictions, verdict, baseline)
+    data = _report_data(inputs, settings, verdict)
     write_confusion(data.probabilities, data.label_ids, data.labels, output / CONFUSION_FILE)
     (output / REPORT_FILE).write_text(render(data), encoding="utf-8")
     return verdict
 
 
-def _report_data(
-    inputs: Inputs,
-    settings: Settings,
-    predictions: Predictions,
-    verdict: Verdict,
-    baseline: Baseline | None,
-) -> ReportData:
-    labels = inputs.models.contract.labels
+def _deployed(predictions: Predictions) -> Deployed | None:
+    release = predictions.deployed_release
+    return Deployed(release.tag, release.digest) if release else None
+
+
+def _report_data(inputs: Inputs, settings: Settings, verdict: Verdict) -> ReportData:
+    predictions, labels = inputs.predictions, inputs.models.contract.labels
     counts = Counter(predictions.label_ids.tolist())
-    deployed = f"{baseline.tag} {baseline.digest}" if baseline else "none yet: nothing to compare"
+    release = verdict.deployed
+    deployed = f"{release.tag} {release.digest}" if release else "none yet: nothing to compare"
     return ReportData(
         name=settings.model_name,
         labels=labels,
@@ -135,7 +105,7 @@ def _report_data(
         image_ids=predictions.image_ids,
         slices=predictions.slices,
         probabilities={FLOAT: predictions.float_model, **predictions.variants},
-        thumbnails=_thumbnails(inputs.examples, predictions),
+        thumbnails=predictions.thumbnails,
         history=_history(inputs.model_run),
         data_summary={settings.split: {label: counts[i] for i, label in enumerate(labels)}},
         lineage={
@@ -145,28 +115,6 @@ def _report_data(
             "tfx": version("tfx"),
         },
     )
-
-
-def _thumbnails(examples: TransformedExamples, predictions: Predictions) -> dict[int, bytes]:
-    """Small pictures of the images that a variant gets wrong and the float model gets right."""
-    wanted: set[int] = set()
-    for said in predictions.variants.values():
-        wanted.update(
-            lost_examples(predictions.label_ids, predictions.float_model, said, THUMBNAILS)
-        )
-    return {
-        index: _thumbnail(image)
-        for index, image in enumerate(examples.raw("image"))
-        if index in wanted
-    }
-
-
-def _thumbnail(image: bytes) -> bytes:
-    picture = Image.open(io.BytesIO(image))
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=80)
-    return file.getvalue()
 
 
 def _history(model_run: Path) -> Mapping[str, Sequence[float]]:

@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from tfx import types
-from tfx.dsl.components.base import base_beam_executor
+from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
-from tfx.utils import io_utils, path_utils
 
-from components.examples import TransformedExamples
-from components.registry import connection_from_text
+from components.predictions import load_predictions
 from components.tflite_evaluator.evaluate import Inputs, Settings, evaluate
 from components.tflite_evaluator.gate import Gate
 from components.tflite_models import TFLiteModelsFolder
 from components.verdict import RUN_PROPERTY, Policy
 
 
-class Executor(base_beam_executor.BaseBeamExecutor):
+class Executor(base_executor.BaseExecutor):
     """Hands the artifacts' folders and the settings to `evaluate`."""
 
     def Do(  # noqa: N802
@@ -33,7 +31,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         verdict = artifact_utils.get_single_instance(output_dict["verdict"])
         settings = Settings(
             split=exec_properties["split"],
-            slice_keys=tuple(json.loads(exec_properties["slice_keys"])),
             gate=Gate(
                 min_accuracy=exec_properties["min_accuracy"],
                 max_drop=exec_properties["max_drop"],
@@ -42,20 +39,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             policy=Policy(
                 tuple(json.loads(exec_properties["require"])), exec_properties["publish"]
             ),
-            registry=exec_properties["registry"],
-            connection=connection_from_text(exec_properties["connection"]),
             model_name=exec_properties["model_name"],
-            baseline_digest=exec_properties["baseline_digest"],
             inputs_digest=exec_properties["inputs_digest"],
-            beam_args=tuple(self._beam_pipeline_args or ()),
         )
-        split_uri = artifact_utils.get_split_uri(input_dict["examples"], settings.split)
         evaluate(
             Inputs(
-                examples=TransformedExamples(
-                    [io_utils.all_files_pattern(split_uri)], inputs["transform_graph"].uri
-                ),
-                saved_model=Path(path_utils.serving_model_path(inputs["model"].uri)),
+                predictions=load_predictions(Path(inputs["predictions"].uri)),
                 models=TFLiteModelsFolder.load(Path(inputs["tflite_models"].uri)),
                 model_run=Path(inputs["model_run"].uri),
             ),

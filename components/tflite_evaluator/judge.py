@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from components.tflite_evaluator.baseline import Baseline
+from components.predictions import FLOAT, Predictions
 from components.tflite_evaluator.gate import Gate
 from components.tflite_evaluator.measure import Measured
 from components.tflite_evaluator.paired import accuracy_drop, agreement
-from components.tflite_evaluator.predict import FLOAT, THREADS, Predictions
 from components.tflite_models import ModelFile
 from components.verdict import OVERALL, Check, VariantVerdict
 
@@ -60,7 +59,6 @@ def judge_variant(
     predictions: Predictions,
     measured: Mapping[str, Measured],
     gate: Gate,
-    baseline: Baseline | None,
 ) -> VariantVerdict:
     """Judges one variant by every threshold.
 
@@ -69,7 +67,6 @@ def judge_variant(
         predictions: of all models.
         measured: the metrics of those that gave predictions.
         gate: the thresholds.
-        baseline: the deployed release; None if there is none yet.
     """
     error = model.error or predictions.errors.get(model.variant)
     if error:
@@ -80,7 +77,7 @@ def judge_variant(
     checks = [
         *_absolute(of_variant, gate),
         *_against_float(model.variant, predictions, gate),
-        *_against_deployed(model.variant, predictions, gate, baseline),
+        *_against_deployed(model.variant, predictions, gate),
         *_budgets(model, predictions, gate),
     ]
     return VariantVerdict(
@@ -92,7 +89,7 @@ def judge_variant(
             "p50": _latency(model.variant, predictions, 50),
             "p95": _latency(model.variant, predictions, 95),
         },
-        threads=THREADS,
+        threads=predictions.threads,
         confusion=of_variant.confusion,
     )
 
@@ -129,13 +126,12 @@ def _against_float(variant: str, predictions: Predictions, gate: Gate) -> Iterat
     yield Check("agreement", OVERALL, agreement(said, reference), gate.min_agreement)
 
 
-def _against_deployed(
-    variant: str, predictions: Predictions, gate: Gate, baseline: Baseline | None
-) -> Iterator[Check]:
-    if baseline is None:
+def _against_deployed(variant: str, predictions: Predictions, gate: Gate) -> Iterator[Check]:
+    release = predictions.deployed_release
+    if release is None:
         return
-    counterpart = baseline.counterpart(variant)
-    name = f"accuracy drop against {baseline.tag} {counterpart}"
+    counterpart = release.counterpart(variant)
+    name = f"accuracy drop against {release.tag} {counterpart}"
     if counterpart not in predictions.deployed:
         # A deployed model that no longer gives numbers is no reason to keep it.
         yield Check(f"{name} (which fails)", OVERALL, 0.0)

@@ -57,7 +57,7 @@ RETRIES = 2
 # be longer than any step takes.
 RETRIED_FOR = "2592000s"  # 30 days
 READS_DATA = (PLAN, "ImportExampleGen", "ImportSchemaGen", "Tuner", "Trainer")
-READS_REGISTRY = (PLAN, "TFLiteEvaluator", PUSHER)
+READS_REGISTRY = (PLAN, "TFLitePredictor", PUSHER)
 SIGNS = (PLAN, PUSHER)
 
 _IMAGE = re.compile(r"[a-z0-9]([\w.:/-]*[\w-])?(@sha256:[0-9a-f]{64})?", re.ASCII)

@@ -21,16 +21,8 @@ PLANNED: dict[str, tuple[str, ...]] = {
     "Trainer": ("custom_config",),
     "Evaluator": ("eval_config",),
     "TFLiteRewriter": ("max_drop", "code_digest"),
-    "TFLiteEvaluator": (
-        "slice_keys",
-        "min_accuracy",
-        "max_drop",
-        "gate",
-        "registry",
-        "baseline_digest",
-        "inputs_digest",
-        "code_digest",
-    ),
+    "TFLitePredictor": ("slice_keys", "registry", "baseline_digest", "code_digest"),
+    "TFLiteEvaluator": ("min_accuracy", "max_drop", "gate", "inputs_digest", "code_digest"),
     "EdgePusher": ("registry", "channel", "origin"),
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from components.tflite_evaluator.baseline import Baseline
+from components.predictions import DeployedRelease, Predictions
 from components.tflite_evaluator.gate import Gate
 from components.tflite_evaluator.judge import (
     SplitError,
@@ -18,10 +18,8 @@ from components.tflite_evaluator.judge import (
 )
 from components.tflite_evaluator.measure import Measured
 from components.tflite_evaluator.paired import accuracy_drop, agreement
-from components.tflite_evaluator.predict import Predictions
 from components.tflite_models import ModelFile
 from components.verdict import OVERALL, Policy, VariantVerdict, Verdict
-from edgeline.contract import PreprocessingContract
 
 LABELS = ("functional", "defective")
 LABEL_IDS = np.array([0, 1] * 50)
@@ -49,20 +47,15 @@ def predictions(
         variants={"float16": saying(LABEL_IDS, variant_wrong)},
         seconds={"float16": np.full(100, 0.002), "float32": np.full(100, 0.001)},
         deployed=deployed,
+        deployed_release=DEPLOYED if deployed else None,
     )
 
 
-BASELINE = Baseline(
-    tag="v3",
-    digest="sha256:aa",
-    contract=PreprocessingContract(height=8, width=8, max_side=512, labels=LABELS),
-    models={"float16": b""},
-    default="float16",
-)
+DEPLOYED = DeployedRelease("v3", "sha256:aa", ("float16",), default="float16")
 
 
 def measured(made_up: Predictions, said: NDArray[np.float32]) -> Measured:
-    """The metrics the cases below need; that TFMA computes the same is test_measure's."""
+    """The metrics the cases below need; that they are computed so is test_measure's."""
     right = said.argmax(axis=1) == LABEL_IDS
     overall = {
         "accuracy": float(right.mean()),
@@ -84,13 +77,12 @@ def judged(
     by_model = {
         name: measured(made_up, said) for name, said in answers.items() if np.isfinite(said).all()
     }
-    baseline = BASELINE if made_up.deployed else None
     return Verdict(
         split="test",
         examples=100,
         float_model=judge_float(by_model, gate),
         variants=tuple(
-            judge_variant(model, made_up, by_model, gate, baseline) for model in models or (MADE,)
+            judge_variant(model, made_up, by_model, gate) for model in models or (MADE,)
         ),
         policy=policy,
     )

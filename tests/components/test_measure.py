@@ -1,4 +1,4 @@
-"""TFMA's figures on made-up predictions of four classes, against scikit-learn's and by hand."""
+"""The metrics of made-up predictions of four classes, against scikit-learn's and by hand."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_score, recall_score, roc_auc_score
 
+from components.predictions import Predictions
 from components.report.measures import calibration
 from components.tflite_evaluator.measure import Measured, measure
-from components.tflite_evaluator.predict import Predictions
 
 LABELS = ("ant", "bee", "cricket", "dragonfly")
 GENERATOR = np.random.default_rng(0)
@@ -36,7 +36,7 @@ def measured() -> dict[str, Measured]:
         variants={"float16": MODELS["float16"], "nan": np.full((200, 4), np.nan, np.float32)},
         seconds={},
     )
-    return measure(predictions, LABELS, ["--runner=FnApiRunner"])
+    return measure(predictions, LABELS)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -55,8 +55,7 @@ def test_the_overall_metrics(measured: dict[str, Measured], model: str) -> None:
         of_class = {"labels": [index], "average": "macro"}
         expected[f"precision of {label}"] = precision_score(LABEL_IDS, said, **of_class)
         expected[f"recall of {label}"] = recall_score(LABEL_IDS, said, **of_class)
-    # TFMA's AUC is a Riemann sum over 10,000 thresholds.
-    assert found == pytest.approx(expected, abs=1e-3)
+    assert found == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -72,6 +71,32 @@ def test_accuracy_by_slice(measured: dict[str, Measured], model: str, camera: st
 def test_the_confusion_matrix(measured: dict[str, Measured], model: str) -> None:
     expected = confusion_matrix(LABEL_IDS, MODELS[model].argmax(axis=1))
     assert measured[model].confusion == tuple(map(tuple, expected.tolist()))
+
+
+def test_top_3_is_counted_in_blocks(
+    measured: dict[str, Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.tflite_evaluator.measure.BLOCK", 7)
+    predictions = Predictions((), LABEL_IDS, {}, MODELS["float"], {}, {})
+    found = measure(predictions, LABELS)["float"].by_slice["overall"]["top-3 accuracy"]
+    assert found == measured["float"].by_slice["overall"]["top-3 accuracy"]
+
+
+def test_a_class_that_is_never_said_has_no_precision() -> None:
+    said = np.array([[0.8, 0.1, 0.1, 0.0]] * 4, np.float32)
+    predictions = Predictions((), np.array([0, 1, 2, 3]), {}, said, {}, {})
+    found = measure(predictions, LABELS)["float"].by_slice["overall"]
+    assert np.isnan(found["precision of bee"])
+    assert (found["precision of ant"], found["recall of bee"]) == (0.25, 0.0)
+
+
+@pytest.mark.parametrize(("right", "of"), [(19, 20), (9, 10), (57, 60), (2850, 3000)])
+def test_a_share_that_is_a_minimum_reaches_it(right: int, of: int) -> None:
+    """In float32, 0.9 is 0.89999998."""
+    labels = np.zeros(of, np.int64)
+    said = np.where(np.arange(of)[:, None] < right, (1.0, 0.0), (0.0, 1.0)).astype(np.float32)
+    found = measure(Predictions((), labels, {}, said, {}, {}), ("ant", "bee"))
+    assert found["float"].by_slice["overall"]["accuracy"] >= float(str(right / of))
 
 
 def test_a_model_that_gives_no_numbers_is_not_measured(measured: dict[str, Measured]) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.examples import TransformedExamples
-from components.tflite_evaluator.baseline import Baseline, BaselineError, load_baseline
-from components.tflite_evaluator.predict import Predictions, predict
-from components.tflite_models import TFLiteModelsFolder
+from components.predictions import Predictions, load_predictions
+from components.records import next_record, open_records
+from components.tflite_models import ModelFile, TFLiteModelsFolder
+from components.tflite_predictor.baseline import Baseline, BaselineError, load_baseline
+from components.tflite_predictor.predict import Inputs, predict
 from edgeline.registry.store import Connection
 from tests.conftest import Workspace, make_registry, publish_release
 
@@ -32,39 +37,110 @@ def examples(workspace: Workspace) -> TransformedExamples:
     return TransformedExamples([str(folder / "*")], graph)
 
 
+def in_this_process() -> beam.Pipeline:
+    return beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))
+
+
 def predicted(
     workspace: Workspace,
     models: TFLiteModelsFolder,
     examples: TransformedExamples,
-    variants: Mapping[str, Path],
+    output: Path,
     baseline: Baseline | None = None,
 ) -> Predictions:
-    saved_model = workspace.artifact("Trainer", "model") / "Format-Serving"
-    return predict(examples, saved_model, variants, models.contract, ["cell_type"], baseline)
+    output.mkdir()
+    inputs = Inputs(
+        files=examples.files,
+        transform_graph=str(workspace.artifact("Transform", "transform_graph")),
+        saved_model=str(workspace.artifact("Trainer", "model") / "Format-Serving"),
+        models=models,
+        baseline=baseline,
+    )
+    predict(inputs, ["cell_type"], in_this_process, output)
+    return load_predictions(output)
 
 
-def test_they_are_those_of_the_plain_interpreter_bit_for_bit(
+@pytest.fixture(scope="module")
+def found(
     workspace: Workspace,
     models: TFLiteModelsFolder,
     examples: TransformedExamples,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Predictions:
+    """In units of a few images, whose batches are not those of `examples`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("components.tflite_predictor.predict.UNIT_EXAMPLES", 5)
+        patch.setattr("components.tflite_predictor.predict.TIMED_IMAGES", 3)
+        patch.setattr("components.tflite_predictor.models.WORKERS", 3)
+        folder = tmp_path_factory.mktemp("predictions") / "predictions"
+        return predicted(workspace, models, examples, folder)
+
+
+def test_they_are_those_of_the_plain_interpreter_bit_for_bit(
+    found: Predictions, models: TFLiteModelsFolder, examples: TransformedExamples
 ) -> None:
-    # So that there are timed images and images of every worker.
-    monkeypatch.setattr("components.tflite_evaluator.predict.TIMED_IMAGES", 3)
-    monkeypatch.setattr("components.tflite_evaluator.predict.WORKERS", 3)
-    paths = {model.variant: models.path(model) for model in models.models}
-    found = predicted(workspace, models, examples, paths)
     pixels = np.concatenate([batch["pixels"].numpy() for batch in examples.batches(8)])
     assert len(pixels) == len(found.label_ids) == len(set(found.image_ids))
     assert {len(seconds) for seconds in found.seconds.values()} == {3}
-    for variant, path in paths.items():
-        interpreter = Interpreter(str(path), num_threads=2)
+    for model in models.models:
+        interpreter = Interpreter(str(models.path(model)), num_threads=2)
         interpreter.allocate_tensors()
         (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-        for image, said in zip(pixels, found.variants[variant], strict=True):
+        for image, said in zip(pixels, found.variants[model.variant], strict=True):
             interpreter.set_tensor(given["index"], image[None])
             interpreter.invoke()
             np.testing.assert_array_equal(interpreter.get_tensor(result["index"])[0], said)
+
+
+def test_the_float_model_says_what_it_says_of_whole_batches(
+    found: Predictions, workspace: Workspace, examples: TransformedExamples
+) -> None:
+    folder = workspace.artifact("Trainer", "model") / "Format-Serving"
+    loaded = tf.saved_model.load(str(folder))
+    expected = [
+        loaded.signatures["pixels"](pixels=batch["pixels"])["probabilities"].numpy()
+        for batch in examples.batches(32)
+    ]
+    np.testing.assert_allclose(found.float_model, np.concatenate(expected), atol=1e-5)
+
+
+def test_each_example_keeps_its_label_its_identity_and_its_slices(
+    found: Predictions, examples: TransformedExamples
+) -> None:
+    batches = list(examples.batches(8, raw_features=("image_id", "cell_type")))
+    said = [value for batch in batches for value in batch["label_id"].numpy().tolist()]
+    assert found.label_ids.tolist() == said
+    for name, values in (
+        ("image_id", list(found.image_ids)),
+        ("cell_type", found.slices["cell_type"].tolist()),
+    ):
+        raw = [value.decode() for batch in batches for value in batch[name].numpy()]
+        assert values == raw
+
+
+def test_probabilities_are_mapped_and_not_loaded(found: Predictions) -> None:
+    assert isinstance(found.float_model, np.memmap)
+    assert all(isinstance(each, np.memmap) for each in found.variants.values())
+
+
+def test_of_the_units_nothing_is_left(workspace: Workspace) -> None:
+    folder = workspace.artifact("TFLitePredictor", "predictions")
+    table = json.loads((folder / "predictions.json").read_text())
+    expected = {"predictions.json", "examples.npz", *(model["file"] for model in table["models"])}
+    assert {path.name for path in folder.iterdir()} - {"thumbnails"} == expected
+
+
+def test_a_damaged_record_is_found_and_named(
+    workspace: Workspace, examples: TransformedExamples, tmp_path: Path
+) -> None:
+    content = bytearray(Path(examples.files[0]).read_bytes())
+    content[200] ^= 0xFF
+    (tmp_path / "damaged").write_bytes(content)
+    with (
+        open_records(str(tmp_path / "damaged")) as opened,
+        pytest.raises(ValueError, match="damaged: the record at byte 0 is damaged"),
+    ):
+        next_record(opened, str(tmp_path / "damaged"))
 
 
 def test_a_deployed_release_preprocesses_by_its_own_contract(
@@ -78,8 +154,11 @@ def test_a_deployed_release_preprocesses_by_its_own_contract(
     published = publish_release(tmp_path, "cells", variants, contract)
     baseline = loaded(tmp_path, published.digest, models.contract.labels)
     assert baseline is not None
-    assert (baseline.tag, baseline.counterpart("int8")) == ("v1", "float32")
-    found = predicted(workspace, models, examples, {}, baseline)
+    assert (baseline.release.tag, baseline.release.counterpart("int8")) == ("v1", "float32")
+    found = predicted(
+        workspace, replace(models, models=()), examples, tmp_path / "predictions", baseline
+    )
+    assert found.deployed_release == baseline.release
     np.testing.assert_allclose(found.deployed["float32"], found.float_model, atol=1e-4)
 
 
@@ -146,10 +225,11 @@ def test_a_variant_that_fails_is_an_error_of_that_variant(
     examples: TransformedExamples,
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "bad.tflite").write_bytes(model())
-    good = models.path(models.models[0])
-    found = predicted(
-        workspace, models, examples, {"float32": good, "int8": tmp_path / "bad.tflite"}
-    )
+    bad = ModelFile("int8", "int8", "tensorflow", 1.0, "int8/model.tflite", "aa", 8)
+    good = replace(models.models[0], file=str(models.path(models.models[0])))
+    folder = replace(models, folder=tmp_path, models=(good, bad))
+    (tmp_path / "int8").mkdir()
+    (tmp_path / "int8" / "model.tflite").write_bytes(model())
+    found = predicted(workspace, folder, examples, tmp_path / "predictions")
     assert set(found.variants) == {"float32"}
     assert message in found.errors["int8"]

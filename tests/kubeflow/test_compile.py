@@ -181,7 +181,7 @@ def test_keys_and_logins_are_files_of_the_steps_that_need_them_and_no_others(
     }
     assert {name: secrets for name, secrets in mounted.items() if secrets} == {
         "Plan": ["registry-login", "signing-keys"],
-        "TFLiteEvaluator": ["registry-login"],
+        "TFLitePredictor": ["registry-login"],
         "EdgePusher": ["registry-login", "signing-keys"],
     }
     (variable,) = container(pipeline, "EdgePusher")["env"]

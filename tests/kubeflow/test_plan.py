@@ -122,7 +122,7 @@ def test_each_parameter_changes_only_what_is_planned(name: str, folder: Path) ->
 
 def test_another_baseline_changes_the_evaluator_alone(folder: Path) -> None:
     difference = changed(settings(folder), settings(folder, baseline="sha256:" + "a" * 64))
-    assert difference == {("TFLiteEvaluator", "baseline_digest")}
+    assert difference == {("TFLitePredictor", "baseline_digest")}
 
 
 def test_a_given_baseline_needs_no_registry_and_none_means_none(folder: Path) -> None:
@@ -144,6 +144,7 @@ def test_other_code_changes_only_what_is_planned(
         "Tuner",
         "Trainer",
         "TFLiteRewriter",
+        "TFLitePredictor",
         "TFLiteEvaluator",
     }
     assert difference <= PLANNED_SETTINGS

@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList
@@ -23,7 +24,11 @@ from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.types import Artifact, channel_utils, standard_artifacts
 from tfx.types.artifact_utils import encode_split_names
 
+from components.artifacts import TFLiteModels
+from components.predictions import load_predictions
 from components.statistics_gen.executor import Executor as StatisticsGenExecutor
+from components.tflite_predictor.executor import Executor as TFLitePredictorExecutor
+from components.tflite_predictor.models import BATCH
 from pipeline.config import load_config
 from pipeline.data.dataset import SPLITS, Dataset
 from pipeline.pipeline import PREPROCESSING_FN, create_pipeline
@@ -183,20 +188,54 @@ def test_statistics_and_transformed_examples_are_the_same_on_another_engine(
     assert images == same
 
 
+@pytest.mark.parametrize("engine", ["portable", "two_processes"])
 def test_the_metrics_are_the_same_on_another_engine(
+    engine: str,
     workspace: Workspace,
     steps: Mapping[str, BaseComponent],
-    portable: Sequence[str],
     tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     inputs = {
         "examples": made_by(workspace, "ImportExampleGen", "examples", standard_artifacts.Examples),
         "schema": made_by(workspace, "ImportSchemaGen", "schema", standard_artifacts.Schema),
         "model": made_by(workspace, "Trainer", "model", standard_artifacts.Model),
     }
-    there = do(steps["Evaluator"], EvaluatorExecutor, inputs, tmp_path, portable)
+    there = do(
+        steps["Evaluator"], EvaluatorExecutor, inputs, tmp_path, request.getfixturevalue(engine)
+    )
     here = workspace.artifact("Evaluator", "evaluation")
     assert metrics(there / "evaluation") == metrics(here)
+
+
+@pytest.mark.parametrize("engine", ["portable", "two_processes"])
+def test_the_predictions_are_the_same_on_another_engine(
+    engine: str,
+    workspace: Workspace,
+    steps: Mapping[str, BaseComponent],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bit for bit; units of a batch, so that there is work for several workers."""
+    monkeypatch.setattr("components.tflite_predictor.predict.UNIT_EXAMPLES", BATCH)
+    inputs = {
+        "examples": made_by(workspace, "ImportExampleGen", "examples", standard_artifacts.Examples),
+        "transform_graph": made_by(
+            workspace, "Transform", "transform_graph", standard_artifacts.TransformGraph
+        ),
+        "model": made_by(workspace, "Trainer", "model", standard_artifacts.Model),
+        "tflite_models": made_by(workspace, "TFLiteRewriter", "tflite_models", TFLiteModels),
+    }
+    args = request.getfixturevalue(engine)
+    folder = do(steps["TFLitePredictor"], TFLitePredictorExecutor, inputs, tmp_path, args)
+    there = load_predictions(folder / "predictions")
+    here = load_predictions(workspace.artifact("TFLitePredictor", "predictions"))
+    assert there.image_ids == here.image_ids
+    assert set(there.variants) == set(here.variants) != set()
+    np.testing.assert_array_equal(there.float_model, here.float_model)
+    for name, said in here.variants.items():
+        np.testing.assert_array_equal(there.variants[name], said)
 
 
 def statistics(folder: Path) -> dict[str, Any]:

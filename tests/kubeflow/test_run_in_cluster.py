@@ -32,6 +32,7 @@ CACHED = (
     "Trainer",
     "Evaluator",
     "TFLiteRewriter",
+    "TFLitePredictor",
     "TFLiteEvaluator",
     "Report",
 )

@@ -40,7 +40,7 @@ def test_a_step_has_options_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
         "StatisticsGen",
         "Transform",
         "Evaluator",
-        "TFLiteEvaluator",
+        "TFLitePredictor",
     }
     assert arguments.pop("Transform") == [*BEAM_ARGS, "--a", "--runner=FlinkRunner"]
     assert all(each == [*BEAM_ARGS, "--a"] for each in arguments.values())

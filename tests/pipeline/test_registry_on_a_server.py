@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.tflite_evaluator.baseline import load_baseline
+from components.tflite_predictor.baseline import load_baseline
 from edgeline.contract import PreprocessingContract
 from pipeline.config import Config, parse_config
 from pipeline.deployed import baseline_digest
@@ -53,7 +53,7 @@ def test_a_release_on_it_is_what_a_new_model_is_compared_with(config: Config) ->
     settings = config.registry
     baseline = load_baseline(settings.location, settings.connection, digest, CONTRACT.labels)
     assert baseline is not None
-    assert (baseline.tag, baseline.default) == ("v1", "int8")
+    assert (baseline.release.tag, baseline.release.default) == ("v1", "int8")
     assert baseline.models == {"float32": b"weights", "int8": b"small"}
 
 

@@ -38,6 +38,7 @@ STEPS = (
     "Trainer",
     "Evaluator",
     "TFLiteRewriter",
+    "TFLitePredictor",
     "TFLiteEvaluator",
     "EdgePusher",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from components.predictions import DeployedRelease
 from edgeline.contract import PreprocessingContract
 from edgeline.registry.reader import RegistryReader
 from edgeline.registry.store import Connection, open_store
@@ -19,26 +20,18 @@ class Baseline:
     """A release read from the registry, verified.
 
     Attributes:
-        tag: such as "v3".
-        digest: of its index.
+        release: which it is.
         contract: by which it preprocesses.
         models: the file of each of its variants.
-        default: the variant that a device takes when it isn't told which.
     """
 
-    tag: str
-    digest: str
+    release: DeployedRelease
     contract: PreprocessingContract
     models: Mapping[str, bytes]
-    default: str
 
     def columns(self, labels: Sequence[str]) -> list[int]:
         """Where its output has each of the labels."""
         return [self.contract.labels.index(label) for label in labels]
-
-    def counterpart(self, variant: str) -> str:
-        """Which of its variants a new variant replaces."""
-        return variant if variant in self.models else self.default
 
 
 def load_baseline(
@@ -68,9 +61,12 @@ def load_baseline(
             "be compared; give the new model another name or push it to another channel"
         )
     return Baseline(
-        tag=release.tag,
-        digest=release.digest,
+        release=DeployedRelease(
+            tag=release.tag,
+            digest=release.digest,
+            variants=tuple(variant.name for variant in release.variants),
+            default=release.variant().name,
+        ),
         contract=release.contract,
         models={variant.name: reader.read_model(variant) for variant in release.variants},
-        default=release.variant().name,
     )

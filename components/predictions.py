@@ -1,0 +1,196 @@
+"""The content of a Predictions artifact: what every model said of each example of a split.
+
+predictions.json        which model is in which file, latencies, errors, the deployed release
+examples.npz            `image_ids`, `label_ids`, and `slice_<number>` of each slice key
+<number>.npy            probabilities of one model, float32 `[examples, classes]`
+thumbnails/<index>.jpg  of examples that a variant lost
+
+Nothing here needs TensorFlow to be read, and probabilities are mapped, not loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOAT = "float"  # the float model, among the models
+PREDICTIONS_FILE = "predictions.json"
+EXAMPLES_FILE = "examples.npz"
+THUMBNAILS_FOLDER = "thumbnails"
+VERSION = 1
+
+Probabilities = NDArray[np.float32]  # [examples, classes]
+
+
+@dataclass(frozen=True)
+class DeployedRelease:
+    """The release that the fleet runs now, whose predictions are compared with.
+
+    Attributes:
+        tag: such as "v3".
+        digest: of its index.
+        variants: their names.
+        default: the variant that a device takes when it isn't told which.
+    """
+
+    tag: str
+    digest: str
+    variants: tuple[str, ...]
+    default: str
+
+    def counterpart(self, variant: str) -> str:
+        """Which of its variants a new variant replaces."""
+        return variant if variant in self.variants else self.default
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the models said, `[examples]` long each.
+
+    Attributes:
+        image_ids: SHA-256 of each example's original file, in hex.
+        label_ids: int64 `[examples]`, -1 for a label that is not among the model's.
+        slices: by slice key, the value of each example.
+        float_model: float32 `[examples, classes]`.
+        variants: by variant, float32 `[examples, classes]`; those that gave a number each time.
+        seconds: by variant, how long each of the first examples took, one after another.
+        threads: that an example was timed with.
+        errors: by variant, why it gave none.
+        deployed: by variant of the deployed release, float32 `[examples, classes]`.
+        deployed_release: which that is; None if there is none yet.
+        thumbnails: small JPEG pictures by the example's index: the most confident mistakes of each
+            variant that the float model does not make.
+    """
+
+    image_ids: tuple[str, ...]
+    label_ids: NDArray[np.int64]
+    slices: Mapping[str, NDArray[np.str_]]
+    float_model: Probabilities
+    variants: Mapping[str, Probabilities]
+    seconds: Mapping[str, NDArray[np.float64]]
+    threads: int = 1
+    errors: Mapping[str, str] = field(default_factory=dict)
+    deployed: Mapping[str, Probabilities] = field(default_factory=dict)
+    deployed_release: DeployedRelease | None = None
+    thumbnails: Mapping[int, bytes] = field(default_factory=dict)
+
+
+class PredictionsWriter:
+    """Writes a Predictions artifact, a piece at a time, so that it need not fit in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: list[dict[str, str]] = []
+
+    def examples(
+        self,
+        image_ids: Iterable[str],
+        label_ids: NDArray[np.int64],
+        slices: Mapping[str, Iterable[str]],
+    ) -> None:
+        """Writes what is known of the examples."""
+        columns = {f"slice_{n}": _encoded(values) for n, values in enumerate(slices.values())}
+        np.savez(
+            self._folder / EXAMPLES_FILE,
+            image_ids=_encoded(image_ids),
+            label_ids=label_ids,
+            **columns,
+        )
+
+    def probabilities(self, kind: str, name: str, shape: tuple[int, int]) -> Probabilities:
+        """Makes the file of one model's probabilities, to be filled through the returned map.
+
+        Args:
+            kind: "float", "variant" or "deployed".
+            name: the model's among its kind.
+            shape: examples and classes.
+        """
+        # Numbered: a deployed variant's name comes from a registry and makes no path.
+        file = f"{len(self._files)}.npy"
+        self._files.append({"kind": kind, "name": name, "file": file})
+        mapped: Probabilities = np.lib.format.open_memmap(
+            self._folder / file, mode="w+", dtype=np.float32, shape=shape
+        )
+        return mapped
+
+    def thumbnail(self, index: int, jpeg: bytes) -> None:
+        """Writes the small picture of one example."""
+        folder = self._folder / THUMBNAILS_FOLDER
+        folder.mkdir(exist_ok=True)
+        (folder / f"{index}.jpg").write_bytes(jpeg)
+
+    def finish(
+        self,
+        slice_keys: Iterable[str],
+        seconds: Mapping[str, NDArray[np.float64]],
+        threads: int,
+        errors: Mapping[str, str],
+        release: DeployedRelease | None,
+    ) -> None:
+        """Writes the table of what was written, which makes the artifact whole."""
+        table = {
+            "version": VERSION,
+            "slice_keys": list(slice_keys),
+            "models": self._files,
+            "seconds": {name: values.tolist() for name, values in seconds.items()},
+            "threads": threads,
+            "errors": dict(errors),
+            "deployed_release": asdict(release) if release else None,
+        }
+        (self._folder / PREDICTIONS_FILE).write_text(json.dumps(table, indent=2) + "\n")
+
+
+def load_predictions(folder: Path) -> Predictions:
+    """Reads a Predictions artifact; probabilities are mapped, and read where they are used.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: it is not an artifact of this version.
+    """
+    table = json.loads((folder / PREDICTIONS_FILE).read_text())
+    if table["version"] != VERSION:
+        raise ValueError(f"expected predictions of version {VERSION}, got {table['version']!r}")
+    with np.load(folder / EXAMPLES_FILE, allow_pickle=False) as examples:
+        image_ids = tuple(_decoded(examples["image_ids"]).tolist())
+        label_ids = examples["label_ids"]
+        slices = {
+            key: _decoded(examples[f"slice_{n}"]) for n, key in enumerate(table["slice_keys"])
+        }
+    by_kind: dict[str, dict[str, Probabilities]] = {"float": {}, "variant": {}, "deployed": {}}
+    for row in table["models"]:
+        mapped = np.load(folder / row["file"], mmap_mode="r", allow_pickle=False)
+        by_kind[row["kind"]][row["name"]] = mapped
+    return Predictions(
+        image_ids=image_ids,
+        label_ids=label_ids,
+        slices=slices,
+        float_model=by_kind["float"][FLOAT],
+        variants=by_kind["variant"],
+        seconds={name: np.array(values) for name, values in table["seconds"].items()},
+        threads=table["threads"],
+        errors=table["errors"],
+        deployed=by_kind["deployed"],
+        deployed_release=_release(table["deployed_release"]),
+        thumbnails={
+            int(file.stem): file.read_bytes() for file in (folder / THUMBNAILS_FOLDER).glob("*.jpg")
+        },
+    )
+
+
+def _release(row: Mapping[str, Any] | None) -> DeployedRelease | None:
+    return None if row is None else DeployedRelease(**{**row, "variants": tuple(row["variants"])})
+
+
+def _encoded(values: Iterable[str]) -> NDArray[np.bytes_]:
+    # A quarter of what numpy's own strings take, and no pickle.
+    return np.array([value.encode() for value in values], np.bytes_)
+
+
+def _decoded(values: NDArray[np.bytes_]) -> NDArray[np.str_]:
+    return np.char.decode(values, "utf-8")

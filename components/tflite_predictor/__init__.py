@@ -1,0 +1,1 @@
+"""Predicts a split with the float model, every TFLite variant and the deployed release."""

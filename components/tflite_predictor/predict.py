@@ -1,0 +1,246 @@
+"""Predicts every example of a split with every model, in Beam, and writes a Predictions artifact.
+
+The split's records are found first, by their lengths. Beam's workers then predict units of a few
+hundred examples; each opens the models once, and leaves a file a unit in a folder that all of them
+reach. In the end the units are put together, model by model, through memory maps: so memory does
+not grow with the number of examples, and the outcome is the same on one machine and on an engine,
+bit for bit. Latency is measured last, alone on this machine.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import tensorflow as tf
+from apache_beam.utils.shared import Shared
+from numpy.typing import NDArray
+from PIL import Image
+
+from components.examples import ExampleTransform, serialized_examples
+from components.predictions import FLOAT, PredictionsWriter, Probabilities
+from components.records import next_record, open_records
+from components.report.measures import lost_examples
+from components.report.report import THUMBNAILS
+from components.tflite_models import TFLiteModelsFolder
+from components.tflite_predictor.baseline import Baseline
+from components.tflite_predictor.example_index import ExampleIndex, Unit, index_examples
+from components.tflite_predictor.models import BATCH, THREADS, Models, Sources, TFLiteFile
+from edgeline.errors import ModelError
+
+UNIT_EXAMPLES = 16 * BATCH  # so that no batch is cut, but at the end of a file
+TIMED_IMAGES = 128
+THUMBNAIL_SIDE = 96  # pixels
+PROGRESS_SECONDS = 5.0
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is predicted, and with what.
+
+    Attributes:
+        files: TFRecords of the split's raw examples.
+        transform_graph: folder of a TransformGraph artifact.
+        saved_model: the float model.
+        models: the variants.
+        baseline: the deployed release; None if there is none yet.
+    """
+
+    files: Sequence[str]
+    transform_graph: str
+    saved_model: str
+    models: TFLiteModelsFolder
+    baseline: Baseline | None
+
+
+def predict(
+    inputs: Inputs,
+    slice_keys: Sequence[str],
+    make_pipeline: Callable[[], beam.Pipeline],
+    output: Path,
+) -> None:
+    """Writes the content of a Predictions artifact.
+
+    Args:
+        inputs: examples and models.
+        slice_keys: raw features to pass on.
+        make_pipeline: makes the Beam pipeline that predicts.
+        output: the artifact's folder, which every worker reaches.
+
+    Raises:
+        ValueError: a file of examples is damaged.
+    """
+    contract = inputs.models.contract
+    index = index_examples(inputs.files, contract.labels, slice_keys)
+    writer = PredictionsWriter(output)
+    writer.examples(index.image_ids, index.label_ids, index.slices)
+    with tempfile.TemporaryDirectory(dir=output, prefix="units-") as scratch:
+        sources = _sources(inputs, Path(scratch))
+        units = list(index.units(UNIT_EXAMPLES))
+        with make_pipeline() as pipeline:
+            _ = (
+                pipeline
+                | "Units" >> beam.Create(units, reshuffle=False)
+                | "Distribute" >> beam.Reshuffle()
+                | "Predict" >> beam.ParDo(_PredictUnit(sources, scratch, len(index.offsets)))
+            )
+        errors = _errors(sources, units, Path(scratch))
+        said = _put_together(sources, units, Path(scratch), writer, errors, len(contract.labels))
+        seconds = _latencies(inputs, sources, errors)
+    for example, jpeg in _thumbnails(index, said):
+        writer.thumbnail(example, jpeg)
+    writer.finish(
+        slice_keys,
+        seconds,
+        THREADS,
+        {file.name: error for file, error in errors.items() if file.kind == "variant"},
+        inputs.baseline.release if inputs.baseline else None,
+    )
+
+
+def _sources(inputs: Inputs, scratch: Path) -> Sources:
+    """The models as files; those of the deployed release are written for the workers to read."""
+    contract = inputs.models.contract
+    files = [
+        TFLiteFile(
+            "variant",
+            model.variant,
+            str(inputs.models.path(model)),
+            contract,
+            tuple(range(len(contract.labels))),
+        )
+        for model in inputs.models.models
+        if model.error is None
+    ]
+    if baseline := inputs.baseline:
+        columns = tuple(baseline.columns(contract.labels))
+        for number, (name, content) in enumerate(baseline.models.items()):
+            path = scratch / f"deployed-{number}.tflite"
+            path.write_bytes(content)
+            files.append(TFLiteFile("deployed", name, str(path), baseline.contract, columns))
+    return Sources(inputs.transform_graph, inputs.saved_model, tuple(files))
+
+
+class _PredictUnit(beam.DoFn):
+    """Predicts a unit and writes it to the file of its number."""
+
+    def __init__(self, sources: Sources, folder: str, examples: int) -> None:
+        self._sources = sources
+        self._folder = folder
+        self._examples = examples
+        self._shared = Shared()
+
+    def setup(self) -> None:
+        # Once a process, however many threads it works with.
+        self._models = self._shared.acquire(lambda: Models(self._sources))
+        self._logged = time.monotonic()
+
+    def process(self, unit: Unit) -> None:
+        said, errors = self._models.predict(_records(unit), unit.examples)
+        file = _unit_file(Path(self._folder), unit)
+        # A unit that is tried again replaces what it left; it is never seen half written.
+        part = file.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
+        with part.open("wb") as opened:
+            np.savez(opened, said=said, errors=np.array(errors, np.str_))
+        part.replace(file)
+        if time.monotonic() - self._logged > PROGRESS_SECONDS:
+            self._logged = time.monotonic()
+            done = unit.first + unit.examples
+            _LOG.info("%d of %d images predicted by every model", done, self._examples)
+
+
+def _records(unit: Unit) -> Iterator[bytes]:
+    with open_records(unit.file) as opened:
+        opened.seek(unit.offset)
+        for _ in range(unit.examples):
+            yield next_record(opened, unit.file)
+
+
+def _unit_file(folder: Path, unit: Unit) -> Path:
+    return folder / f"{unit.number}.npz"
+
+
+def _errors(sources: Sources, units: Sequence[Unit], folder: Path) -> dict[TFLiteFile, str]:
+    """The first error of each file that has one."""
+    found: dict[TFLiteFile, str] = {}
+    for unit in units:
+        with np.load(_unit_file(folder, unit), allow_pickle=False) as part:
+            for file, error in zip(sources.files, part["errors"].tolist(), strict=True):
+                if error:
+                    found.setdefault(file, error)
+    return found
+
+
+def _put_together(
+    sources: Sources,
+    units: Sequence[Unit],
+    folder: Path,
+    writer: PredictionsWriter,
+    errors: dict[TFLiteFile, str],
+    classes: int,
+) -> dict[str, Probabilities]:
+    """Writes the probabilities of each model without an error; returns all but the deployed's."""
+    shape = (sum(unit.examples for unit in units), classes)
+    kinds = [(FLOAT, FLOAT), *((file.kind, file.name) for file in sources.files)]
+    failed = [False, *(file in errors for file in sources.files)]
+    maps = {
+        number: writer.probabilities(kind, name, shape)
+        for number, (kind, name) in enumerate(kinds)
+        if not failed[number]
+    }
+    for unit in units:
+        with np.load(_unit_file(folder, unit), allow_pickle=False) as part:
+            said = part["said"]
+        for number, mapped in maps.items():
+            mapped[unit.first : unit.first + unit.examples] = said[number]
+    return {
+        kinds[number][1]: mapped
+        for number, mapped in maps.items()
+        if kinds[number][0] != "deployed"
+    }
+
+
+def _latencies(
+    inputs: Inputs, sources: Sources, errors: dict[TFLiteFile, str]
+) -> dict[str, NDArray[np.float64]]:
+    """Seconds of each of the first images, one after another, by variant."""
+    transform = ExampleTransform(inputs.transform_graph)
+    batches = transform.batches(serialized_examples(inputs.files).take(TIMED_IMAGES), BATCH)
+    pixels = [image for batch in batches for image in batch["pixels"].numpy()]
+    seconds = {}
+    for file in sources.files:
+        if file.kind == "variant" and file not in errors:
+            try:
+                seconds[file.name] = np.array(file.seconds(pixels))
+            except ModelError as error:
+                errors[file] = str(error)
+    return seconds
+
+
+def _thumbnails(index: ExampleIndex, said: dict[str, Probabilities]) -> Iterator[tuple[int, bytes]]:
+    """Small pictures of the images that a variant gets wrong and the float model gets right."""
+    wanted: set[int] = set()
+    for name, of_variant in said.items():
+        if name != FLOAT:
+            wanted.update(lost_examples(index.label_ids, said[FLOAT], of_variant, THUMBNAILS))
+    for example in sorted(wanted):
+        feature = tf.train.Example.FromString(index.record(example)).features.feature["image"]
+        yield example, _thumbnail(feature.bytes_list.value[0])
+
+
+def _thumbnail(image: bytes) -> bytes:
+    picture = Image.open(io.BytesIO(image))
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=80)
+    return file.getvalue()
