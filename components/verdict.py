@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from components.intervals import CONFIDENCE
+
 VERDICT_FILE = "verdict.json"
 REPORT_FILE = "report.html"
 CHECKS_FILE = "checks.csv"  # every check of every model, also those that a verdict leaves out
@@ -22,28 +24,60 @@ OVERALL = "overall"
 # A release's readers take 10,000 checks of a model and 16 MiB of a verdict, at most.
 MOST_CHECKS = 3000  # on record of one model
 MOST_CONFUSED = 50  # classes whose confusion is on record
-_OF_CLASS = ("precision of ", "recall of ")
+PRECISION_OF = "precision of "
+_OF_CLASS = (PRECISION_OF, "recall of ")
+
+
+Decision = Literal["passed", "failed", "not proved"]
+Unproven = Literal["point", "accept", "refuse"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One metric on one slice; without a threshold it is only reported."""
+    """One metric on one slice; without a threshold it is only reported.
+
+    Attributes:
+        metric: its name.
+        slice: "overall" or "<key>=<value>".
+        value: NaN where the metric is not defined, as the precision of a class never said.
+        threshold: what it is held against.
+        bound: whether that is the least or the most.
+        interval: of the value, with the verdict's confidence.
+        unproven: what becomes of a threshold that is within the interval. "refuse": it is missed.
+            "accept": the value decides. "point": the value decides always.
+        images_needed: about how many images would decide, if the value stayed; None where none
+            would, or where it is decided.
+    """
 
     metric: str
-    slice: str  # "overall" or "<key>=<value>"
-    value: float  # NaN where the metric is not defined, as the precision of a class never said
+    slice: str
+    value: float
     threshold: float | None = None
     bound: Literal["min", "max"] = "min"
-    interval: tuple[float, float] | None = None  # 95%
+    interval: tuple[float, float] | None = None
+    unproven: Unproven = "point"
+    images_needed: int | None = None
+
+    @property
+    def decision(self) -> Decision:
+        """Whether the interval, or where there is none the value, is within the threshold."""
+        if self.threshold is None or self.interval is None or self.unproven == "point":
+            return "passed" if self._is_within(self.value) else "failed"
+        # Every part of the interval, or none, or some: NaN is within nothing.
+        within = [self._is_within(end) for end in self.interval]
+        return "passed" if all(within) else "not proved" if any(within) else "failed"
 
     @property
     def passed(self) -> bool:
-        """Whether the value is within its threshold; NaN never is."""
+        """Whether it is no reason against a release; NaN always is, where there is a threshold."""
+        if self.decision != "not proved":
+            return self.decision == "passed"
+        return self.unproven == "accept" and self._is_within(self.value)
+
+    def _is_within(self, value: float) -> bool:
         if self.threshold is None:
             return True
-        if self.bound == "min":
-            return self.value >= self.threshold
-        return self.value <= self.threshold
+        return value >= self.threshold if self.bound == "min" else value <= self.threshold
 
     @property
     def of_part(self) -> bool:
@@ -69,12 +103,23 @@ class Check:
         """How far the value is from its threshold, in words."""
         where = "" if self.slice == OVERALL else f" on {self.slice}"
         threshold = 0.0 if self.threshold is None else self.threshold
-        relation = "below the minimum" if self.bound == "min" else "above the maximum"
+        if self._is_within(self.value):
+            relation = "within the minimum" if self.bound == "min" else "within the maximum"
+        else:
+            relation = "below the minimum" if self.bound == "min" else "above the maximum"
         missed_by = abs(self.value - threshold)
         return (
             f"{self.metric}{where} is {self.value:.4f}, "
-            f"{missed_by:.4f} {relation} of {threshold:.4f}"
+            f"{missed_by:.4f} {relation} of {threshold:.4f}{self._doubt}"
         )
+
+    @property
+    def _doubt(self) -> str:
+        if self.decision != "not proved" or self.interval is None:
+            return ""
+        low, high = self.interval
+        needed = f": it takes about {self.images_needed:,} images" if self.images_needed else ""
+        return f", which the interval {low:.4f} to {high:.4f} does not prove{needed}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +139,22 @@ class VariantVerdict:
     def missed(self) -> tuple[Check, ...]:
         """The checks that are not within their threshold."""
         return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def never_said(self) -> tuple[str, ...]:
+        """The classes that it says of no image."""
+        return tuple(
+            check.metric.removeprefix(PRECISION_OF)
+            for check in self.checks
+            if check.metric.startswith(PRECISION_OF) and math.isnan(check.value)
+        )
+
+    @property
+    def unproven(self) -> tuple[Check, ...]:
+        """The checks that passed without proof."""
+        return tuple(
+            check for check in self.checks if check.passed and check.decision == "not proved"
+        )
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -148,6 +209,8 @@ class Verdict:
         deployed: what they were compared with; None if the channel had no release yet.
         inputs_digest: of everything the run was made from; equal for a run that repeats it.
         left_out: how many checks of each model are not on record, see `recorded`.
+        confidence: of every interval, two-sided. Above 0.95 where several variants are judged, so
+            that 0.95 holds for all of them together (Bonferroni).
     """
 
     split: str
@@ -158,6 +221,7 @@ class Verdict:
     deployed: Deployed | None = None
     inputs_digest: str = ""
     left_out: int = 0
+    confidence: float = CONFIDENCE
 
     @property
     def models(self) -> tuple[VariantVerdict, ...]:
@@ -197,6 +261,7 @@ class Verdict:
             "deployed": asdict(self.deployed) if self.deployed else None,
             "inputs_digest": self.inputs_digest,
             "left_out": self.left_out,
+            "confidence": self.confidence,
             "float": _variant_to_json(self.float_model),
             "variants": [_variant_to_json(variant) for variant in self.variants],
         }
@@ -221,7 +286,9 @@ class Verdict:
             policy=Policy(tuple(policy["require"]), policy["publish"]),
             deployed=Deployed(**deployed) if deployed else None,
             inputs_digest=document["inputs_digest"],
-            left_out=document.get("left_out", 0),  # older ones left out nothing
+            # Older ones left out nothing, and had intervals of 95%.
+            left_out=document.get("left_out", 0),
+            confidence=document.get("confidence", CONFIDENCE),
         )
 
     @classmethod
@@ -244,10 +311,20 @@ def metric_value(checks: Sequence[Check], metric: str, slice_: str = OVERALL) ->
 
 def _variant_to_json(verdict: VariantVerdict) -> dict[str, Any]:
     document = asdict(verdict)
-    for row, check in zip(document["checks"], verdict.checks, strict=True):
-        row["passed"] = check.passed
-        row["value"] = None if math.isnan(check.value) else check.value  # JSON knows no NaN
+    document["checks"] = list(map(_check_to_json, verdict.checks))
     return {**document, "passed": verdict.passed, "reasons": list(verdict.reasons)}
+
+
+def _check_to_json(check: Check) -> dict[str, Any]:
+    """What says nothing is left out: there are thousands."""
+    row = {key: value for key, value in asdict(check).items() if value is not None}
+    if check.interval is None:
+        del row["unproven"]
+    else:
+        row["decision"] = check.decision
+    # JSON knows no NaN.
+    value = None if math.isnan(check.value) else check.value
+    return {**row, "value": value, "threshold": check.threshold, "passed": check.passed}
 
 
 def _variant_from_json(document: dict[str, Any]) -> VariantVerdict:
@@ -263,7 +340,7 @@ def _variant_from_json(document: dict[str, Any]) -> VariantVerdict:
 
 
 def _check_from_json(row: dict[str, Any]) -> Check:
-    facts = {k: v for k, v in row.items() if k != "passed"}
+    facts = {k: v for k, v in row.items() if k not in ("passed", "decision")}
     value = math.nan if row["value"] is None else row["value"]
-    interval = tuple(row["interval"]) if row["interval"] else None
+    interval = tuple(row["interval"]) if row.get("interval") else None
     return Check(**{**facts, "value": value, "interval": interval})

@@ -265,6 +265,11 @@ class GateConfig(_Section):
 
     split: Split = "test"
     """The split it is measured on."""
+    evidence: Literal["interval", "point"] = "interval"
+    """What decides on a share, a drop or an AUC: all of its 95% interval, or the figure alone."""
+    unproven: Literal["accept", "refuse"] = "accept"
+    """What becomes of a figure whose interval has the threshold inside: "accept" decides by the
+    figure, and says that it is not proved; "refuse" publishes only what is proved."""
     min_accuracy: Fraction
     """Overall accuracy, of the float model and of every variant. No default: state what you need,
     and that it is more than the majority class's share."""

@@ -9,6 +9,7 @@ from pipeline.base_weights import check_imagenet_weights
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
+from pipeline.proofs import check_proofs
 from pipeline.registry import check_registry
 from pipeline.training.cluster import Cluster
 
@@ -29,7 +30,7 @@ def check(config: Config, dataset: Dataset) -> list[str]:
     _check_strategy(config)
     registry_warnings = check_registry(config)
     _check_weights(config)
-    return [*_warnings(config, dataset), *registry_warnings]
+    return [*_warnings(config, dataset), *check_proofs(config, dataset), *registry_warnings]
 
 
 def _check_classes(config: Config, dataset: Dataset) -> None:
@@ -68,6 +69,11 @@ def _check_gate(config: Config, dataset: Dataset) -> None:
                 f"gate.require: {variant} is required but not made; rewriter.variants has: "
                 f"{', '.join(made)}"
             )
+    if gate.split == "eval" and "int8_selective" in made:
+        raise UserError(
+            'gate.split: "eval" is what int8_selective chooses its layers by, so that it can\'t be '
+            'judged on it; expected "test"'
+        )
     if gate.publish == "required" and not gate.require:
         raise UserError('gate.publish: "required" publishes nothing when gate.require is empty')
     if gate.max_latency_ratio is not None and "float32" not in made:
@@ -110,6 +116,11 @@ def _check_weights(config: Config) -> None:
 
 
 def _warnings(config: Config, dataset: Dataset) -> Iterator[str]:
+    if config.gate.split != "test":
+        yield (
+            f'gate.split = "{config.gate.split}": the model is trained or chosen with these '
+            "images, and will do worse on new ones; the report says so"
+        )
     counts = dataset.counts[config.gate.split]
     label, most = max(counts.items(), key=lambda item: item[1])
     share = most / sum(counts.values())

@@ -23,6 +23,7 @@ MOST_WARNINGS = 20
 MOST_CLASSES = 30  # with more, the smallest and the largest are shown
 SMALLEST, LARGEST = 10, 5
 MOST_GATED = 40  # rows of checks with a threshold; with more, those that matter are shown
+MOST_DOUBTS = 3  # of one model
 MOST_REASONS = 10  # of one model; with more, the main ones are shown
 
 _Key = tuple[str, str]  # metric and slice
@@ -100,7 +101,9 @@ def next_commands(config: Config, config_file: Path, overrides: Sequence[str], i
 
 
 def metrics_table(verdict: Verdict) -> str:
-    """A row a gated metric and slice, a column a model, and the threshold; `!` marks a miss.
+    """A row a gated metric and slice, a column a model, and the threshold.
+
+    `!` marks a miss, `?` what is within its threshold without proof.
 
     Metrics without a threshold are in the report. Of many with one, those of single classes and
     slices are shown that were missed by most, or kept by least.
@@ -115,7 +118,8 @@ def metrics_table(verdict: Verdict) -> str:
         found = [checks.get(key) for checks in by_model]
         rows.append([_name(gate), *map(_value, found), _threshold(gate)])
         if gate.interval:
-            rows.append(["  95% interval", *map(_interval, found), ""])
+            confidence = f"{verdict.confidence * 100:.3g}%"
+            rows.append([f"  {confidence} interval", *map(_interval, found), ""])
     table = _table(rows, ["", *(model.variant for model in models), "gate"])
     return "\n".join([table, *_left_out(gated.keys() - shown.keys(), by_model)])
 
@@ -128,7 +132,7 @@ def variants_table(verdict: Verdict) -> str:
         for model in verdict.models
         for reason in model.main_reasons(MOST_REASONS)
     ]
-    return "\n".join([table, *reasons])
+    return "\n".join([table, *reasons, *_doubts(verdict)])
 
 
 def release_line(config: Config, pushed_model: Path) -> str:
@@ -152,6 +156,19 @@ def _left_out(keys: Set[_Key], by_model: Sequence[Mapping[_Key, Check]]) -> Iter
     missed = sum(any(k in checks and not checks[k].passed for checks in by_model) for k in keys)
     if keys:
         yield f"  and {len(keys):,} more, of which {missed:,} missed: see the report"
+
+
+def _doubts(verdict: Verdict) -> Iterator[str]:
+    """What passed without proof, the main ones of a model, and classes that it never says."""
+    for model in verdict.models:
+        ranked = sorted(model.unproven, key=lambda check: (check.of_part, check.margin))
+        for check in ranked[:MOST_DOUBTS]:
+            yield f"  {model.variant}: not proved: {check.reason}"
+        if (more := len(ranked) - MOST_DOUBTS) > 0:
+            yield f"  {model.variant}: {more:,} more are not proved: see the report"
+        if never := model.never_said:
+            shown = ", ".join(never[:SHOWN]) + (", ..." if len(never) > SHOWN else "")
+            yield f"  {model.variant}: never says {shown}"
 
 
 def _sums(rows: Sequence[tuple[str, Sequence[int]]]) -> list[int]:
@@ -179,7 +196,8 @@ def _name(check: Check) -> str:
 def _value(check: Check | None) -> str:
     if check is None:
         return ""
-    return f"{check.value:.4f}" + ("" if check.passed else " !")
+    mark = " !" if not check.passed else " ?" if check.decision == "not proved" else ""
+    return f"{check.value:.4f}{mark}"
 
 
 def _interval(check: Check | None) -> str:

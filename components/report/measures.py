@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,26 +14,13 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from components.intervals import share_interval
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Points = NDArray[np.float64]  # [points, 2]: x and y
 
-Z_95 = 1.959964  # the standard normal's 97.5% quantile
 CALIBRATION_BINS = 15  # of equal width, as the gate's calibration error has
-
-
-def wilson_interval(share: float, trials: int) -> tuple[float, float]:
-    """The 95% interval of a proportion by Wilson's score method (1927).
-
-    Args:
-        share: of the trials that succeeded.
-        trials: how many there were, at least one.
-    """
-    z2 = Z_95**2
-    centre = share + z2 / (2 * trials)
-    spread = Z_95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    scale = 1 + z2 / trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 @dataclass(frozen=True)
@@ -51,7 +37,7 @@ class Group:
 
     def interval(self, model: str) -> tuple[float, float]:
         """The 95% interval of the share."""
-        return wilson_interval(self.share(model), self.images)
+        return share_interval(self.share(model), self.images)
 
     @property
     def at_best(self) -> float:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from components.intervals import share_interval
 from components.report.measures import (
     Calibration,
     ClassCurves,
@@ -20,7 +21,6 @@ from components.report.measures import (
     Ints,
     confusion,
     together,
-    wilson_interval,
 )
 from components.tflite_models import ModelFile, Parity
 from components.verdict import OVERALL, Check, VariantVerdict, Verdict
@@ -225,15 +225,22 @@ def _check_cell(check: Check | None) -> Cell:
         return Cell(NOTHING)
     return Cell(
         f"{check.value:.4f}",
-        span(check.interval) if check.interval else "",
+        _doubt(check),
         None if check.threshold is None else check.passed,
     )
+
+
+def _doubt(check: Check) -> str:
+    if check.interval is None:
+        return ""
+    said = span(check.interval)
+    return f"{said}, not proved" if check.decision == "not proved" else said
 
 
 def _accuracy_cell(check: Check | None, examples: int) -> Cell:
     if check is None:
         return Cell(NOTHING)
-    return Cell(f"{check.value:.4f}", span(wilson_interval(check.value, examples)))
+    return Cell(f"{check.value:.4f}", span(share_interval(check.value, examples)))
 
 
 def confusion_table(name: str, said: Ints, label_ids: Ints, labels: Sequence[str]) -> Table:

@@ -65,17 +65,18 @@ def evaluate(inputs: Inputs, settings: Settings, output: Path) -> Verdict:
     predictions, labels = inputs.predictions, inputs.models.contract.labels
     check_classes(predictions.label_ids, settings.split, labels)
     measured = measure(predictions, labels)
+    gate = settings.gate.together(len(predictions.variants))
     verdict = Verdict(
         split=settings.split,
         examples=len(predictions.label_ids),
-        float_model=judge_float(measured, settings.gate),
+        float_model=judge_float(measured, gate),
         variants=tuple(
-            judge_variant(model, predictions, measured, settings.gate)
-            for model in inputs.models.models
+            judge_variant(model, predictions, measured, gate) for model in inputs.models.models
         ),
         policy=settings.policy,
         deployed=_deployed(predictions),
         inputs_digest=settings.inputs_digest,
+        confidence=gate.confidence,
     )
     images = images_by_slice(predictions.slices)
     (output / VERDICT_FILE).write_bytes(recorded(verdict, images).to_json())

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.predictions import FLOAT, Predictions
+from components.intervals import (
+    Area,
+    Interval,
+    drop_interval,
+    scale_needed,
+    share_interval,
+)
+from components.predictions import FLOAT, Predictions, Probabilities
+from components.report.measures import said_of
 from components.tflite_evaluator.gate import Gate
 from components.tflite_evaluator.measure import Measured
-from components.tflite_evaluator.paired import accuracy_drop, agreement
 from components.tflite_models import ModelFile
 from components.verdict import OVERALL, Check, VariantVerdict
 
 REFERENCE_VARIANT = "float32"  # that a latency ratio is relative to
 MEGABYTE = 1e6
+Ints = NDArray[np.int64]
+
 NAMED = 20  # classes, in a message
 MOST_ERROR = 1000  # characters, which is what a verdict's readers take
 
@@ -108,22 +119,88 @@ def _shortened(error: str) -> str:
 
 
 def _absolute(measured: Measured, gate: Gate) -> Iterator[Check]:
+    images = measured.images[OVERALL]
     for metric, value in measured.by_slice[OVERALL].items():
         if metric == "calibration error":
+            # It has no interval that holds: binning alone moves it.
             yield Check(metric, OVERALL, value, gate.max_calibration_error, "max")
+        elif metric == "auc":
+            yield _area(measured.area, images["accuracy"], gate)
         else:
-            yield Check(metric, OVERALL, value, gate.minimum(metric))
+            yield _share(metric, OVERALL, value, images.get(metric, 0), gate.minimum(metric), gate)
     for slice_, metrics in sorted(measured.by_slice.items()):
         if slice_ != OVERALL:
             minimum = gate.min_slice_accuracy.get(slice_.partition("=")[0])
-            yield Check("accuracy", slice_, metrics["accuracy"], minimum)
+            accuracy, images_there = metrics["accuracy"], measured.images[slice_]["accuracy"]
+            yield _share("accuracy", slice_, accuracy, images_there, minimum, gate)
+
+
+def _share(
+    metric: str, slice_: str, value: float, images: int, minimum: float | None, gate: Gate
+) -> Check:
+    """A share of images; one of no images is NaN and has no interval."""
+    check = Check(metric, slice_, value, minimum)
+    if minimum is None or not images:
+        return check
+    return _proved(
+        check, images, gate, lambda scale: share_interval(value, images * scale, gate.confidence)
+    )
+
+
+def _area(area: Area, images: int, gate: Gate) -> Check:
+    check = Check("auc", OVERALL, area.value, gate.min_auc)
+    if gate.min_auc is None:
+        return check
+    return _proved(check, images, gate, lambda scale: area.interval(gate.confidence, scale))
+
+
+def _drop(
+    metric: str,
+    said: Probabilities,
+    reference: Probabilities,
+    label_ids: Ints,
+    gate: Gate,
+    most: float | None,
+) -> Check:
+    """How much less accurate a model is than a reference on the same images."""
+    right = said_of(said) == label_ids
+    reference_right = said_of(reference) == label_ids
+    lost = int(np.count_nonzero(reference_right & ~right))
+    gained = int(np.count_nonzero(right & ~reference_right))
+    images = len(label_ids)
+    check = Check(metric, OVERALL, (lost - gained) / images, most, "max")
+    return _proved(
+        check,
+        images,
+        gate,
+        lambda scale: drop_interval(lost * scale, gained * scale, images * scale, gate.confidence),
+    )
+
+
+def _proved(
+    check: Check, images: int, gate: Gate, interval_at: Callable[[float], Interval]
+) -> Check:
+    """Adds the interval, what it decides, and how many images would decide where it doesn't."""
+    if math.isnan(check.value):
+        return check
+    unproven = gate.unproven if gate.evidence == "interval" else "point"
+    proved = replace(check, interval=interval_at(1.0), unproven=unproven)
+    if proved.decision != "not proved":
+        return proved
+
+    def decides(scale: float) -> bool:
+        return replace(proved, interval=interval_at(scale)).decision != "not proved"
+
+    scale = scale_needed(decides)
+    return replace(proved, images_needed=math.ceil(scale * images) if scale else None)
 
 
 def _against_float(variant: str, predictions: Predictions, gate: Gate) -> Iterator[Check]:
     said, reference = predictions.variants[variant], predictions.float_model
-    drop, interval = accuracy_drop(said, reference, predictions.label_ids)
-    yield Check("accuracy drop", OVERALL, drop, gate.max_drop, "max", interval)
-    yield Check("agreement", OVERALL, agreement(said, reference), gate.min_agreement)
+    labels = predictions.label_ids
+    yield _drop("accuracy drop", said, reference, labels, gate, gate.max_drop)
+    agreement = float(np.mean(said_of(said) == said_of(reference)))
+    yield _share("agreement", OVERALL, agreement, len(labels), gate.min_agreement, gate)
 
 
 def _against_deployed(variant: str, predictions: Predictions, gate: Gate) -> Iterator[Check]:
@@ -137,8 +214,7 @@ def _against_deployed(variant: str, predictions: Predictions, gate: Gate) -> Ite
         yield Check(f"{name} (which fails)", OVERALL, 0.0)
         return
     said, deployed = predictions.variants[variant], predictions.deployed[counterpart]
-    drop, interval = accuracy_drop(said, deployed, predictions.label_ids)
-    yield Check(name, OVERALL, drop, gate.max_drop_deployed, "max", interval)
+    yield _drop(name, said, deployed, predictions.label_ids, gate, gate.max_drop_deployed)
 
 
 def _budgets(model: ModelFile, predictions: Predictions, gate: Gate) -> Iterator[Check]:

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.report.measures import said_of, wilson_interval
+from components.intervals import share_interval
+from components.report.measures import said_of
 from components.verdict import (
     MOST_CHECKS,
     MOST_CONFUSED,
@@ -144,4 +145,4 @@ def _keys(checks: Iterable[Check]) -> dict[_Key, None]:
 
 def _at_best(check: Check, images: int) -> float:
     """The upper end of a share's interval: where it is low, the share is bad, and not by chance."""
-    return 0.0 if math.isnan(check.value) else wilson_interval(check.value, images)[1]
+    return 0.0 if math.isnan(check.value) else share_interval(check.value, images)[1]

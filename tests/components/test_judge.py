@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from components.intervals import Area, drop_interval
 from components.predictions import DeployedRelease, Predictions
 from components.tflite_evaluator.gate import Gate
 from components.tflite_evaluator.judge import (
@@ -17,9 +19,8 @@ from components.tflite_evaluator.judge import (
     judge_variant,
 )
 from components.tflite_evaluator.measure import Measured
-from components.tflite_evaluator.paired import accuracy_drop, agreement
 from components.tflite_models import ModelFile
-from components.verdict import OVERALL, Policy, VariantVerdict, Verdict
+from components.verdict import OVERALL, Check, Policy, VariantVerdict, Verdict
 
 LABELS = ("functional", "defective")
 LABEL_IDS = np.array([0, 1] * 50)
@@ -67,7 +68,11 @@ def measured(made_up: Predictions, said: NDArray[np.float32]) -> Measured:
         f"line={value}": {"accuracy": float(right[made_up.slices["line"] == value].mean())}
         for value in ("a", "b")
     }
-    return Measured({OVERALL: overall, **lines}, ((0, 0), (0, 0)))
+    images = {"accuracy": 100, "recall of defective": 50}
+    by_slice = {OVERALL: images, "line=a": {"accuracy": 20}, "line=b": {"accuracy": 80}}
+    return Measured(
+        {OVERALL: overall, **lines}, by_slice, Area(overall["auc"], 0.02, 50), ((0, 0), (0, 0))
+    )
 
 
 def judged(
@@ -255,16 +260,81 @@ def test_a_verdict_of_nothing_passes_nothing() -> None:
     assert not VariantVerdict("float16").passed
 
 
-def test_the_drop_comes_with_a_paired_interval() -> None:
-    drop, (low, high) = accuracy_drop(saying(LABEL_IDS, 8), saying(LABEL_IDS, 3), LABEL_IDS)
-    assert drop == pytest.approx(0.05)
-    assert 0.0 < low < 0.05 < high < 0.12
-    same, interval = accuracy_drop(saying(LABEL_IDS, 8), saying(LABEL_IDS, 8), LABEL_IDS)
-    assert (same, interval) == (0.0, (0.0, 0.0)), "paired: the same answers leave nothing open"
+def test_the_drop_comes_with_an_interval_that_knows_doubt() -> None:
+    (check,) = [c for c in drops(predictions(3, 8), Gate(0.5, max_drop=0.2)) if c.threshold]
+    assert check.value == pytest.approx(0.05)
+    assert check.interval == pytest.approx(drop_interval(5, 0, 100))
+    (same,) = [c for c in drops(predictions(8, 8), Gate(0.5, max_drop=0.2)) if c.threshold]
+    assert same.value == 0.0
+    assert same.interval == pytest.approx(drop_interval(0, 0, 100))
 
 
-def test_agreement_counts_equal_answers() -> None:
-    assert agreement(saying(LABEL_IDS, 8), saying(LABEL_IDS, 3)) == pytest.approx(0.95)
+DECISIONS: dict[str, tuple[int, float, str]] = {
+    "the whole interval is within the budget": (0, 0.04, "passed"),
+    "the budget is within the interval, the figure within the budget": (1, 0.04, "not proved"),
+    "the budget is within the interval, the figure is not": (5, 0.04, "not proved"),
+    "the whole interval is beyond the budget": (20, 0.04, "failed"),
+}
+
+
+@pytest.mark.parametrize(("lost", "budget", "decision"), DECISIONS.values(), ids=DECISIONS)
+@pytest.mark.parametrize("unproven", ["accept", "refuse"])
+def test_a_decision_is_one_of_three(
+    lost: int, budget: float, decision: str, unproven: Literal["accept", "refuse"]
+) -> None:
+    gate = Gate(0.5, max_drop=budget, unproven=unproven)
+    (check,) = [c for c in drops(predictions(0, lost), gate) if c.threshold]
+    assert check.decision == decision
+    without_proof = unproven == "accept" and lost / 100 <= budget
+    assert check.passed == (decision == "passed" or (decision == "not proved" and without_proof))
+
+
+def test_what_is_not_proved_says_how_many_images_would() -> None:
+    gate = Gate(0.5, max_drop=0.04, unproven="refuse")
+    (check,) = [c for c in drops(predictions(0, 1), gate) if c.threshold]
+    assert check.images_needed is not None
+    more = check.images_needed / 100
+    assert drop_interval(more, 0, 100 * more)[1] == pytest.approx(0.04, abs=1e-4)
+    assert "which the interval -0.0" in check.reason
+    assert f"does not prove: it takes about {check.images_needed:,} images" in check.reason
+
+
+def test_a_gate_by_points_decides_by_the_figure_alone() -> None:
+    gate = Gate(0.5, max_drop=0.04, evidence="point", unproven="refuse")
+    for lost, decision in ((4, "passed"), (5, "failed")):
+        (check,) = [c for c in drops(predictions(0, lost), gate) if c.threshold]
+        assert check.decision == decision
+
+
+def test_every_share_with_a_threshold_has_an_interval_and_others_have_none() -> None:
+    gate = Gate(
+        0.9,
+        min_auc=0.9,
+        min_recall={"defective": 0.5},
+        min_slice_accuracy={"line": 0.5},
+        min_agreement=0.5,
+    )
+    (variant,) = judged(predictions(3, 3), gate).variants
+    with_interval = {(c.metric, c.slice) for c in variant.checks if c.interval}
+    assert with_interval == {
+        ("accuracy", OVERALL),
+        ("auc", OVERALL),
+        ("recall of defective", OVERALL),
+        ("accuracy", "line=a"),
+        ("accuracy", "line=b"),
+        ("accuracy drop", OVERALL),
+        ("agreement", OVERALL),
+    }
+
+
+def test_intervals_of_several_variants_hold_together() -> None:
+    assert Gate(0.5).together(1).confidence == pytest.approx(0.95)
+    assert Gate(0.5).together(5).confidence == pytest.approx(0.99)
+
+
+def drops(made_up: Predictions, gate: Gate) -> list[Check]:
+    (variant,) = judged(made_up, gate).variants
+    return [check for check in variant.checks if check.metric == "accuracy drop"]
 
 
 def reasons(verdict: Verdict) -> list[str]:

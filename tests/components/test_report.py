@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -17,7 +16,6 @@ from components.report.measures import (
     confusion,
     curves_by_class,
     lost_examples,
-    wilson_interval,
 )
 from components.report.report import THUMBNAILS, ReportData, render
 from components.report.tables import worst_first
@@ -399,22 +397,6 @@ def test_a_few_images_alone_put_no_group_on_top() -> None:
     bad = Group("bad", 50, {"float": 15})
     good = Group("good", 50, {"float": 50})
     assert [group.name for group in worst_first([good, few, bad])] == ["bad", "few", "good"]
-
-
-WILSON: Mapping[str, tuple[int, int, float, float]] = {
-    "most": (81, 263, 0.2553, 0.3662),
-    "some": (15, 148, 0.0624, 0.1605),
-    "none": (0, 20, 0.0, 0.1611),
-    "one": (1, 29, 0.0061, 0.1718),
-}
-
-
-@pytest.mark.parametrize(("right", "trials", "low", "high"), WILSON.values(), ids=WILSON)
-def test_wilson_interval_is_the_published_one(
-    right: int, trials: int, low: float, high: float
-) -> None:
-    """Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I."""
-    assert wilson_interval(right / trials, trials) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_lost_examples_are_ordered_by_confidence() -> None:

@@ -55,6 +55,29 @@ def test_a_metric_that_is_not_defined_is_null_in_json_and_was_nan() -> None:
     assert repr(Written.from_json(older)) == repr(WRITTEN)
 
 
+def test_what_had_to_be_proved_and_was_not_is_an_objection() -> None:
+    """Also where the evaluator is said to have passed it."""
+    proved = replace(ACCURATE, unproven="refuse")
+    doubtful = replace(proved, interval=(0.78, 0.95))
+    for check, passes in ((proved, True), (doubtful, False)):
+        first, *others = WRITTEN.variants
+        verdict = replace(WRITTEN, variants=(replace(first, checks=(check,)), *others))
+        content = verdict.to_json().replace(b'"passed": false', b'"passed": true')
+        read = Verdict.from_json(content)
+        assert (not read.objections(WEIGHTS)) is passes
+    accepted = replace(doubtful, unproven="accept")
+    verdict = replace(WRITTEN, float_model=VariantVerdict("float", (accepted,)))
+    assert Verdict.from_json(verdict.to_json()).objections(WEIGHTS) == []
+
+
+@pytest.mark.parametrize("interval", [[0.1], [0.1, 0.2, 0.3], ["0.1", 0.2], [True, 0.2], 7, {}])
+def test_an_interval_that_is_none_is_malformed(interval: Any) -> None:
+    document = parse_object(WRITTEN.to_json())
+    document["variants"][0]["checks"][0]["interval"] = interval
+    with pytest.raises(IntegrityError, match="expected two numbers under 'interval'"):
+        Verdict.from_json(json.dumps(document).encode())
+
+
 def _without_float32(verdict: Written) -> Written:
     return replace(verdict, policy=Policy(require=("int8",), publish="required"))
 

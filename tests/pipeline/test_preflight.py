@@ -24,7 +24,7 @@ from tests.conftest import make_registry
 COUNTS = {
     "train": {"cat": 60, "dog": 40},
     "eval": {"cat": 5, "dog": 5},
-    "test": {"cat": 12, "dog": 8},
+    "test": {"cat": 1200, "dog": 800},
 }
 DATASET = Dataset(
     path=Path("dataset"),
@@ -239,12 +239,42 @@ def test_signatures_that_expire_soon_are_warned_about(
     assert checked(registry=settings) == []
 
 
+FEW = replace(DATASET, counts={**COUNTS, "test": {"cat": 40, "dog": 25}})
+
+
+def test_what_too_few_images_cannot_prove_is_warned_about() -> None:
+    gate = {"min_recall": {"dog": 0.9}, "min_accuracy": 0.93}
+    warnings = checked(FEW, gate=gate, rewriter={"variants": ["float32"]})
+    assert warnings == [
+        "gate.max_drop and gate.max_drop_deployed = 0.01 can't be proved with 65 images: a variant "
+        "that never differs on them may still drop by 0.0558; it takes 381",
+        "gate.min_recall.dog = 0.9 can't be proved with 25 images: a model that is right on all of "
+        "them may still be so in 0.8668 only; it takes 35",
+    ]
+
+
+def test_a_run_that_could_only_lack_proof_is_refused() -> None:
+    with pytest.raises(UserError, match=r"(?s)max_drop_deployed = 0.01 can't be proved.*refuse"):
+        checked(FEW, gate={"unproven": "refuse"})
+    assert checked(FEW, gate={"unproven": "refuse", "evidence": "point"}) == []
+
+
+def test_another_split_than_test_is_warned_about() -> None:
+    (warning, *_) = checked(gate={"split": "eval", "min_accuracy": 0.6})
+    assert "trained or chosen with these images" in warning
+
+
 def test_a_gate_that_always_passes_is_warned_about() -> None:
     (warning,) = checked(gate={"min_accuracy": 0.6})
     assert "always saying 'cat' reaches 0.600 on the test split" in warning
 
 
 GATES = {
+    "the split that a variant is chosen by": (
+        {"split": "eval"},
+        {"variants": ["float32", "int8_selective"]},
+        'gate.split: "eval" is what int8_selective chooses its layers by',
+    ),
     "a class that does not exist": (
         {"min_recall": {"mouse": 0.5}},
         {},

@@ -36,13 +36,20 @@ class Check:
     value: float  # NaN where the metric is not defined, as the precision of a class never said
     threshold: float | None
     bound: str  # "min" or "max"
+    interval: tuple[float, float] | None = None
+    proved: bool = False  # whether the whole interval must be within the threshold
 
     @property
     def passed(self) -> bool:
-        """Whether the value is within its threshold; NaN never is."""
+        """Whether the value is within its threshold, with what is asked of its interval."""
+        decisive = (self.value, *(self.interval or ())) if self.proved else (self.value,)
+        return all(map(self._is_within, decisive))
+
+    def _is_within(self, value: float) -> bool:
+        """Whether a value is within the threshold; NaN never is."""
         if self.threshold is None:
             return True
-        return self.value >= self.threshold if self.bound == "min" else self.value <= self.threshold
+        return value >= self.threshold if self.bound == "min" else value <= self.threshold
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,8 @@ def _check(fields: "_Fields") -> Check:
         value=math.nan if value is None else value,
         threshold=fields.optional("threshold", fields.number),
         bound=bound,
+        interval=fields.optional("interval", fields.interval),
+        proved=fields.document.get("unproven") == "refuse",
     )
 
 
@@ -232,6 +241,12 @@ class _Fields:
         if type(value) is not float:
             raise self.wrong(name, "a number", value)
         return value
+
+    def interval(self, name: str) -> tuple[float, float]:
+        ends = self.document.get(name)
+        if not isinstance(ends, list) or len(ends) != 2 or {type(end) for end in ends} != {float}:
+            raise self.wrong(name, "two numbers", ends)
+        return ends[0], ends[1]
 
     def sha256(self, name: str) -> str:
         value = self.text(name)
