@@ -23,9 +23,31 @@ FLOAT = "float"  # the float model, among the models
 PREDICTIONS_FILE = "predictions.json"
 EXAMPLES_FILE = "examples.npz"
 THUMBNAILS_FOLDER = "thumbnails"
+THUMBNAILS = 12  # kept of each variant
 VERSION = 1
 
 Probabilities = NDArray[np.float32]  # [examples, classes]
+
+
+def lost_examples(
+    label_ids: NDArray[np.int64], of_float: Probabilities, of_variant: Probabilities, limit: int
+) -> list[int]:
+    """The examples that the float model gets right and a variant gets wrong.
+
+    Args:
+        label_ids: `[examples]`.
+        of_float: `[examples, classes]`.
+        of_variant: `[examples, classes]`.
+        limit: how many to return at most.
+
+    Returns:
+        Their indices, the most confident mistakes first.
+    """
+    float_right = of_float.argmax(axis=1) == label_ids
+    variant_wrong = of_variant.argmax(axis=1) != label_ids
+    lost = np.flatnonzero(float_right & variant_wrong)
+    order = np.argsort(-of_variant[lost].max(axis=1), kind="stable")
+    return [int(i) for i in lost[order][:limit]]
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,7 @@ def create_pipeline(
     statistics_gen = StatisticsGen(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
-        code_digest=code_digest(
-            "components.statistics_gen", "components.examples", "components.records"
-        ),
+        code_digest=code_digest("components.statistics_gen.executor"),
     )
     example_validator = ExampleValidator(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
@@ -104,16 +102,7 @@ def create_pipeline(
         "checkpoints": str(config.run.root / config.name / CHECKPOINTS),
         "base_weights_digest": file_digest(config.trainer.base_weights),
         "warm_start_digest": tree_digest(config.trainer.warm_start or ""),
-        "code_digest": code_digest(
-            "pipeline.trainer",
-            "pipeline.tuner",
-            "pipeline.model",
-            "pipeline.training",
-            "pipeline.preprocessing",
-            "components.examples",
-            "components.records",
-            "components.trained_model",
-        ),
+        "code_digest": code_digest("pipeline.trainer", "pipeline.tuner"),
     }
     tuner = Tuner(
         tuner_fn=TUNER_FN,
@@ -143,15 +132,7 @@ def create_pipeline(
         # Only one variant is made by it; the others are not made anew when it changes.
         max_drop=gate.max_drop if "int8_selective" in config.rewriter.variants else 0.0,
         code_digest=code_digest(
-            "edgeline.contract",
-            "edgeline.image_files",
-            "edgeline.preprocessing",
-            "edgeline.runtime",
-            "components.tflite_rewriter",
-            "components.tflite_models",
-            "components.trained_model",
-            "components.examples",
-            "components.records",
+            "components.tflite_rewriter.executor", "components.tflite_rewriter.worker"
         ),
     )
     predictor = TFLitePredictor(
@@ -164,14 +145,7 @@ def create_pipeline(
         registry=config.registry.location,
         connection=config.registry.connection,
         baseline_digest=baseline_digest,
-        code_digest=code_digest(
-            "edgeline",
-            "components.tflite_predictor",
-            "components.predictions",
-            "components.report",
-            "components.examples",
-            "components.records",
-        ),
+        code_digest=code_digest("components.tflite_predictor.executor"),
     )
     tflite_evaluator = TFLiteEvaluator(
         predictions=predictor.outputs["predictions"],
@@ -187,14 +161,7 @@ def create_pipeline(
         publish=gate.publish,
         model_name=config.name,
         inputs_digest=inputs_digest(config, dataset),
-        code_digest=code_digest(
-            "edgeline",
-            "components.tflite_evaluator",
-            "components.predictions",
-            "components.metrics",
-            "components.report",
-            "components.verdict",
-        ),
+        code_digest=code_digest("components.tflite_evaluator.executor"),
     )
     pusher = EdgePusher(
         tflite_models=rewriter.outputs["tflite_models"],

@@ -104,27 +104,6 @@ def confused(said: Mapping[str, Ints], label_ids: Ints, classes: int) -> list[Co
     return sorted(rows, key=lambda r: (-max(r.counts.values()), -sum(r.counts.values())))
 
 
-def lost_examples(
-    data_label_ids: Ints, float_probabilities: Floats, variant_probabilities: Floats, limit: int
-) -> list[int]:
-    """The examples that the float model gets right and a variant gets wrong.
-
-    Args:
-        data_label_ids: `[examples]`.
-        float_probabilities: `[examples, classes]`.
-        variant_probabilities: `[examples, classes]`.
-        limit: how many to return at most.
-
-    Returns:
-        Their indices, the most confident mistakes first.
-    """
-    float_right = float_probabilities.argmax(axis=1) == data_label_ids
-    variant_wrong = variant_probabilities.argmax(axis=1) != data_label_ids
-    lost = np.flatnonzero(float_right & variant_wrong)
-    order = np.argsort(-variant_probabilities[lost].max(axis=1), kind="stable")
-    return [int(i) for i in lost[order][:limit]]
-
-
 def said_of(probabilities: Floats) -> Ints:
     """The most probable class of each example, `[examples]`."""
     return probabilities.argmax(axis=1)

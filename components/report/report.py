@@ -18,6 +18,7 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
+from components.predictions import FLOAT, THUMBNAILS, lost_examples
 from components.report import charts, figures, tables
 from components.report.measures import (
     CALIBRATION_BINS,
@@ -28,16 +29,11 @@ from components.report.measures import (
     confused,
     curves_by_class,
     groups,
-    lost_examples,
     said_of,
 )
 from components.tflite_models import ModelFile
 from components.verdict import CHECKS_FILE, CONFUSION_FILE, Verdict
 
-__all__ = ["FLOAT", "THUMBNAILS", "ReportData", "lost_examples", "render"]
-
-FLOAT = "float"  # the float model, among the models
-THUMBNAILS = 12  # shown of each variant
 UNFOLDED_CLASSES = 4  # with more, what grows with the classes is folded away
 MOST_CLASSES = 40  # with more, only the worst are shown
 DRAWN_CLASSES = 10  # of the worst, those whose curves are drawn

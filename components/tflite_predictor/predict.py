@@ -26,10 +26,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from components.examples import ExampleTransform, serialized_examples
-from components.predictions import FLOAT, PredictionsWriter, Probabilities
+from components.predictions import (
+    FLOAT,
+    THUMBNAILS,
+    PredictionsWriter,
+    Probabilities,
+    lost_examples,
+)
 from components.records import next_record, open_records
-from components.report.measures import lost_examples
-from components.report.report import THUMBNAILS
 from components.tflite_models import TFLiteModelsFolder
 from components.tflite_predictor.baseline import Baseline
 from components.tflite_predictor.example_index import ExampleIndex, Unit, index_examples

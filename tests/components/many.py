@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from components.report.measures import groups, lost_examples, said_of
-from components.report.report import THUMBNAILS, ReportData
+from components.predictions import THUMBNAILS, lost_examples
+from components.report.measures import groups, said_of
+from components.report.report import ReportData
 from components.tflite_models import ModelFile
 from components.verdict import OVERALL, Check, VariantVerdict, Verdict
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from components.predictions import THUMBNAILS, lost_examples
 from components.report.charts import Axis, Chart, Mark
 from components.report.measures import (
     Group,
     calibration,
     confusion,
     curves_by_class,
-    lost_examples,
 )
-from components.report.report import THUMBNAILS, ReportData, render
+from components.report.report import ReportData, render
 from components.report.tables import worst_first
 from components.tflite_models import KeptLayer, ModelFile, Parity
 from components.verdict import OVERALL, Check, Policy, VariantVerdict, Verdict

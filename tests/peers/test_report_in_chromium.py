@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.report.report import THUMBNAILS, ReportData, lost_examples, render
+from components.predictions import THUMBNAILS, lost_examples
+from components.report.report import ReportData, render
 from components.tflite_models import KeptLayer, ModelFile, Parity
 from components.verdict import OVERALL, Check, VariantVerdict, Verdict
 from tests.components.many import many

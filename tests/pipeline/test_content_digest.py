@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.content_digest import file_digest, source_digest, tree_digest
+import pipeline.pipeline as definition
+from pipeline.content_digest import (
+    code_digest,
+    file_digest,
+    import_closure,
+    source_digest,
+    tree_digest,
+)
 
 
 @pytest.fixture
@@ -19,13 +29,19 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_package_s_digest_changes_with_any_of_its_modules(package: Path) -> None:
+def test_a_package_s_digest_changes_with_any_of_its_files(package: Path) -> None:
     before = source_digest("some_package")
     assert source_digest("some_package") == before
-    (package / "notes.txt").write_text("not code")
-    assert source_digest("some_package") == before
+    (package / "template.jinja").write_text("a template")
+    with_template = source_digest("some_package")
+    assert with_template != before
     (package / "code.py").write_text("x = 2\n")
-    assert source_digest("some_package") != before
+    assert source_digest("some_package") != with_template
+    cached = package / "__pycache__" / "code.pyc"
+    cached.parent.mkdir()
+    before = source_digest("some_package")
+    cached.write_bytes(b"1")
+    assert source_digest("some_package") == before
 
 
 def test_a_module_s_digest_is_its_own(package: Path) -> None:
@@ -57,3 +73,69 @@ def test_a_folder_s_digest_is_that_of_all_in_it(tmp_path: Path) -> None:
         (folder / name).write_bytes(content)
         digests.add(tree_digest(str(folder)))
     assert len(digests) == 3
+
+
+STEPS = {
+    "StatisticsGen": ("components.statistics_gen.executor",),
+    "Transform": ("pipeline.preprocessing",),
+    "Trainer": ("pipeline.trainer", "pipeline.tuner"),
+    "TFLiteRewriter": ("components.tflite_rewriter.executor", "components.tflite_rewriter.worker"),
+    "TFLitePredictor": ("components.tflite_predictor.executor",),
+    "TFLiteEvaluator": ("components.tflite_evaluator.executor",),
+}
+LOADED = """
+import sys, importlib
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+names = [n for n in sys.modules if n.split(".")[0] in ("pipeline", "components", "edgeline")]
+print("loaded", *names)
+"""
+
+
+@pytest.mark.parametrize(
+    "step", ["Trainer", "TFLiteRewriter", "TFLitePredictor", "TFLiteEvaluator"]
+)
+def test_what_a_step_s_modules_load_is_in_their_closure(step: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *STEPS[step]], capture_output=True, text=True, check=True
+    )
+    (line,) = [each for each in done.stdout.splitlines() if each.startswith("loaded ")]
+    assert set(line.split()[1:]) <= import_closure(*STEPS[step])
+
+
+def test_every_module_and_template_of_a_step_makes_its_results_stale(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = {step: code_digest(*modules) for step, modules in STEPS.items()}
+    files = {
+        "pipeline/config.py": {"Trainer"},
+        "pipeline/base_weights.py": {"Trainer"},
+        "edgeline/contract.py": {"Transform", "Trainer", "TFLiteRewriter"}
+        | {"TFLitePredictor", "TFLiteEvaluator"},
+        "components/report/report.html.jinja": {"TFLiteEvaluator"},
+        "components/report/charts.py": {"TFLiteEvaluator"},
+        "components/intervals.py": {"TFLiteEvaluator"},
+        "components/tflite_predictor/models.py": {"TFLitePredictor"},
+        "components/tflite_rewriter/selective.py": {"TFLiteRewriter"},
+        "pipeline/training/recipe.py": {"Trainer"},
+    }
+    for changed, steps in files.items():
+
+        def digest(path: str, changed: str = changed) -> str:
+            return "other" if path.endswith(changed) else file_digest(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.content_digest.file_digest", digest)
+            stale = {
+                step for step, modules in STEPS.items() if code_digest(*modules) != before[step]
+            }
+        assert stale == steps, changed
+
+
+def test_the_pipeline_s_steps_are_those_of_these_tests() -> None:
+    source = Path(definition.__file__).read_text()
+    named = {
+        tuple(re.findall(r'"([^"]+)"', call))
+        for call in re.findall(r"code_digest\(([^)]*)\)", source)
+    }
+    assert named == set(STEPS.values())
