@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 from components.verdict import Verdict
 from edgeline.registry.reader import RegistryReader
@@ -43,9 +44,12 @@ def inputs_digest(config: Config, dataset: Dataset) -> str:
     # Without those that say where the run is made: on a laptop or on Kubeflow, it is the same.
     machine = {"data", "run", "registry", "ingest", "beam", "kubeflow"}
     settings = config.model_dump(mode="json", exclude=machine)
+    # Wherever they are: what is in them counts.
+    for name in ("base_weights", "warm_start"):
+        settings["trainer"][name] = Path(settings["trainer"][name] or "").name
     content = {
         "settings": settings,
-        "dataset": dataset.fingerprint,
+        "dataset": dataset.digest,
         "base_weights": file_digest(config.trainer.base_weights),
         "warm_start": tree_digest(config.trainer.warm_start or ""),
         "code": code_digest("pipeline", "components", "edgeline"),

@@ -16,8 +16,8 @@ from typing import Any
 from components.edge_pusher.origin import Origin
 from edgeline.publish.provenance import Resource
 from pipeline.base_weights import MD5, URL
-from pipeline.config import Config
-from pipeline.content_digest import file_digest, source_digest
+from pipeline.config import Config, TrainerConfig
+from pipeline.content_digest import file_digest, source_digest, tree_digest
 from pipeline.data.dataset import Dataset
 
 LOCAL_BUILDER = "https://edgeline.dev/provenance/local-runner/v1"
@@ -26,7 +26,7 @@ GIT_TIMEOUT = 10.0  # seconds
 
 def origin(config: Config, dataset: Dataset, builder: str = LOCAL_BUILDER) -> Origin:
     """Gathers what is known of a run before it starts; `builder` is the URI of what runs it."""
-    settings = _settings(config)
+    settings = _settings(config, dataset)
     content = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
     images = {split: sum(by_label.values()) for split, by_label in dataset.counts.items()}
     return Origin(
@@ -39,25 +39,32 @@ def origin(config: Config, dataset: Dataset, builder: str = LOCAL_BUILDER) -> Or
         dependencies=(
             Resource("config", {"sha256": hashlib.sha256(content).hexdigest()}),
             Resource("dataset", {"sha256": dataset.digest}, annotations={"images": images}),
-            *_base_weights(config.trainer.base_weights),
+            *_weights(config.trainer),
             _code(),
         ),
     )
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    machine = {"name", "data", "registry", "run", "beam", "kubeflow"}
+def _settings(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Those that made the model: of the ingest, the dataset's own, not what would make another."""
+    machine = {"name", "data", "ingest", "registry", "run", "beam", "kubeflow"}
     settings = config.model_dump(mode="json", exclude=machine)
-    trainer = settings["trainer"]
-    trainer["base_weights"] = Path(trainer["base_weights"]).name
-    return settings
+    ingest = dict(dataset.options)
+    paths = {"base_weights": settings["trainer"], "warm_start": settings["trainer"]}
+    for name, section in {**paths, "labels": ingest}.items():
+        if section.get(name):
+            section[name] = Path(section[name]).name
+    return {**settings, "ingest": ingest}
 
 
-def _base_weights(base_weights: str) -> Iterator[Resource]:
-    if base_weights == "imagenet":
+def _weights(trainer: TrainerConfig) -> Iterator[Resource]:
+    """What training started from: another model, or weights of the base."""
+    if trainer.warm_start:
+        yield Resource("warm start", {"sha256": tree_digest(trainer.warm_start)})
+    elif trainer.base_weights == "imagenet":
         # Keras downloads them and accepts nothing else.
         yield Resource("base weights", {"md5": MD5}, uri=URL)
-    elif digest := file_digest(base_weights):
+    elif digest := file_digest(trainer.base_weights):
         yield Resource("base weights", {"sha256": digest})
 
 

@@ -136,7 +136,7 @@ class Dataset:
         schema_path: The schema of the raw examples, a text proto.
         max_side: Pixels; images with a longer side were scaled down to it.
         counts: Images by split and class.
-        fingerprint: SHA-256 of what it was made from, in hex.
+        options: The settings it was ingested with.
         digest: SHA-256 over the names and contents of examples, labels and schema, in hex.
     """
 
@@ -146,7 +146,7 @@ class Dataset:
     schema_path: Path
     max_side: int
     counts: Mapping[str, Mapping[str, int]]
-    fingerprint: str
+    options: Mapping[str, Any]
     digest: str
 
     @classmethod
@@ -175,6 +175,6 @@ class Dataset:
             schema_path=path / report.schema,
             max_side=report.options["max_side"],
             counts=report.counts,
-            fingerprint=report.fingerprint,
+            options=report.options,
             digest=report.digest,
         )

@@ -143,7 +143,7 @@ def _any_dataset(config: Config) -> Dataset:
     """Stands for the dataset that `Plan` will find: whatever depends on it is settled there."""
     path = config.data.path
     counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
-    return Dataset(path, (), (), path / "schema.pbtxt", 1, counts, "", "")
+    return Dataset(path, (), (), path / "schema.pbtxt", 1, counts, {}, "")
 
 
 def _add_plan(spec: Document, config: Config, image: str) -> None:

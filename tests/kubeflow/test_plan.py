@@ -26,7 +26,7 @@ DATASET = Dataset(
     schema_path=Path("/data/dataset/schema.pbtxt"),
     max_side=512,
     counts=COUNTS,
-    fingerprint="aa",
+    options={},
     digest="bb",
 )
 DOCUMENT: dict[str, dict[str, Any]] = {
@@ -62,7 +62,7 @@ OTHER_DATA = {
     "slices": replace(DATASET, slice_keys=()),
     "size": replace(DATASET, max_side=256),
     "counts": replace(DATASET, counts={**COUNTS, "train": {"cat": 9, "dog": 9}}),
-    "content": replace(DATASET, fingerprint="cc", digest="dd"),
+    "content": replace(DATASET, digest="dd"),
 }
 OTHER_SETTINGS: dict[str, Any] = {
     "registry": "oci://registry.example/models",

@@ -26,7 +26,7 @@ def test_a_step_has_options_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
         "test",
     )
     counts: dict[str, dict[str, int]] = {split: {} for split in ("train", "eval", "test")}
-    dataset = Dataset(Path("dataset"), (), (), Path("schema.pbtxt"), 1, counts, "", "")
+    dataset = Dataset(Path("dataset"), (), (), Path("schema.pbtxt"), 1, counts, {}, "")
     pipeline = create_pipeline(
         config, dataset, "root", beam_pipeline_args=[*BEAM_ARGS, *config.beam.args]
     )

@@ -12,6 +12,7 @@ import pytest
 
 from components.edge_pusher.origin import Origin
 from pipeline.config import Config, parse_config
+from pipeline.content_digest import tree_digest
 from pipeline.origin import origin
 from tests.pipeline.test_preflight import DATASET
 
@@ -44,7 +45,7 @@ def test_settings_and_data_are_named_by_digest() -> None:
     content = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
     assert by_name["config"].digest == {"sha256": hashlib.sha256(content).hexdigest()}
     assert by_name["dataset"].digest == {"sha256": DATASET.digest}
-    assert by_name["dataset"].annotations == {"images": {"train": 100, "eval": 10, "test": 20}}
+    assert by_name["dataset"].annotations == {"images": {"train": 100, "eval": 10, "test": 2000}}
 
 
 def test_neither_secrets_nor_paths_leave_with_a_release(tmp_path: Path) -> None:
@@ -74,6 +75,25 @@ def test_imagenet_s_weights_are_named_by_their_address_and_keras_digest() -> Non
     assert weights.uri is not None
     assert weights.uri.startswith("https://storage.googleapis.com/")
     assert weights.digest.keys() == {"md5"}
+
+
+def test_a_model_that_was_gone_on_from_is_named_by_digest_and_nothing_else_is(
+    tmp_path: Path,
+) -> None:
+    """ImageNet's weights, the default, are not loaded then."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "saved_model.pb").write_bytes(b"model")
+    config = configured(trainer={"warm_start": str(model)})
+    by_name = resources(config)
+    assert by_name["warm start"].digest == {"sha256": tree_digest(str(model))}
+    assert "base weights" not in by_name
+    assert str(tmp_path) not in origin(config, DATASET).to_text()
+
+
+def test_ingest_s_settings_are_those_that_made_the_dataset() -> None:
+    settings = origin(configured(ingest={"max_side": 99}), DATASET).parameters["config"]
+    assert settings["ingest"] == {"max_side": 512, "labels": "labels.txt"}
 
 
 def test_an_untrained_base_came_from_nowhere() -> None:

@@ -33,7 +33,7 @@ DATASET = Dataset(
     schema_path=Path("dataset/schema.pbtxt"),
     max_side=512,
     counts=COUNTS,
-    fingerprint="aa",
+    options={"max_side": 512, "labels": "/home/somebody/labels.txt"},
     digest="bb",
 )
 
