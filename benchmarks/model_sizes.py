@@ -79,4 +79,4 @@ def noise(count: int) -> Images:
     """Images of noise: what is in them changes neither sizes nor how long a conversion takes."""
     pixels = np.random.default_rng(0).random((count, SIDE, SIDE, 3), np.float32)
     ids = tuple(str(index) for index in range(count))
-    return Images(ids, pixels, np.arange(count) % len(LABELS))
+    return Images(ids, [(pixels, np.arange(count) % len(LABELS))])

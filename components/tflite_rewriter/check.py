@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tensorflow.lite.python import schema_py_generated as schema
 
 from components.tflite_models import Parity
+from components.tflite_rewriter.images import StoredPixels
 from edgeline.runtime.interpreter import PixelModel
 
 INPUT = "pixels"
@@ -97,8 +98,10 @@ def check(
     return _check_answers(predict(model, pixels, classes), expected, variant)
 
 
-def predict(model: bytes, pixels: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
-    """Runs a file over images as a device does.
+def predict(
+    model: bytes, pixels: NDArray[np.float32] | StoredPixels, classes: int
+) -> NDArray[np.float32]:
+    """Runs a file over images as a device does, one by one.
 
     Returns:
         Probabilities, `[images, classes]`.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from components.examples import TransformedExamples, example_files
 from components.records import open_records, read_at, skim
@@ -51,7 +52,7 @@ def balanced_images(file_patterns: Sequence[str], transform_graph: Path, count: 
     # One of each class in turn, until there are enough.
     turns = zip_longest(*(sorted(by_label[label]) for label in sorted(by_label)))
     chosen = [place for place in chain.from_iterable(turns) if place is not None]
-    return _read(file_patterns, transform_graph, chosen[:count])
+    return _chosen(file_patterns, transform_graph, chosen[:count])
 
 
 def first_images(file_patterns: Sequence[str], transform_graph: Path, count: int) -> Images:
@@ -60,7 +61,7 @@ def first_images(file_patterns: Sequence[str], transform_graph: Path, count: int
     Args and raises: as `balanced_images`.
     """
     first = heapq.nsmallest(count, (place for _, place in _places(file_patterns)))
-    return _read(file_patterns, transform_graph, first)
+    return _chosen(file_patterns, transform_graph, first)
 
 
 def _places(file_patterns: Sequence[str]) -> Iterator[tuple[str, _Place]]:
@@ -71,23 +72,31 @@ def _places(file_patterns: Sequence[str]) -> Iterator[tuple[str, _Place]]:
             yield label, _Place(image_id, file, record.offset)
 
 
-def _read(file_patterns: Sequence[str], transform_graph: Path, chosen: Sequence[_Place]) -> Images:
-    """Reads and transforms the chosen images, and no others."""
+def _chosen(
+    file_patterns: Sequence[str], transform_graph: Path, chosen: Sequence[_Place]
+) -> Images:
     if not chosen:
         raise FileNotFoundError(f"no image at {', '.join(file_patterns)}: at least one is needed")
-    found: dict[str, bytes] = {}
-    in_order = sorted(chosen, key=attrgetter("file", "offset"))
-    for file, places in groupby(in_order, key=attrgetter("file")):
-        with open_records(file) as opened:
-            found |= {place.image_id: read_at(opened, place.offset) for place in places}
-    with tempfile.TemporaryDirectory() as folder:
-        copy = str(Path(folder) / "chosen.tfrecord")
-        with tf.io.TFRecordWriter(copy) as writer:
-            for place in chosen:
-                writer.write(found[place.image_id])
-        batches = list(TransformedExamples([copy], transform_graph).batches(BATCH))
-    return Images(
-        tuple(place.image_id for place in chosen),
-        np.concatenate([batch["pixels"].numpy() for batch in batches]),
-        np.concatenate([batch["label_id"].numpy() for batch in batches]),
-    )
+    return Images(tuple(place.image_id for place in chosen), _Decoded(chosen, transform_graph))
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """The chosen images, and no others, read and transformed as they are asked for."""
+
+    chosen: Sequence[_Place]
+    transform_graph: Path
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        found: dict[str, bytes] = {}
+        in_order = sorted(self.chosen, key=attrgetter("file", "offset"))
+        for file, places in groupby(in_order, key=attrgetter("file")):
+            with open_records(file) as opened:
+                found |= {place.image_id: read_at(opened, place.offset) for place in places}
+        with tempfile.TemporaryDirectory() as folder:
+            copy = str(Path(folder) / "chosen.tfrecord")
+            with tf.io.TFRecordWriter(copy) as writer:
+                for place in self.chosen:
+                    writer.write(found.pop(place.image_id))
+            for batch in TransformedExamples([copy], self.transform_graph).batches(BATCH):
+                yield batch["pixels"].numpy(), batch["label_id"].numpy()

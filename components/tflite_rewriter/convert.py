@@ -1,5 +1,8 @@
 """Converts a SavedModel's `pixels` signature to one TFLite variant.
 
+What is converted is not that SavedModel but one made of it by `save_single_image`, which holds
+nothing else: a third of the time, two thirds of the memory, and it is made once for all variants.
+
 Integer variants take two steps: `calibrate` runs real images through the network and notes the
 range of every tensor, which is slow; `quantize` turns that into integers in about a second, as
 often as one likes. TensorFlow's converter does the same two in one call.
@@ -7,7 +10,8 @@ often as one likes. TensorFlow's converter does the same two in one call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,37 +25,17 @@ OUTPUT = "probabilities"
 PIXEL_RANGE = (0.0, 1.0)
 
 
-def convert(loaded: Any, variant: str, pixels: NDArray[np.float32]) -> bytes:
-    """Converts a model to a variant, other than `int8_selective`.
+Pixels = Iterable[NDArray[np.float32]]  # images, `[height, width, 3]` each; iterated again
+
+
+def save_single_image(loaded: Any, folder: Path) -> None:
+    """Saves what converting needs of a SavedModel: its signature `pixels`, of one image.
 
     Args:
         loaded: a SavedModel with a signature `pixels`, float32 `[batch, height, width, 3]`, to
             `probabilities`, float32 `[batch, classes]`.
-        variant: a name in `variants.VARIANTS`.
-        pixels: images to calibrate integer variants with, float32 `[images, height, width, 3]`.
-
-    Returns:
-        A TFLite flatbuffer of batch size 1, whose signature keeps the two names.
+        folder: of the new one, whose `batch` is 1.
     """
-    return _CONVERSIONS[variant](_converter(loaded), pixels)
-
-
-def calibrate(loaded: Any, pixels: NDArray[np.float32]) -> bytes:
-    """Converts a model to float32 with the range of every tensor on the images; see `quantize`."""
-    return _calibrate(_converter(loaded), pixels)
-
-
-def quantize(calibrated: bytes, keep_float: Sequence[str] = ()) -> bytes:
-    """Quantizes a calibrated model to int8 with float32 input and output.
-
-    Args:
-        calibrated: of `calibrate`.
-        keep_float: names of the layers that stay float32, by their output tensors.
-    """
-    return bytes(mlir_quantize(calibrated, denylisted_nodes=list(keep_float)))
-
-
-def _converter(loaded: Any) -> tf.lite.TFLiteConverter:
     signature = loaded.signatures[INPUT]
     shape = signature.structured_input_signature[1][INPUT].shape
 
@@ -59,17 +43,58 @@ def _converter(loaded: Any) -> tf.lite.TFLiteConverter:
     def single_image(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         return {OUTPUT: signature(**{INPUT: pixels})[OUTPUT]}
 
-    # Not from_saved_model: in TensorFlow 2.16 it aborts on a SavedModel of a Keras 3 model.
-    return tf.lite.TFLiteConverter.from_concrete_functions(
-        [single_image.get_concrete_function()], loaded
-    )
+    module = tf.Module()
+    module.weights = list(signature.variables)
+    tf.saved_model.save(module, str(folder), signatures={INPUT: single_image})
 
 
-def _calibrate(converter: tf.lite.TFLiteConverter, pixels: NDArray[np.float32]) -> bytes:
+def convert(single_image: Path, variant: str, pixels: Pixels) -> bytes:
+    """Converts a model to a variant, other than those made by `quantize`.
+
+    Args:
+        single_image: what `save_single_image` saved.
+        variant: a name in `variants.VARIANTS`.
+        pixels: images to calibrate `int16x8` with.
+
+    Returns:
+        A TFLite flatbuffer of batch size 1, whose signature keeps the two names.
+    """
+    return _CONVERSIONS[variant](_converter(single_image), pixels)
+
+
+def calibrate(single_image: Path, pixels: Pixels) -> bytes:
+    """Converts a model to float32 with the range of every tensor on the images; see `quantize`."""
+    converter = _converter(single_image)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = _one_by_one(pixels)
     converter._experimental_calibrate_only = True
     return _with_pixel_range(converter.convert())
+
+
+def quantize(
+    calibrated: bytes, keep_float: Sequence[str] = (), *, integer_io: bool = False
+) -> bytes:
+    """Quantizes a calibrated model to int8.
+
+    Args:
+        calibrated: of `calibrate`.
+        keep_float: names of the layers that stay float32, by their output tensors.
+        integer_io: whether input and output are uint8, not float32.
+    """
+    io_type = tf.uint8 if integer_io else tf.float32
+    return bytes(
+        mlir_quantize(
+            calibrated,
+            input_data_type=io_type,
+            output_data_type=io_type,
+            denylisted_nodes=list(keep_float),
+        )
+    )
+
+
+def _converter(single_image: Path) -> tf.lite.TFLiteConverter:
+    # Only of what `save_single_image` saved: TensorFlow 2.16 aborts on a Keras 3 model's own.
+    return tf.lite.TFLiteConverter.from_saved_model(str(single_image), signature_keys=[INPUT])
 
 
 def _with_pixel_range(calibrated: bytes) -> bytes:
@@ -85,35 +110,26 @@ def _with_pixel_range(calibrated: bytes) -> bytes:
     return bytes(content)
 
 
-def _one_by_one(pixels: NDArray[np.float32]) -> Callable[[], Iterator[list[NDArray[np.float32]]]]:
+def _one_by_one(pixels: Pixels) -> Callable[[], Iterator[list[NDArray[np.float32]]]]:
     return lambda: ([image[np.newaxis]] for image in pixels)
 
 
-def _float32(converter: tf.lite.TFLiteConverter, _: NDArray[np.float32]) -> bytes:
+def _float32(converter: tf.lite.TFLiteConverter, _: Pixels) -> bytes:
     return bytes(converter.convert())
 
 
-def _float16(converter: tf.lite.TFLiteConverter, _: NDArray[np.float32]) -> bytes:
+def _float16(converter: tf.lite.TFLiteConverter, _: Pixels) -> bytes:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
     return bytes(converter.convert())
 
 
-def _dynamic(converter: tf.lite.TFLiteConverter, _: NDArray[np.float32]) -> bytes:
+def _dynamic(converter: tf.lite.TFLiteConverter, _: Pixels) -> bytes:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     return bytes(converter.convert())
 
 
-def _int8(converter: tf.lite.TFLiteConverter, pixels: NDArray[np.float32]) -> bytes:
-    return quantize(_calibrate(converter, pixels))
-
-
-def _int8_io(converter: tf.lite.TFLiteConverter, pixels: NDArray[np.float32]) -> bytes:
-    calibrated = _calibrate(converter, pixels)
-    return bytes(mlir_quantize(calibrated, input_data_type=tf.uint8, output_data_type=tf.uint8))
-
-
-def _int16x8(converter: tf.lite.TFLiteConverter, pixels: NDArray[np.float32]) -> bytes:
+def _int16x8(converter: tf.lite.TFLiteConverter, pixels: Pixels) -> bytes:
     """The newer quantizer that `quantize` calls has no 16-bit activations; the older one does."""
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = _one_by_one(pixels)
@@ -123,11 +139,9 @@ def _int16x8(converter: tf.lite.TFLiteConverter, pixels: NDArray[np.float32]) ->
     return bytes(converter.convert())
 
 
-_CONVERSIONS: dict[str, Callable[[tf.lite.TFLiteConverter, NDArray[np.float32]], bytes]] = {
+_CONVERSIONS: dict[str, Callable[[tf.lite.TFLiteConverter, Pixels], bytes]] = {
     "float32": _float32,
     "float16": _float16,
     "dynamic": _dynamic,
-    "int8": _int8,
-    "int8_io": _int8_io,
     "int16x8": _int16x8,
 }

@@ -25,8 +25,9 @@ from tensorflow.lite.python.convert import mlir_quantize
 from components.tflite_models import KeptLayer
 from components.tflite_rewriter.check import Op, predict, read_ops
 from components.tflite_rewriter.convert import quantize
+from components.tflite_rewriter.images import StoredPixels
 
-DEBUGGED_IMAGES = 32  # more don't move the figures
+DEBUGGED_IMAGES = 32
 MAX_TRIALS = 40  # quantizing and evaluating takes 2 to 10 s for DenseNet121
 ELEMENT_WISE = frozenset({"ADD", "MUL", "SUB"})
 _VERIFY_PREFIX = "NumericVerify/"
@@ -37,12 +38,12 @@ class Evaluation:
     """What a trial is measured on.
 
     Attributes:
-        pixels: float32 `[images, height, width, 3]`.
+        pixels: of the images.
         label_ids: int64 `[images]`.
         float_model: probabilities that the float model gives, `[images, classes]`.
     """
 
-    pixels: NDArray[np.float32]
+    pixels: StoredPixels
     label_ids: NDArray[np.int64]
     float_model: NDArray[np.float32]
 
@@ -77,7 +78,8 @@ def quantize_selectively(
 
     Args:
         calibrated: of `convert.calibrate`.
-        pixels: images to measure each layer's error on.
+        pixels: images to measure each layer's error on, float32 `[images, height, width, 3]`; more
+            than `DEBUGGED_IMAGES` don't move the figures.
         evaluation: images to measure accuracy on; not those that judge the result.
         max_drop: a fraction.
 
@@ -93,7 +95,7 @@ def quantize_selectively(
         return Selective(quantize(calibrated), (), note)
 
     ops = read_ops(calibrated)
-    errors = layer_errors(calibrated, pixels[:DEBUGGED_IMAGES])
+    errors = layer_errors(calibrated, pixels)
     chosen = _search(trials, _orders(ops, errors))
     model = quantize(calibrated, chosen)
     # Not all that were chosen: an operation that only moves values may go on doing so in int8.

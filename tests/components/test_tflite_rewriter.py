@@ -72,7 +72,7 @@ def images(saved_model: Path, count: int, seed: int) -> Images:
     """Images that the float model is always right about."""
     pixels = random_images(count, seed)
     label_ids = answers(saved_model, pixels).argmax(axis=1)
-    return Images(tuple(f"{index:064x}" for index in range(count)), pixels, label_ids)
+    return Images(tuple(f"{index:064x}" for index in range(count)), [(pixels, label_ids)])
 
 
 def answers(saved_model: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -87,7 +87,7 @@ def models(
     network = solve(pixels, label_ids)
     folder = tmp_path_factory.mktemp("models")
     saved_model = save(network, folder / "saved")
-    calibration = Images(tuple(photo.stem for photo, _ in solved_on), pixels, label_ids)
+    calibration = Images(tuple(photo.stem for photo, _ in solved_on), [(pixels, label_ids)])
     rewrite(saved_model, folder / "tflite", VARIANTS, calibration=calibration, timeout=300)
     return TFLiteModelsFolder.load(folder / "tflite")
 
