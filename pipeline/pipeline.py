@@ -119,7 +119,7 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         model=trainer.outputs["model"],
         schema=schema_gen.outputs["schema"],
-        eval_config=evaluation.eval_config(gate, len(dataset.labels), dataset.slice_keys),
+        eval_config=evaluation.eval_config(gate, dataset.slice_keys),
         example_splits=[gate.split],
     )
     rewriter = TFLiteRewriter(
