@@ -1,7 +1,7 @@
-"""How long making five variants takes, against the slowest one, and how much memory.
+"""How long making five variants takes, and how much memory.
 
-DenseNet121 with a pooling head at 150x150, two classes. Promised: all five in under 3 times the
-slowest, in under 6 GiB with every process counted; float16 under 14.3 MB and int8 under 7.6 MB.
+DenseNet121 with a pooling head at 150x150, two classes. Promised: under 4 GB with every process
+counted; float16 under 14.3 MB and int8 under 7.6 MB.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ def main() -> None:
     for model in models:
         if model.error:
             print(f"{model.variant}: {model.error}")
-    slowest = max(model.seconds for model in models)
     rows = [
-        [model.variant, f"{(model.bytes or 0) / 1e6:.2f} MB", f"{model.seconds:.0f} s", ""]
+        [model.variant, f"{(model.bytes or 0) / 1e6:.2f} MB", f"{model.seconds:.0f} s"]
         for model in models
     ]
-    rows.append(["all, against the slowest", "", f"{seconds:.0f} s", f"{seconds / slowest:.2f}"])
-    rows.append(["most memory at once", f"{memory.peak / 2**30:.2f} GiB", "", ""])
-    print(tabulate(rows, headers=["variant", "", "", "ratio"], tablefmt="plain"))
+    rows.append(["all", "", f"{seconds:.0f} s"])
+    rows.append(["most memory at once", f"{memory.peak / 1e9:.2f} GB", ""])
+    print(tabulate(rows, headers=["variant", "", ""], tablefmt="plain"))
 
 
 class PeakMemory:

@@ -120,31 +120,20 @@ class _Outcome:
     error: str | None  # what went wrong
 
 
-class _Workers:
-    """Runs the processes, as many at once as there is memory for."""
+class Memory:
+    """Lets through as many at once as there is memory for, and at least one."""
 
-    def __init__(self, saved_model: Path, work: Path, max_drop: float, timeout: float) -> None:
-        self.work = work
-        self._arguments = (str(saved_model), str(work), str(max_drop))
-        self._timeout = timeout
-        self._free = MEMORY - psutil.Process().memory_info().rss
+    def __init__(self, size: float) -> None:
+        """Has so many bytes."""
+        self._size = size
         self._held = 0.0
         self._changed = Condition()
 
-    def run(self, task: str) -> _Outcome:
-        """Runs a worker when there is memory for it."""
-        with self._memory(PEAKS.get(task, CONVERSION_PEAK)):
-            _LOG.info("%s: started", task)
-            started = time.monotonic()
-            module = "components.tflite_rewriter.worker"
-            error = _run([sys.executable, "-m", module, task, *self._arguments], self._timeout)
-            return _Outcome(round(time.monotonic() - started, 3), error)
-
     @contextmanager
-    def _memory(self, size: float) -> Iterator[None]:
-        """Waits until so many bytes are free, or until nothing else runs."""
+    def hold(self, size: float) -> Iterator[None]:
+        """Waits until so many bytes are free, or all, and has them until the end of the block."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._held or self._held + size <= self._free)
+            self._changed.wait_for(lambda: not self._held or self._held + size <= self._size)
             self._held += size
         try:
             yield
@@ -152,6 +141,25 @@ class _Workers:
             with self._changed:
                 self._held -= size
                 self._changed.notify_all()
+
+
+class _Workers:
+    """Runs the processes, as many at once as there is memory for."""
+
+    def __init__(self, saved_model: Path, work: Path, max_drop: float, timeout: float) -> None:
+        self.work = work
+        self._arguments = (str(saved_model), str(work), str(max_drop))
+        self._timeout = timeout
+        self._memory = Memory(MEMORY - psutil.Process().memory_info().rss)
+
+    def run(self, task: str) -> _Outcome:
+        """Runs a worker when there is memory for it."""
+        with self._memory.hold(PEAKS.get(task, CONVERSION_PEAK)):
+            _LOG.info("%s: started", task)
+            started = time.monotonic()
+            module = "components.tflite_rewriter.worker"
+            error = _run([sys.executable, "-m", module, task, *self._arguments], self._timeout)
+            return _Outcome(round(time.monotonic() - started, 3), error)
 
 
 def _make_all(workers: _Workers, variants: Sequence[str], output: Path) -> tuple[ModelFile, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ from components.tflite_models import (
 from components.tflite_rewriter.check import CheckError, check, read_ops
 from components.tflite_rewriter.images import Images
 from components.tflite_rewriter.metadata import METADATA_IDENTIFIER, METADATA_NAME, read_labels
-from components.tflite_rewriter.rewrite import RewriteError, rewrite
+from components.tflite_rewriter.rewrite import Memory, RewriteError, rewrite
 from components.tflite_rewriter.variants import PRESETS, VARIANTS
 from edgeline.contract import PreprocessingContract
 from edgeline.runtime.packed import packed_contract
@@ -266,8 +267,39 @@ def test_int8_selective_keeps_in_float_what_int8_breaks_while_other_variants_are
     assert after <= 0.05
 
 
+def test_a_calibration_that_is_killed_leaves_the_variants_that_need_none(
+    saved_model: Path, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        rewriting = pool.submit(made, saved_model, tmp_path, ["int8", "float32", "int8_io"])
+        worker_of("calibrate").send_signal(signal.SIGABRT)
+        int8, float32, int8_io = rewriting.result().models
+    for model in (int8, int8_io):
+        assert model.error is not None
+        assert model.error.startswith("the conversion ended with signal 6")
+    assert float32.error is None
+
+
+def test_work_waits_for_memory() -> None:
+    memory = Memory(4)
+    inside = {size: threading.Event() for size in (2, 9)}
+
+    def work(size: int) -> None:
+        with memory.hold(size):
+            inside[size].set()
+
+    with ThreadPoolExecutor(2) as pool:
+        with memory.hold(1):
+            pool.submit(work, 2)
+            assert inside[2].wait(TIMEOUT)
+            pool.submit(work, 9)
+            assert not inside[9].wait(0.1)
+        # What is larger than all there is goes alone.
+        assert inside[9].wait(TIMEOUT)
+
+
 def worker_of(variant: str) -> psutil.Process:
-    """Waits for the process that converts a variant."""
+    """Waits for the process that makes a variant, or does what is done before."""
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         for process in psutil.Process().children():
