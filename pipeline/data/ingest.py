@@ -64,7 +64,7 @@ from pipeline.data.work import (
     reported,
     run,
 )
-from pipeline.data.workshop import Workshop, open_workshop, take_place
+from pipeline.data.workshop import Workshop, keep_times, open_workshop, take_place
 from pipeline.errors import UserError
 
 DEFAULTS = IngestConfig()
@@ -115,6 +115,8 @@ def ingest(
             report = _make(photos, options, engine, workshop, index, listing, say)
         finally:
             index.close()
+        if earlier and earlier.digest == report.digest:
+            keep_times(workshop, out)
         take_place(workshop, out)
     return report
 
