@@ -10,6 +10,7 @@ BENCHMARKS = (
     "model_sizes",
     "near_duplicates",
     "scale",
+    "distributed",
     "rewriting",
     "evaluating",
     "training",
