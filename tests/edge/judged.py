@@ -11,7 +11,13 @@ MINIMUM = 0.8
 def judged(variants: Mapping[str, bytes], accuracy: float = 0.9) -> bytes:
     """Return the verdict on variants of this accuracy, which has to be 0.8 at least."""
     checks = (
-        Check("accuracy", "overall", accuracy, MINIMUM),
+        Check(
+            "accuracy",
+            "overall",
+            accuracy,
+            MINIMUM,
+            interval=(round(accuracy - 0.04, 2), round(accuracy + 0.03, 2)),
+        ),
         Check("precision of bird", "overall", float("nan")),  # of a class that is never said
         Check("accuracy", "camera=\x1b[31mleft", accuracy - 0.1),
     )

@@ -65,20 +65,47 @@ def test_compares_with_what_the_channel_serves(store: "Store") -> None:
         ("precision of bird", "overall"),
         ("accuracy", "camera=\x1b[31mleft"),
     ]
-    assert of_int8[0] == Metric("int8", "accuracy", "overall", 0.9, 0.95)
+    expected = Metric("int8", "accuracy", "overall", 0.9, 0.95, interval=(0.91, 0.98))
+    assert of_int8[0] == expected
     assert of_int8[0].difference == pytest.approx(0.05)
+    assert [each.differs for each in of_int8] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "best", "interval", "worse"),
+    [
+        pytest.param(0.9, 0.8, "max", (0.7, 0.85), True, id="less than chance explains"),
+        pytest.param(0.9, 0.8, "max", (0.7, 0.95), False, id="it may be chance"),
+        pytest.param(0.9, 0.95, "max", (0.93, 0.97), False, id="better"),
+        pytest.param(0.9, 0.8, "max", None, False, id="nobody knows"),
+        pytest.param(0.01, 0.05, "min", (0.02, 0.09), True, id="a drop that grew"),
+        pytest.param(0.05, 0.01, "min", (0.0, 0.02), False, id="a drop that shrank"),
+        pytest.param(None, 0.8, "max", (0.7, 0.85), False, id="new"),
+    ],
+)
+def test_what_got_worse_is_beyond_its_interval(
+    old: float | None,
+    new: float,
+    best: str,
+    interval: tuple[float, float] | None,
+    worse: bool,
+) -> None:
+    assert Metric("int8", "x", "overall", old, new, best, interval).is_worse is worse
 
 
 def test_what_only_one_release_has_is_compared_with_nothing(store: "Store") -> None:
     store.publish({"int8": b"old"}, verdict=judged({"int8": b"old"}))
     _promote(store)
     store.publish({"dynamic": b"new"}, verdict=judged({"dynamic": b"new"}))
-    metrics = _promote(store).metrics
+    change = _promote(store)
+    assert change.gone == ("int8",)
+    metrics = change.metrics
     assert [(each.variant, each.old is None, each.new is None) for each in metrics[::3]] == [
         ("dynamic", True, False),
         ("int8", False, True),
     ]
     assert {each.difference for each in metrics} == {None}
+    assert all(each.differs for each in metrics)
 
 
 def test_a_release_without_verdict_in_the_channel_is_no_obstacle(store: "Store") -> None:

@@ -202,11 +202,32 @@ def test_a_promotion_shows_both_releases_side_by_side(run: Run, registry: "Store
     for expected in (
         r"^VARIANT +METRIC +ON +v1, NOW +v2 +DIFFERENCE$",
         r"^float32 +accuracy +overall +0.9000 +0.9500 +\+0.0500$",
-        r"^int8 +precision of bird +overall +- +- +-$",
         r"^pets/production serves v2 \(sha256:[0-9a-f]{64}\)\.$",
     ):
         assert re.search(expected, done.out, re.MULTILINE), expected
+    assert "precision of bird" not in done.out
+    assert "2 more metrics are the same; --all shows them" in done.error
     assert registry.serving("pets", "production").tag == "v2"
+
+
+def test_a_promotion_can_show_every_metric(run: Run, registry: "Store") -> None:
+    assert run("promote", *PROMOTE, "--yes").code == 0
+    publish(registry, b"second", 0.95)
+    done = run("promote", *PROMOTE, "--yes", "--all")
+    row = r"^int8 +precision of bird +overall +- +- +-$"
+    assert re.search(row, done.out, re.MULTILINE)
+    assert "--all" not in done.error
+
+
+def test_a_promotion_says_first_what_got_worse(run: Run, registry: "Store") -> None:
+    assert run("promote", *PROMOTE, "--yes").code == 0
+    publish(registry, b"second", 0.85)
+    done = run("promote", *PROMOTE, "--yes")
+    first, *_ = [line for line in done.out.splitlines() if line]
+    assert first == (
+        "WORSE  float32: accuracy was 0.9000, and is 0.8500 now, with an interval of 0.8100 to "
+        "0.8800"
+    )
 
 
 def test_a_promotion_is_json_for_programs(run: Run, registry: "Store") -> None:

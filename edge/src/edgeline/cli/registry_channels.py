@@ -2,6 +2,8 @@
 
 import argparse
 import math
+import sys
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,15 @@ from edgeline.cli.options import (
     add_yes,
     version,
 )
-from edgeline.cli.output import Progress, confirmed, note, number, print_json, print_table
+from edgeline.cli.output import (
+    Progress,
+    confirmed,
+    note,
+    number,
+    print_json,
+    print_table,
+    printable,
+)
 
 if TYPE_CHECKING:
     from edgeline.publish.channels import Change, Metric
@@ -28,7 +38,7 @@ def add_promote(group: Any) -> None:
         summary="let a channel serve the release of another one",
         description="Let a channel serve the release that another one serves, such as production "
         "the\ncandidate. Refuses a release that was changed, or whose recorded verdict is not a "
-        "pass.\nShows the metrics of both releases side by side, and asks before it signs.",
+        "pass.\nSays which metrics got worse, shows what differs, and asks before it signs.",
         examples="""\
   edgeline registry promote registry solar-cells --from candidate --to production \\
       --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
@@ -45,6 +55,7 @@ def add_promote(group: Any) -> None:
     parser.add_argument(
         "--to", required=True, dest="target", metavar="CHANNEL", help="which is to serve it too"
     )
+    _add_all(parser)
     add_yes(parser)
     add_signing(parser)
 
@@ -74,8 +85,15 @@ def add_rollback(group: Any) -> None:
         metavar="VERSION",
         help="one of those it served before, such as v5; default: the last of them",
     )
+    _add_all(parser)
     add_yes(parser)
     add_signing(parser)
+
+
+def _add_all(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--all", action="store_true", help="show every metric, also those that are the same"
+    )
 
 
 def _promote(options: argparse.Namespace) -> int:
@@ -117,12 +135,28 @@ def _confirm(options: argparse.Namespace, change: "Change") -> bool:
     for remark in change.remarks:
         note(remark)
     if not options.json or not options.yes:
-        _print_comparison(change, error=options.json)
+        for line in _warnings(change):
+            print(line, file=sys.stderr if options.json else sys.stdout)
+        _print_comparison(change, everything=options.all, error=options.json)
     where = f"{change.model}/{change.channel}"
     return confirmed(f"Sign that {where} serves {change.release.tag}?", yes=options.yes)
 
 
-def _print_comparison(change: "Change", *, error: bool) -> None:
+def _warnings(change: "Change") -> Iterator[str]:
+    """What matters first: what is gone, and what got worse."""
+    for variant in change.gone:
+        yield f"GONE   {variant}: {change.release.tag} has no such variant"
+    for metric in change.metrics:
+        if metric.is_worse and metric.interval:
+            low, high = metric.interval
+            where = "" if metric.slice == "overall" else f" on {metric.slice}"
+            yield printable(
+                f"WORSE  {metric.variant}: {metric.metric}{where} was {number(metric.old)}, and is "
+                f"{number(metric.new)} now, with an interval of {low:.4f} to {high:.4f}"
+            )
+
+
+def _print_comparison(change: "Change", *, everything: bool, error: bool) -> None:
     from edgeline.registry.format import version_tag
 
     old, new = change.replaced, change.release.tag
@@ -130,9 +164,12 @@ def _print_comparison(change: "Change", *, error: bool) -> None:
     rows = [
         (each.variant, each.metric, each.slice, *(_numbers(each) if old else [number(each.new)]))
         for each in change.metrics
+        if everything or each.differs
     ]
     if rows:
         print_table([("VARIANT", "METRIC", "ON", *columns), *rows], right=(3, 4, 5), error=error)
+    if same := len(change.metrics) - len(rows):
+        note(f"{same:,} more metrics are the same; --all shows them")
 
 
 def _report(change: "Change", options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ channel's signature promises. A promotion needs a verdict on these very weights 
 be a pass.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -20,7 +21,7 @@ from edgeline.registry.bundle import Channel
 from edgeline.registry.format import ReleaseRef, check_channel, check_model, version_tag
 from edgeline.registry.reader import RegistryReader, Release
 from edgeline.registry.store import ReadStore
-from edgeline.registry.verdict import OVERALL, Verdict
+from edgeline.registry.verdict import OVERALL, Check, Verdict
 
 
 class Outcome(Enum):
@@ -41,6 +42,23 @@ class Metric:
     slice: str  # "overall" or "<key>=<value>"
     old: float | None
     new: float | None
+    best: str = "max"  # whether the most or the least is best
+    interval: tuple[float, float] | None = None  # of the new one, where the verdict has it
+
+    @property
+    def differs(self) -> bool:
+        """Whether the releases differ in it; what is defined in neither is the same."""
+        if self.old is None or self.new is None:
+            return self.old is not self.new
+        return self.old != self.new and not (math.isnan(self.old) and math.isnan(self.new))
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether it got worse, by more than its interval leaves to chance."""
+        if self.old is None or self.new is None or self.interval is None:
+            return False
+        low, high = self.interval
+        return self.old > high if self.best == "max" else self.old < low
 
     @property
     def difference(self) -> float | None:
@@ -69,6 +87,13 @@ class Change:
     metrics: tuple[Metric, ...] = ()
     remarks: tuple[str, ...] = ()
     outcome: Outcome = Outcome.PROPOSED
+
+    @property
+    def gone(self) -> tuple[str, ...]:
+        """The variants that the replaced release has, and this one lacks."""
+        kept = {variant.name for variant in self.release.variants}
+        before = dict.fromkeys(metric.variant for metric in self.metrics)
+        return tuple(name for name in before if name not in kept)
 
 
 Confirm = Callable[[Change], bool]
@@ -189,13 +214,23 @@ def compare(old: Verdict | None, new: Verdict) -> tuple[Metric, ...]:
 
     Variants come in the order of the new verdict, and for each what is overall before any slice.
     """
-    before, after = old.metrics() if old else {}, new.metrics()
+    before, after = old.published_checks() if old else {}, new.published_checks()
     rank = {variant.variant: number for number, variant in enumerate(new.variants)}
     keys = sorted(
         {**after, **before},
         key=lambda key: (rank.get(key[0], len(rank)), key[0], key[2] != OVERALL),
     )
-    return tuple(Metric(*key, before.get(key), after.get(key)) for key in keys)
+    return tuple(_metric(key, before.get(key), after.get(key)) for key in keys)
+
+
+def _metric(key: tuple[str, str, str], old: Check | None, new: Check | None) -> Metric:
+    return Metric(
+        *key,
+        old=old.value if old else None,
+        new=new.value if new else None,
+        best="min" if new and new.bound == "max" else "max",
+        interval=new.interval if new else None,
+    )
 
 
 def _change(

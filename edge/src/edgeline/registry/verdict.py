@@ -131,8 +131,12 @@ class Verdict:
 
     def metrics(self) -> dict[tuple[str, str, str], float]:
         """Return what was measured of published variants, by variant, metric and slice."""
+        return {key: check.value for key, check in self.published_checks().items()}
+
+    def published_checks(self) -> dict[tuple[str, str, str], Check]:
+        """Return the checks of published variants, by variant, metric and slice."""
         return {
-            (variant.variant, check.metric, check.slice): check.value
+            (variant.variant, check.metric, check.slice): check
             for variant in self.variants
             if variant.variant in self.published
             for check in variant.checks
