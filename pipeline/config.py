@@ -161,8 +161,9 @@ class TrainerConfig(_Section):
     class_weights: Literal["none", "balanced"] = "none"
     """"balanced": every class weighs as much in the loss, however many images it has."""
     early_stopping: Literal["loss", "accuracy", "mean_recall"] = "loss"
-    """What must get better on the eval split; "mean_recall" is the mean over the classes. A phase
-    ends with the weights of its best epoch."""
+    """What must get better on the eval split: "loss" is the cross-entropy without label smoothing,
+    "mean_recall" the mean over the classes. A phase ends with the weights of its best epoch, or
+    with those that it set out from."""
     patience: Positive = 10
     """Epochs without anything better before a phase stops."""
     augment_views: Annotated[int, Field(ge=0)] = 0

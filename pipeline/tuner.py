@@ -22,7 +22,7 @@ from pipeline.model import build_base
 from pipeline.training.hardware import computing_in, limit_threads
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
-from pipeline.training.recipe import MONITORED
+from pipeline.training.recipe import MONITORED, best
 from pipeline.training.setup import NO_FINE_TUNING, Setup, tuned
 from pipeline.training.state_folder import state_digest
 
@@ -61,11 +61,11 @@ class Search(keras_tuner.BayesianOptimization):
         self._job = job
         self._base = base
         self._weights = base.get_weights()
-        monitored = job.config.early_stopping
+        monitored = MONITORED[job.config.early_stopping]
         super().__init__(
             # What is tried is decided in `run_trial`; this only declares the space.
             hypermodel=_Space(job.config),
-            objective=keras_tuner.Objective(f"val_{monitored}", MONITORED[monitored]),
+            objective=keras_tuner.Objective(monitored.name, monitored.best),
             max_trials=trials,
             seed=job.config.seed,
             directory=str(job.state_dir),
@@ -91,7 +91,9 @@ class Search(keras_tuner.BayesianOptimization):
         with computing_in(config.precision):
             _, curves = train(self._base, job)
         shutil.rmtree(folder)
-        return {self.oracle.objective.name: best(curves, config)}
+        reached = best(curves, config)
+        assert reached is not None
+        return {self.oracle.objective.name: reached}
 
     def on_search_end(self) -> None:
         """Removes all but the result, which is in memory."""
@@ -133,10 +135,3 @@ def declare(hp: keras_tuner.HyperParameters, config: TrainerConfig) -> dict[str,
             "fine_tune_learning_rate", 1e-6, 1e-3, sampling="log"
         )
     return values
-
-
-def best(curves: dict[str, list[float]], config: TrainerConfig) -> float:
-    """The best value, in the last phase, of what early stopping looks at."""
-    phase = "fine_tune" if config.fine_tune_epochs else "head"
-    values = curves[f"{phase}/val_{config.early_stopping}"]
-    return min(values) if MONITORED[config.early_stopping] == "min" else max(values)

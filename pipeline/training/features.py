@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle
@@ -213,24 +213,26 @@ class Plan:
 
     def store(self, name: str, rows: int, shape: Sequence[int]) -> FeatureStore:
         """Makes a store, or opens the one of that name which a killed run left."""
-        path = self.folder / f"{name}-{rows}.f32" if self.folder else None
+        path = self.folder / store_name(name, rows) if self.folder else None
         return FeatureStore(rows, shape, path)
 
 
 def plan(
-    sizes: Iterable[int], folder: Path, max_bytes: float, *, in_memory: bool = True
+    sizes: Mapping[str, int], folder: Path, max_bytes: float, *, in_memory: bool = True
 ) -> Plan | None:
     """Decides where features are kept; None, with the reason in the log, if they fit nowhere.
 
     Args:
-        sizes: bytes of each store.
-        folder: for files; what an earlier run left there is counted as free.
+        sizes: bytes of each store, by the name of its file.
+        folder: for files. Those of the same names are gone on with; others, which trials with
+            another frontier left, are removed where they would make it too many.
         max_bytes: that the files may take.
         in_memory: whether memory will do.
     """
-    needed = sum(sizes)
+    needed = sum(sizes.values())
     folder.mkdir(parents=True, exist_ok=True)
-    left_over = sum(file.stat().st_size for file in folder.glob("*.f32"))
+    _make_room(needed, folder, max_bytes, keep=sizes)
+    left_over = sum(file.stat().st_size for file in folder.glob("*.f32") if file.name in sizes)
     available = psutil.virtual_memory().available
     if in_memory and not left_over and needed <= min(MEMORY_LIMIT, MEMORY_SHARE * available):
         return Plan(None)
@@ -249,6 +251,24 @@ def plan(
         problem,
     )
     return None
+
+
+def store_name(name: str, rows: int) -> str:
+    """The name of a store's file."""
+    return f"{name}-{rows}.f32"
+
+
+def _make_room(needed: int, folder: Path, max_bytes: float, keep: Container[str]) -> None:
+    """Removes what others left, the oldest first, until all of it is within the limit."""
+    others = [file for file in folder.glob("*.f32") if file.name not in keep]
+    others.sort(key=lambda file: file.stat().st_mtime)
+    taken = sum(file.stat().st_size for file in others)
+    while others and needed <= max_bytes < needed + taken:
+        file = others.pop(0)
+        taken -= file.stat().st_size
+        _LOG.info("features: %s removed, to stay below trainer.cache_max_gb", file.name)
+        _note_file(file).unlink(missing_ok=True)
+        file.unlink()
 
 
 def store_bytes(rows: int, shape: Sequence[int]) -> int:

@@ -31,9 +31,10 @@ from pipeline.training.features import FeatureStore, Frozen, LabelledExamples
 from pipeline.training.frontier import Split, first_trained, split, unfreeze
 from pipeline.training.inputs import Cache, Job, cached_inputs, pixel_inputs
 from pipeline.training.recipe import (
+    EarlyStopping,
     MeanRecall,
+    best,
     compile_model,
-    early_stopping,
     loss,
     schedule_callbacks,
 )
@@ -81,7 +82,8 @@ def train(
                 batch_norms=job.config.trains_batch_norms,
                 synchronized=job.devices.strategy is not None,
             )
-            curves |= fine_tune(base, head, part, caches.get(FINE_TUNE), job)
+            before = best(curves, job.config)
+            curves |= fine_tune(base, head, part, caches.get(FINE_TUNE), job, before)
     finally:
         for cache in caches.values():
             cache.close()
@@ -120,16 +122,24 @@ def train_head(base: keras.Model, head: keras.Model, cache: Cache | None, job: J
 
 
 def fine_tune(
-    base: keras.Model, head: keras.Model, part: Split, cache: Cache | None, job: Job
+    base: keras.Model,
+    head: keras.Model,
+    part: Split,
+    cache: Cache | None,
+    job: Job,
+    before: float | None = None,
 ) -> Curves:
-    """Fits whatever is trainable in base and head; returns its curves."""
+    """Fits whatever is trainable in base and head; returns its curves.
+
+    Where nothing gets better than `before`, what is monitored at the outset, both stay as they are.
+    """
     if cache:
         inputs = keras.Input(part.suffix.input_shape[1:])
         model = keras.Model(inputs, head(part.suffix(inputs)))
     else:
         model = join(base, head)
     rate = job.config.fine_tune_learning_rate
-    return _fit(FINE_TUNE, model, cache, job.config.fine_tune_epochs, rate, job)
+    return _fit(FINE_TUNE, model, cache, job.config.fine_tune_epochs, rate, job, before)
 
 
 def write_augmented(job: Job) -> None:
@@ -147,11 +157,13 @@ def _caches(base: keras.Model, part: Split | None, job: Job) -> dict[str, Cache]
     if job.config.cache == "off":
         return {}
     networks = _frozen_networks(base, part, job)
-    sizes = [
-        features.store_bytes(rows, network.output_shape[1:])
-        for _, network in networks.values()
-        for rows in _rows(job)
-    ]
+    sizes = {
+        features.store_name(f"{name}-{split}", rows): features.store_bytes(
+            rows, network.output_shape[1:]
+        )
+        for name, network in networks.values()
+        for split, rows in zip(("train", "eval"), _rows(job), strict=True)
+    }
     plan = features.plan(
         sizes,
         job.shared_cache_dir or job.state_dir,
@@ -257,6 +269,7 @@ def _fit(
     epochs: int,
     learning_rate: float,
     job: Job,
+    before: float | None = None,
 ) -> Curves:
     """Fits a model for a phase, from wherever a killed run left it; returns its curves."""
     config, devices = job.config, job.devices
@@ -271,7 +284,7 @@ def _fit(
     steps = len(inputs.batch_sizes)
     keras.utils.set_random_seed(config.seed)
     metrics = compile_model(model, config, learning_rate, steps, epochs)
-    remembering = [*schedule_callbacks(config, learning_rate), early_stopping(config)]
+    remembering = [*schedule_callbacks(config, learning_rate), EarlyStopping(config, before)]
     checkpoint = Checkpoint(path if devices.is_chief else None, state, remembering)
     callbacks = [
         *_watching(phase, metrics.recall, epochs, learning_rate, job),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -16,7 +17,23 @@ from pipeline.config import TrainerConfig
 MOMENTUM = 0.9
 PLATEAU_FACTOR = 0.2
 WARMUP_START = 0.01  # share of the highest learning rate that warm-up starts from
-MONITORED = {"loss": "min", "accuracy": "max", "mean_recall": "max"}
+CROSS_ENTROPY = "cross_entropy"
+
+
+class Monitored(NamedTuple):
+    """What early stopping and a search look at, on the eval split: its name, and what is best."""
+
+    name: str
+    best: Literal["min", "max"]
+
+
+# Not the loss that is minimized: with label smoothing it has another scale, and the search would
+# choose what smooths less.
+MONITORED = {
+    "loss": Monitored(f"val_{CROSS_ENTROPY}", "min"),
+    "accuracy": Monitored("val_accuracy", "max"),
+    "mean_recall": Monitored("val_mean_recall", "max"),
+}
 
 
 def _clipping_the_sum(optimizer: Any) -> Any:
@@ -46,6 +63,7 @@ class Metrics(NamedTuple):
     """What is told of an epoch beside the loss; `recall` holds the confusion matrix."""
 
     accuracy: keras.metrics.CategoricalAccuracy
+    cross_entropy: keras.metrics.CategoricalCrossentropy
     recall: MeanRecall
 
 
@@ -67,7 +85,9 @@ def compile_model(
     rate = _learning_rate(config, learning_rate, steps, epochs)
     optimizer = _OPTIMIZERS[config.optimizer](learning_rate=rate, global_clipnorm=config.clip_norm)
     metrics = Metrics(
-        keras.metrics.CategoricalAccuracy("accuracy"), MeanRecall(model.output_shape[-1])
+        keras.metrics.CategoricalAccuracy("accuracy"),
+        keras.metrics.CategoricalCrossentropy(CROSS_ENTROPY),
+        MeanRecall(model.output_shape[-1]),
     )
     model.compile(
         optimizer=optimizer,
@@ -99,19 +119,46 @@ def schedule_callbacks(
     if config.schedule != "plateau":
         return []
     plateau = keras.callbacks.ReduceLROnPlateau(
-        monitor="val_loss", factor=PLATEAU_FACTOR, patience=max(1, config.patience // 2)
+        monitor=MONITORED["loss"].name, factor=PLATEAU_FACTOR, patience=max(1, config.patience // 2)
     )
     return [WarmUp(learning_rate, config.warmup_epochs), plateau]
 
 
-def early_stopping(config: TrainerConfig) -> keras.callbacks.EarlyStopping:
-    """Stops a phase when nothing gets better, and puts its best epoch's weights back."""
-    return keras.callbacks.EarlyStopping(
-        monitor=f"val_{config.early_stopping}",
-        mode=MONITORED[config.early_stopping],
-        patience=config.patience,
-        restore_best_weights=True,
-    )
+class EarlyStopping(keras.callbacks.EarlyStopping):
+    """Stops a phase when nothing gets better, and puts its best weights back.
+
+    Those that it sets out from count as well: no phase ends worse than the one before.
+    """
+
+    def __init__(self, config: TrainerConfig, start: float | None) -> None:
+        """Args: the recipe, and what is monitored at the outset; None if that is not known."""
+        monitored = MONITORED[config.early_stopping]
+        super().__init__(
+            monitor=monitored.name,
+            mode=monitored.best,
+            patience=config.patience,
+            restore_best_weights=True,
+        )
+        self._start = start
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """See the base class."""
+        super().on_train_begin(logs)
+        if self._start is not None:
+            self.best = self._start
+            self.best_weights = self.model.get_weights()
+
+
+def best(curves: Mapping[str, Sequence[float]], config: TrainerConfig) -> float | None:
+    """The best value, in any phase, of what early stopping looks at; None before the first."""
+    monitored = MONITORED[config.early_stopping]
+    values = [
+        value
+        for name, of_phase in curves.items()
+        if name.rpartition("/")[2] == monitored.name
+        for value in of_phase
+    ]
+    return (min if monitored.best == "min" else max)(values, default=None)
 
 
 def class_weights(

@@ -17,6 +17,7 @@ from pipeline.preprocessing import PIXELS
 from pipeline.training import features, phases
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
+from pipeline.training.recipe import best
 from tests.pipeline.training.conftest import SIDE, MakeJob, images, read
 
 
@@ -66,10 +67,33 @@ def test_the_joined_model_scores_what_the_parts_scored_on_cached_activations(
 ) -> None:
     job = make_job(fine_tune_epochs=2, fine_tune_learning_rate=1e-3, fine_tune_from="conv5_block16")
     model, curves = trained(job)
-    best = int(np.argmin(curves["fine_tune/val_loss"]))
+    reached = best(curves, job.config)
     probabilities = predictions(model, job)
     loss = -np.log(probabilities[np.arange(20), job.evaluation.label_ids]).mean()
-    assert loss == pytest.approx(curves["fine_tune/val_loss"][best], rel=1e-4)
+    assert loss == pytest.approx(reached, rel=1e-4)
+
+
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_fine_tuning_that_makes_nothing_better_leaves_what_the_head_phase_made(
+    make_job: MakeJob, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is better than a cross-entropy of 0."""
+    monkeypatch.setattr(phases, "best", lambda curves, config: 0.0)
+    job = make_job(cache=cache, fine_tune_epochs=2, fine_tune_learning_rate=1e-3)
+    model, curves = trained(job)
+    assert len(curves["fine_tune/val_cross_entropy"]) == 2
+    probabilities = predictions(model, job)
+    loss = -np.log(probabilities[np.arange(20), job.evaluation.label_ids]).mean()
+    assert loss == pytest.approx(min(curves["head/val_cross_entropy"]), rel=1e-3)
+
+
+def test_what_is_monitored_is_not_smoothed(make_job: MakeJob) -> None:
+    job = make_job(label_smoothing=0.5)
+    model, curves = trained(job)
+    probabilities = predictions(model, job)
+    loss = -np.log(probabilities[np.arange(20), job.evaluation.label_ids]).mean()
+    assert loss == pytest.approx(min(curves["head/val_cross_entropy"]), rel=1e-3)
+    assert min(curves["head/val_loss"]) != pytest.approx(loss, rel=0.01)
 
 
 def test_fine_tuning_changes_what_it_may_and_nothing_else(make_job: MakeJob) -> None:

@@ -13,8 +13,9 @@ from pipeline.config import TrainerConfig
 from pipeline.training import features, phases
 from pipeline.training.checkpoint import Curves
 from pipeline.training.inputs import Job
+from pipeline.training.recipe import best
 from pipeline.training.setup import tuned
-from pipeline.tuner import Search, best, declare
+from pipeline.tuner import Search, declare
 from tests.pipeline.training.conftest import MakeJob
 
 FINE_TUNED = TrainerConfig(fine_tune_epochs=3, fine_tune_layers=5)
@@ -37,10 +38,16 @@ def test_what_was_found_becomes_a_recipe() -> None:
     assert tuned(FINE_TUNED, {"fine_tune_from": "none"}).fine_tune_epochs == 0
 
 
-def test_a_trial_is_judged_by_the_best_epoch_of_its_last_phase() -> None:
-    curves = {"head/val_loss": [0.1], "fine_tune/val_loss": [0.7, 0.3, 0.5]}
-    assert best(curves, FINE_TUNED) == 0.3
-    assert best(curves, TrainerConfig()) == 0.1
+def test_a_trial_is_judged_by_its_best_epoch_without_smoothing() -> None:
+    """Whichever phase it is in: fine-tuning that makes nothing better leaves the head's."""
+    curves = {
+        "head/val_loss": [0.1],
+        "head/val_cross_entropy": [0.6],
+        "fine_tune/val_cross_entropy": [0.7, 0.5, 0.9],
+    }
+    assert best(curves, FINE_TUNED) == 0.5
+    assert best({"head/val_cross_entropy": [0.4]} | curves, FINE_TUNED) == 0.5
+    assert best({}, FINE_TUNED) is None
     by_recall = TrainerConfig(early_stopping="mean_recall")
     assert best({"head/val_mean_recall": [0.6, 0.9, 0.8]}, by_recall) == 0.9
 
