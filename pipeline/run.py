@@ -19,8 +19,9 @@ from pipeline.local_step import Step
 from pipeline.summary import ingest_outcome, release_line, verdict_tables
 from pipeline.training.cluster import Cluster
 
-# Beam's own default may be a runner that downloads itself.
-BEAM_ARGS = ("--runner=FnApiRunner",)
+# Beam's own default may be a runner that downloads itself. Without a container image, which this
+# runner has no use for, TFX packs itself up in each step for workers elsewhere: seconds a step.
+BEAM_ARGS = ("--runner=FnApiRunner", "--sdk_container_image=none")
 # What it depends on, the registry, is not among its inputs.
 NEVER_CACHED = ("EdgePusher",)
 STEP_FAILED = 1
