@@ -1,9 +1,9 @@
 """The content of a Predictions artifact: what every model said of each example of a split.
 
 predictions.json        which model is in which file, latencies, errors, the deployed release
-examples.npz            `image_ids`, `label_ids`, and `slice_<number>` of each slice key
+examples.npz            `image_ids`, `sources`, `label_ids`, and `slice_<number>` of each slice key
 <number>.npy            probabilities of one model, float32 `[examples, classes]`
-thumbnails/<index>.jpg  of examples that a variant lost
+thumbnails/<index>.jpg  of the mistakes that a report shows
 
 Nothing here needs TensorFlow to be read, and probabilities are mapped, not loaded.
 """
@@ -23,7 +23,8 @@ FLOAT = "float"  # the float model, among the models
 PREDICTIONS_FILE = "predictions.json"
 EXAMPLES_FILE = "examples.npz"
 THUMBNAILS_FOLDER = "thumbnails"
-THUMBNAILS = 12  # kept of each variant
+MISTAKES = 24  # of the float model, that a report shows
+THUMBNAILS = 12  # mistakes of each variant, that a report shows
 VERSION = 1
 
 Probabilities = NDArray[np.float32]  # [examples, classes]
@@ -48,6 +49,22 @@ def lost_examples(
     lost = np.flatnonzero(float_right & variant_wrong)
     order = np.argsort(-of_variant[lost].max(axis=1), kind="stable")
     return [int(i) for i in lost[order][:limit]]
+
+
+def mistakes(label_ids: NDArray[np.int64], probabilities: Probabilities, limit: int) -> list[int]:
+    """The examples that a model gets wrong.
+
+    Args:
+        label_ids: `[examples]`.
+        probabilities: `[examples, classes]`.
+        limit: how many to return at most.
+
+    Returns:
+        Their indices, the most confident mistakes first.
+    """
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != label_ids)
+    order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
+    return [int(i) for i in wrong[order][:limit]]
 
 
 @dataclass(frozen=True)
@@ -86,8 +103,9 @@ class Predictions:
         errors: by variant, why it gave none.
         deployed: by variant of the deployed release, float32 `[examples, classes]`.
         deployed_release: which that is; None if there is none yet.
-        thumbnails: small JPEG pictures by the example's index: the most confident mistakes of each
-            variant that the float model does not make.
+        thumbnails: small JPEG pictures by the example's index: the most confident mistakes of the
+            float model, and of each variant those that the float model does not make.
+        sources: path of each example's original file, relative to the dataset's root.
     """
 
     image_ids: tuple[str, ...]
@@ -101,6 +119,7 @@ class Predictions:
     deployed: Mapping[str, Probabilities] = field(default_factory=dict)
     deployed_release: DeployedRelease | None = None
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
 
 class PredictionsWriter:
@@ -113,6 +132,7 @@ class PredictionsWriter:
     def examples(
         self,
         image_ids: Iterable[str],
+        sources: Iterable[str],
         label_ids: NDArray[np.int64],
         slices: Mapping[str, Iterable[str]],
     ) -> None:
@@ -121,6 +141,7 @@ class PredictionsWriter:
         np.savez(
             self._folder / EXAMPLES_FILE,
             image_ids=_encoded(image_ids),
+            sources=_encoded(sources),
             label_ids=label_ids,
             **columns,
         )
@@ -180,6 +201,7 @@ def load_predictions(folder: Path) -> Predictions:
         raise ValueError(f"expected predictions of version {VERSION}, got {table['version']!r}")
     with np.load(folder / EXAMPLES_FILE, allow_pickle=False) as examples:
         image_ids = tuple(_decoded(examples["image_ids"]).tolist())
+        sources = tuple(_decoded(examples["sources"]).tolist())
         label_ids = examples["label_ids"]
         slices = {
             key: _decoded(examples[f"slice_{n}"]) for n, key in enumerate(table["slice_keys"])
@@ -199,6 +221,7 @@ def load_predictions(folder: Path) -> Predictions:
         errors=table["errors"],
         deployed=by_kind["deployed"],
         deployed_release=_release(table["deployed_release"]),
+        sources=sources,
         thumbnails={
             int(file.stem): file.read_bytes() for file in (folder / THUMBNAILS_FOLDER).glob("*.jpg")
         },

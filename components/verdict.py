@@ -18,6 +18,7 @@ VERDICT_FILE = "verdict.json"
 REPORT_FILE = "report.html"
 CHECKS_FILE = "checks.csv"  # every check of every model, also those that a verdict leaves out
 CONFUSION_FILE = "confusion.csv"  # how often every class was said of every label
+PREDICTIONS_CSV = "predictions.csv"  # what every model said of every image
 RUN_PROPERTY = "run"  # of the artifact: id of the run that judged, also when the step is cached
 VERSION = 1
 OVERALL = "overall"

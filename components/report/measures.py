@@ -104,6 +104,47 @@ def confused(said: Mapping[str, Ints], label_ids: Ints, classes: int) -> list[Co
     return sorted(rows, key=lambda r: (-max(r.counts.values()), -sum(r.counts.values())))
 
 
+@dataclass(frozen=True)
+class SuspectedLabel:
+    """An example that seems to be of another class than its label says."""
+
+    index: int
+    suggested: int  # the class
+    margin: float  # by which it is more probable than the label
+
+
+def suspected_labels(label_ids: Ints, probabilities: Floats) -> list[SuspectedLabel]:
+    """Finds labels that are probably wrong, by confident learning.
+
+    C. Northcutt, L. Jiang and I. Chuang, Confident Learning: Estimating Uncertainty in Dataset
+    Labels, Journal of Artificial Intelligence Research 70 (2021): an example counts as of the class
+    that is most probable among those in which it is at least as probable as the examples with that
+    label are on average. Of one that counts as another class than its label, the label is suspect.
+
+    Args:
+        label_ids: `[examples]`; the model must not have been trained with them.
+        probabilities: `[examples, classes]`.
+
+    Returns:
+        The largest margins first.
+    """
+    classes = probabilities.shape[1]
+    sums = np.bincount(
+        label_ids, weights=probabilities[np.arange(len(label_ids)), label_ids], minlength=classes
+    )
+    counts = np.bincount(label_ids, minlength=classes)
+    # A class without an example has no threshold that could be reached.
+    thresholds = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
+    found = []
+    for index, (label, row) in enumerate(zip(label_ids.tolist(), probabilities, strict=True)):
+        confident = np.flatnonzero(row >= thresholds)
+        if len(confident):
+            suggested = int(confident[row[confident].argmax()])
+            if suggested != label:
+                found.append(SuspectedLabel(index, suggested, float(row[suggested] - row[label])))
+    return sorted(found, key=lambda suspect: (-suspect.margin, suspect.index))
+
+
 def said_of(probabilities: Floats) -> Ints:
     """The most probable class of each example, `[examples]`."""
     return probabilities.argmax(axis=1)

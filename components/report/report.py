@@ -18,7 +18,7 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from components.predictions import FLOAT, THUMBNAILS, lost_examples
+from components.predictions import FLOAT, MISTAKES, THUMBNAILS, lost_examples, mistakes
 from components.report import charts, figures, tables
 from components.report.measures import (
     CALIBRATION_BINS,
@@ -30,9 +30,10 @@ from components.report.measures import (
     curves_by_class,
     groups,
     said_of,
+    suspected_labels,
 )
 from components.tflite_models import ModelFile
-from components.verdict import CHECKS_FILE, CONFUSION_FILE, Verdict
+from components.verdict import CHECKS_FILE, CONFUSION_FILE, PREDICTIONS_CSV, Verdict
 
 UNFOLDED_CLASSES = 4  # with more, what grows with the classes is folded away
 MOST_CLASSES = 40  # with more, only the worst are shown
@@ -54,8 +55,9 @@ class ReportData:
         image_ids: `[examples]`.
         slices: by slice key, the value of each example.
         probabilities: by model ("float", and each variant that ran), float32 `[examples, classes]`.
-        thumbnails: by index of the example, a small PNG or JPEG; of those that `lost_examples`
-            returns for each variant, up to `THUMBNAILS`.
+        sources: `[examples]`, where the original files are; empty if that is not known.
+        thumbnails: by index of the example, a small PNG or JPEG; of those that `mistakes` returns
+            for the float model and `lost_examples` for each variant.
         history: training curves by phase and metric, such as "head/loss" and "head/val_loss".
         data_summary: by split and label, the number of images.
         lineage: what the run was made from, by what it is.
@@ -70,17 +72,19 @@ class ReportData:
     slices: Mapping[str, NDArray[np.str_]]
     probabilities: Mapping[str, NDArray[np.float32]]
     thumbnails: Mapping[int, bytes]
+    sources: tuple[str, ...]
     history: Mapping[str, Sequence[float]]
     data_summary: Mapping[str, Mapping[str, int]]
     lineage: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class LostImage:
-    """An image that a variant gets wrong and the float model gets right."""
+class Mistake:
+    """An image that a model gets wrong."""
 
     image_id: str
-    source: str | None  # a data: URI
+    path: str  # of the original file; empty if it is not known
+    picture: str | None  # a data: URI
     label: str
     said: str
     probability: float
@@ -92,7 +96,7 @@ class Lost:
 
     variant: str
     total: int
-    images: tuple[LostImage, ...]  # the first of them
+    images: tuple[Mistake, ...]  # the first of them
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,9 @@ def render(data: ReportData) -> str:
             tuple(measured),
         ),
         lost=_lost(measured, data),
+        mistakes=_float_mistakes(measured, data),
+        suspects=tables.suspects_table(_suspects(measured, data), data.labels),
+        predictions_file=PREDICTIONS_CSV,
         training=figures.training_charts(data.history),
         training_legend=[(name, style) for style, name in enumerate(figures.TRAINING_CURVES)],
         summary=tables.summary_table(data.data_summary),
@@ -213,17 +220,43 @@ def _lost(measured: Mapping[str, Floats], data: ReportData) -> list[Lost]:
         indices = lost_examples(
             data.label_ids, measured[FLOAT], probabilities, limit=len(data.label_ids)
         )
-        images = tuple(_lost_image(i, probabilities[i], data) for i in indices[:THUMBNAILS])
+        images = tuple(_mistake(i, probabilities[i], data) for i in indices[:THUMBNAILS])
         lost.append(Lost(name, len(indices), images))
     return lost
 
 
-def _lost_image(index: int, probabilities: Floats, data: ReportData) -> LostImage:
+def _float_mistakes(measured: Mapping[str, Floats], data: ReportData) -> Lost:
+    """The float model's own mistakes: what training is to do better."""
+    if FLOAT not in measured:
+        return Lost(FLOAT, 0, ())
+    indices = mistakes(data.label_ids, measured[FLOAT], limit=len(data.label_ids))
+    images = (_mistake(i, measured[FLOAT][i], data) for i in indices[:MISTAKES])
+    return Lost(FLOAT, len(indices), tuple(images))
+
+
+def _suspects(measured: Mapping[str, Floats], data: ReportData) -> list[tables.Suspect]:
+    """Images whose label the float model has reason to doubt."""
+    if FLOAT not in measured:
+        return []
+    found = suspected_labels(data.label_ids, measured[FLOAT])
+    return [
+        tables.Suspect(
+            name=data.sources[suspect.index] if data.sources else data.image_ids[suspect.index],
+            label=int(data.label_ids[suspect.index]),
+            suggested=suspect.suggested,
+            probability=float(measured[FLOAT][suspect.index, suspect.suggested]),
+        )
+        for suspect in found
+    ]
+
+
+def _mistake(index: int, probabilities: Floats, data: ReportData) -> Mistake:
     thumbnail = data.thumbnails.get(index)
     said = int(probabilities.argmax())
-    return LostImage(
+    return Mistake(
         image_id=data.image_ids[index],
-        source=None if thumbnail is None else _data_uri(thumbnail),
+        path=data.sources[index] if data.sources else "",
+        picture=None if thumbnail is None else _data_uri(thumbnail),
         label=data.labels[data.label_ids[index]],
         said=data.labels[said],
         probability=float(probabilities[said]),

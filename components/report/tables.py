@@ -31,6 +31,7 @@ MOST_MISSED = 1000  # rows of thresholds that a model missed, where there are mo
 MOST_KEPT = 20  # rows of thresholds that every model kept, where there are more
 MOST_FREE = 400  # rows of checks without a threshold that are all shown
 LOWEST_FREE = 100  # rows of the metrics of classes, where there are more
+MOST_SUSPECTS = 25
 MOST_VALUES = 30  # of a slice key that are all shown
 WORST_VALUES = 10  # of a slice key with more
 MOST_SLICES = 1000  # rows of all slice keys together
@@ -293,6 +294,33 @@ def class_tables(ranked: Sequence[Group], models: Sequence[str]) -> tuple[Table,
     return (
         Table(caption, head, tuple(map(_group_row, rows))),
         Table(f"Recall of {len(following):,} more", head, tuple(map(_group_row, following))),
+    )
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """An image whose label is probably wrong; label and suggestion are class numbers."""
+
+    name: str
+    label: int
+    suggested: int
+    probability: float  # of the suggested class
+
+
+def suspects_table(suspects: Sequence[Suspect], labels: Sequence[str]) -> Table:
+    """The first of the images whose labels are probably wrong."""
+    return Table(
+        "Labels to look at",
+        ("image", "label", "the model says", "probability"),
+        tuple(
+            (
+                Cell(suspect.name),
+                Cell(labels[suspect.label]),
+                Cell(labels[suspect.suggested]),
+                Cell(f"{suspect.probability:.4f}"),
+            )
+            for suspect in suspects[:MOST_SUSPECTS]
+        ),
     )
 
 

@@ -19,12 +19,14 @@ from components.tflite_evaluator.record import (
     recorded,
     write_checks,
     write_confusion,
+    write_predictions,
 )
 from components.tflite_models import TFLiteModelsFolder
 from components.trained_model import HISTORY_FILE
 from components.verdict import (
     CHECKS_FILE,
     CONFUSION_FILE,
+    PREDICTIONS_CSV,
     REPORT_FILE,
     VERDICT_FILE,
     Deployed,
@@ -82,6 +84,7 @@ def evaluate(inputs: Inputs, settings: Settings, output: Path) -> Verdict:
     (output / VERDICT_FILE).write_bytes(recorded(verdict, images).to_json())
     write_checks(verdict, images, output / CHECKS_FILE)
     data = _report_data(inputs, settings, verdict)
+    write_predictions(predictions, labels, output / PREDICTIONS_CSV)
     write_confusion(data.probabilities, data.label_ids, data.labels, output / CONFUSION_FILE)
     (output / REPORT_FILE).write_text(render(data), encoding="utf-8")
     return verdict
@@ -104,6 +107,7 @@ def _report_data(inputs: Inputs, settings: Settings, verdict: Verdict) -> Report
         models=inputs.models.models,
         label_ids=predictions.label_ids,
         image_ids=predictions.image_ids,
+        sources=predictions.sources,
         slices=predictions.slices,
         probabilities={FLOAT: predictions.float_model, **predictions.variants},
         thumbnails=predictions.thumbnails,

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.intervals import share_interval
+from components.predictions import FLOAT, Predictions
 from components.report.measures import said_of
 from components.verdict import (
     MOST_CHECKS,
@@ -27,6 +28,8 @@ from components.verdict import (
     VariantVerdict,
     Verdict,
 )
+
+SOURCE, IMAGE_ID, LABEL = "source", "image_id", "label"
 
 _Key = tuple[str, str]  # metric and slice
 
@@ -104,6 +107,37 @@ def write_confusion(
         )
     )
     _write_csv(file, ("model", "label", "said", "images"), rows)
+
+
+def write_predictions(predictions: Predictions, labels: Sequence[str], file: Path) -> None:
+    """Writes what every model said of every image as CSV, in UTF-8, a row an image.
+
+    Args:
+        predictions: of the split.
+        labels: class names in order.
+        file: to write.
+    """
+    models = {FLOAT: predictions.float_model, **predictions.variants}
+    said = {name: said_of(probabilities) for name, probabilities in models.items()}
+    head = [SOURCE, IMAGE_ID, LABEL, *predictions.slices]
+    head += [f"{name} {what}" for name in models for what in ("said", "probability")]
+    rows = (
+        [
+            source,
+            image_id,
+            labels[label_id],
+            *(values[index] for values in predictions.slices.values()),
+            *(
+                value
+                for name, probabilities in models.items()
+                for value in (labels[said[name][index]], f"{probabilities[index].max():.6f}")
+            ),
+        ]
+        for index, (source, image_id, label_id) in enumerate(
+            zip(predictions.sources, predictions.image_ids, predictions.label_ids, strict=True)
+        )
+    )
+    _write_csv(file, head, rows)
 
 
 def _write_csv(file: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -12,6 +12,7 @@ from components.examples import LABEL, UNKNOWN_LABEL
 from components.records import open_records, read_at, skim
 
 IMAGE_ID = "image_id"
+SOURCE = "source"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class ExampleIndex:
         first: index of each file's first example.
         offsets: int64 `[examples]`, of each record in its file, in bytes.
         image_ids: of each example.
+        sources: path of each example's original file.
         label_ids: int64 `[examples]`, -1 for an unknown label.
         slices: by slice key, the value of each example; empty where it has none.
     """
@@ -50,6 +52,7 @@ class ExampleIndex:
     first: tuple[int, ...]
     offsets: NDArray[np.int64]
     image_ids: tuple[str, ...]
+    sources: tuple[str, ...]
     label_ids: NDArray[np.int64]
     slices: dict[str, list[str]]
 
@@ -88,13 +91,15 @@ def index_examples(
     first: list[int] = []
     offsets: list[int] = []
     image_ids: list[str] = []
+    sources: list[str] = []
     label_ids: list[int] = []
     slices: dict[str, list[str]] = {key: [] for key in slice_keys}
     for file in files:
         first.append(len(offsets))
-        for record in skim(file, (IMAGE_ID, LABEL, *slice_keys)):
+        for record in skim(file, (IMAGE_ID, SOURCE, LABEL, *slice_keys)):
             offsets.append(record.offset)
             image_ids.append(record.features.get(IMAGE_ID, b"").decode())
+            sources.append(record.features.get(SOURCE, b"").decode())
             label_ids.append(ids.get(record.features.get(LABEL, b""), UNKNOWN_LABEL))
             for key, values in slices.items():
                 values.append(record.features.get(key, b"").decode())
@@ -103,6 +108,7 @@ def index_examples(
         tuple(first),
         np.array(offsets, np.int64),
         tuple(image_ids),
+        tuple(sources),
         np.array(label_ids, np.int64),
         slices,
     )

@@ -28,10 +28,12 @@ from PIL import Image
 from components.examples import ExampleTransform, serialized_examples
 from components.predictions import (
     FLOAT,
+    MISTAKES,
     THUMBNAILS,
     PredictionsWriter,
     Probabilities,
     lost_examples,
+    mistakes,
 )
 from components.records import next_record, open_records
 from components.tflite_models import TFLiteModelsFolder
@@ -87,7 +89,7 @@ def predict(
     contract = inputs.models.contract
     index = index_examples(inputs.files, contract.labels, slice_keys)
     writer = PredictionsWriter(output)
-    writer.examples(index.image_ids, index.label_ids, index.slices)
+    writer.examples(index.image_ids, index.sources, index.label_ids, index.slices)
     with tempfile.TemporaryDirectory(dir=output, prefix="units-") as scratch:
         sources = _sources(inputs, Path(scratch))
         units = list(index.units(UNIT_EXAMPLES))
@@ -232,8 +234,8 @@ def _latencies(
 
 
 def _thumbnails(index: ExampleIndex, said: dict[str, Probabilities]) -> Iterator[tuple[int, bytes]]:
-    """Small pictures of the images that a variant gets wrong and the float model gets right."""
-    wanted: set[int] = set()
+    """Small pictures of the float model's mistakes, and of those that only a variant makes."""
+    wanted = set(mistakes(index.label_ids, said[FLOAT], MISTAKES))
     for name, of_variant in said.items():
         if name != FLOAT:
             wanted.update(lost_examples(index.label_ids, said[FLOAT], of_variant, THUMBNAILS))

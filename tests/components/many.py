@@ -78,6 +78,7 @@ def many(
         ),
         label_ids=label_ids,
         image_ids=tuple(f"{i:064x}" for i in range(examples)),
+        sources=tuple(f"photos/{i}.jpg" for i in range(examples)),
         slices=slices,
         probabilities=probabilities,
         thumbnails=dict.fromkeys(lost, PICTURE),

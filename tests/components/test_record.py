@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.predictions import Predictions
 from components.report.report import ReportData
 from components.tflite_evaluator.record import (
     images_by_slice,
     recorded,
     write_checks,
     write_confusion,
+    write_predictions,
 )
 from components.verdict import MOST_CHECKS, OVERALL, Check, VariantVerdict, Verdict
 from edgeline.registry.format import MAX_VERDICT
@@ -128,3 +130,24 @@ def test_a_verdict_from_before_anything_was_left_out_is_read() -> None:
     assert older != verdict.to_json()
     assert Verdict.from_json(older) == verdict
     assert Verdict.from_json(replace(verdict, left_out=7).to_json()).left_out == 7
+
+
+def test_what_every_model_says_of_every_image_is_a_table(tmp_path: Path) -> None:
+    predictions = Predictions(
+        image_ids=("aa", "bb"),
+        label_ids=np.array([0, 1]),
+        slices={"line": np.array(["a", "b"])},
+        float_model=np.array([[0.75, 0.25], [0.5, 0.5]], np.float32),
+        variants={"int8": np.array([[0.25, 0.75], [0.125, 0.875]], np.float32)},
+        seconds={},
+        sources=("photos/1, old.jpg", "photos/2.jpg"),
+    )
+    write_predictions(predictions, ("cat", "dog"), tmp_path / "predictions.csv")
+    with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        head, first, second = csv.reader(file)
+    assert head == [
+        *("source", "image_id", "label", "line", "float said", "float probability"),
+        *("int8 said", "int8 probability"),
+    ]
+    assert first == ["photos/1, old.jpg", "aa", "cat", "a", "cat", "0.750000", "dog", "0.750000"]
+    assert second[2:] == ["dog", "b", "cat", "0.500000", "dog", "0.875000"]

@@ -13,9 +13,11 @@ from components.predictions import THUMBNAILS, lost_examples
 from components.report.charts import Axis, Chart, Mark
 from components.report.measures import (
     Group,
+    SuspectedLabel,
     calibration,
     confusion,
     curves_by_class,
+    suspected_labels,
 )
 from components.report.report import ReportData, render
 from components.report.tables import worst_first
@@ -70,6 +72,7 @@ def report(classes: int = 2, lost: int = 3) -> ReportData:
         ),
         label_ids=label_ids,
         image_ids=tuple(f"{i:064x}" for i in range(100)),
+        sources=tuple(f"photos/{i}.jpg" for i in range(100)),
         slices={"line": np.array(["a"] * 30 + ["b"] * 70)},
         probabilities={
             "float": saying(label_ids, classes),
@@ -235,6 +238,48 @@ def test_lost_images_are_shown_and_the_rest_counted() -> None:
     assert "And 8 more." in parsed.text
 
 
+def wrong(examples: int) -> ReportData:
+    """A float model that is wrong about the first examples, the later the surer."""
+    data = report()
+    said = saying(data.label_ids, 2)
+    for index in range(examples):
+        said[index, data.label_ids[index]] = 0.4 - index / 1000
+        said[index, 1 - data.label_ids[index]] = 0.6 + index / 1000
+    return replace(data, probabilities={**data.probabilities, "float": said})
+
+
+def test_the_float_model_s_mistakes_are_shown_with_their_files() -> None:
+    parsed = page(wrong(30))
+    section = parsed.text.partition("Mistakes of the float model")[2].partition("Images lost")[0]
+    assert "photos/29.jpg" in section
+    assert section.index("photos/29.jpg") < section.index("photos/28.jpg")
+    assert "photos/5.jpg" not in section
+    assert "And 6 more." in section
+    assert "None." in page(report()).text.partition("Mistakes of the float model")[2][:400]
+
+
+def test_labels_that_are_probably_wrong_are_listed() -> None:
+    data = wrong(0)
+    data.probabilities["float"][7] = (0.98, 0.02)  # example 7 is labelled class 1
+    ((*_, row),) = [page(data).tables["Labels to look at"]]
+    assert row == ["photos/7.jpg", "class 1", "class 0", "0.9800"]
+    assert "Labels to look at" not in page(report()).tables
+
+
+def test_confident_learning_needs_confidence() -> None:
+    """By the paper: as sure of another class as the model is of that class's own images."""
+    label_ids = np.array([0, 0, 0, 1, 1, 1])
+    sure, unsure = (0.95, 0.05), (0.55, 0.45)
+    of_class_1 = (0.1, 0.9)
+    said = np.array([sure, sure, of_class_1, of_class_1, of_class_1, unsure], np.float32)
+    # Class 0's own images have 0.667 of it on average, class 1's 0.75.
+    assert suspected_labels(label_ids, said) == [
+        SuspectedLabel(2, 1, pytest.approx(0.8)),  # type: ignore[arg-type]
+    ]
+    three = np.pad(said, ((0, 0), (0, 1)))
+    assert [each.index for each in suspected_labels(label_ids, three)] == [2]
+
+
 def test_a_lost_image_without_a_thumbnail_is_still_listed() -> None:
     parsed = page(replace(report(), thumbnails={}))
     assert parsed.text.count("no picture") == 3
@@ -307,7 +352,7 @@ CASES: dict[str, ReportData] = {
 @pytest.mark.parametrize("data", CASES.values(), ids=CASES)
 def test_it_renders(data: ReportData) -> None:
     parsed = page(data)
-    assert parsed.tags.count("h2") == 11
+    assert parsed.tags.count("h2") == 12
     assert "nan" not in parsed.text.replace("NaN", "")
 
 
@@ -325,7 +370,7 @@ def test_many_classes_and_slices_make_a_page_of_bounded_size(many_page: str) -> 
     assert len(many_page.encode()) < 5_000_000
     parsed = Page(many_page)
     assert parsed.open == []
-    assert parsed.tags.count("h2") == 11
+    assert parsed.tags.count("h2") == 12
     assert sum(len(rows) for rows in parsed.tables.values()) < 2500
 
 

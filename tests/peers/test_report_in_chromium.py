@@ -84,6 +84,7 @@ def report(classes: int, examples: int = 600) -> ReportData:
         models=tuple(models),
         label_ids=label_ids,
         image_ids=tuple(f"{i:064x}" for i in range(examples)),
+        sources=tuple(f"photos/{i}.jpg" for i in range(examples)),
         slices=slices,
         probabilities=probabilities,
         thumbnails={index: thumbnail(generator) for index in lost},
