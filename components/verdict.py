@@ -208,7 +208,8 @@ class Verdict:
         variants: the verdicts on them, in the order they were asked for.
         policy: what a release needs.
         deployed: what they were compared with; None if the channel had no release yet.
-        inputs_digest: of everything the run was made from; equal for a run that repeats it.
+        inputs_digest: of everything the model was made from; equal for a run that makes it again,
+            also with other thresholds.
         left_out: how many checks of each model are not on record, see `recorded`.
         confidence: of every interval, two-sided. Above 0.95 where several variants are judged, so
             that 0.95 holds for all of them together (Bonferroni).

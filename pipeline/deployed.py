@@ -11,10 +11,11 @@ import hashlib
 import json
 from pathlib import Path
 
+from components.libraries import library_versions
 from components.verdict import Verdict
 from edgeline.registry.reader import RegistryReader
 from pipeline.config import Config
-from pipeline.content_digest import code_digest, file_digest, tree_digest
+from pipeline.content_digest import file_digest, source_digest, tree_digest
 from pipeline.data.dataset import Dataset
 from pipeline.registry import destination
 
@@ -40,10 +41,13 @@ def baseline_digest(config: Config, dataset: Dataset) -> str:
 
 
 def inputs_digest(config: Config, dataset: Dataset) -> str:
-    """The SHA-256, in hex, of everything a run is made from: settings, data, weights and code."""
-    # Without those that say where the run is made: on a laptop or on Kubeflow, it is the same.
-    machine = {"data", "run", "registry", "ingest", "beam", "kubeflow"}
-    settings = config.model_dump(mode="json", exclude=machine)
+    """The SHA-256, in hex, of everything a model is made from: settings, data, weights and code."""
+    # Without those that say where it is made (on a laptop or on Kubeflow, it is the same), and
+    # without the gate: other thresholds judge the same model, against the same release.
+    others = {"data", "run", "registry", "ingest", "beam", "kubeflow", "gate"}
+    settings = config.model_dump(mode="json", exclude=others)
+    if "int8_selective" in config.rewriter.variants:
+        settings["max_drop"] = config.gate.max_drop
     # Wherever they are: what is in them counts.
     for name in ("base_weights", "warm_start"):
         settings["trainer"][name] = Path(settings["trainer"][name] or "").name
@@ -52,7 +56,8 @@ def inputs_digest(config: Config, dataset: Dataset) -> str:
         "dataset": dataset.digest,
         "base_weights": file_digest(config.trainer.base_weights),
         "warm_start": tree_digest(config.trainer.warm_start or ""),
-        "code": code_digest("pipeline", "components", "edgeline"),
+        "code": source_digest("pipeline", "components", "edgeline"),
+        "libraries": library_versions(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -72,7 +72,7 @@ class TFLiteEvaluator(base_component.BaseComponent):
             require: variants without which nothing is published.
             publish: "passed" or "required", which of the variants that passed.
             model_name: the model's name.
-            inputs_digest: of everything the run is made from; goes into the verdict.
+            inputs_digest: of everything the model is made from; goes into the verdict.
             code_digest: changes when this component's code does, so that no stale result is reused.
         """
         super().__init__(

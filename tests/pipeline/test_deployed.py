@@ -72,9 +72,30 @@ def test_a_repeated_run_is_compared_with_what_it_was_compared_with(config: Confi
     assert baseline_digest(config, DATASET) == "sha256:aa"
 
 
-def test_another_setting_makes_it_another_run(config: Config, tmp_path: Path) -> None:
+def test_another_setting_makes_it_another_run(config: Config) -> None:
     release = published(config, b"1", verdict(inputs_digest(config, DATASET)))
-    assert baseline_digest(configured(tmp_path, 0.8), DATASET) == release.digest
+    trainer = config.trainer.model_copy(update={"dropout": 0.4})
+    other = config.model_copy(update={"trainer": trainer})
+    assert baseline_digest(other, DATASET) == release.digest
+
+
+def test_another_threshold_judges_the_same_model_against_the_same_release(
+    config: Config, tmp_path: Path
+) -> None:
+    """And so the same predictions."""
+    published(config, b"1", verdict(inputs_digest(config, DATASET)))
+    assert baseline_digest(configured(tmp_path, 0.8), DATASET) == ""
+
+
+def test_the_same_weights_elsewhere_make_the_same_model(config: Config, tmp_path: Path) -> None:
+    digests = set()
+    for content, folder in ((b"1", "here"), (b"1", "there"), (b"2", "there")):
+        file = tmp_path / folder / "weights.h5"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+        trainer = config.trainer.model_copy(update={"base_weights": str(file)})
+        digests.add(inputs_digest(config.model_copy(update={"trainer": trainer}), DATASET))
+    assert len(digests) == 2
 
 
 def test_each_channel_has_a_release_of_its_own(config: Config, tmp_path: Path) -> None:
