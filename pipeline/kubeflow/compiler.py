@@ -59,6 +59,13 @@ RETRIED_FOR = "2592000s"  # 30 days
 READS_DATA = (PLAN, "ImportExampleGen", "ImportSchemaGen", "Tuner", "Trainer")
 READS_REGISTRY = (PLAN, "TFLitePredictor", PUSHER)
 SIGNS = (PLAN, PUSHER)
+# What the step that reports leaves for Kubeflow's pages.
+REPORTED = {
+    "report": "HTML",
+    "metrics": "Metrics",
+    "float_model": "ClassificationMetrics",
+    "variant": "ClassificationMetrics",
+}
 
 _IMAGE = re.compile(r"[a-z0-9]([\w.:/-]*[\w-])?(@sha256:[0-9a-f]{64})?", re.ASCII)
 _TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", dict: "STRUCT"}
@@ -222,12 +229,8 @@ def _add_report(spec: Document, image: str) -> None:
         },
         "outputDefinitions": {
             "artifacts": {
-                "report": {
-                    "artifactType": {"schemaTitle": "system.HTML", "schemaVersion": "0.0.1"}
-                },
-                "metrics": {
-                    "artifactType": {"schemaTitle": "system.Metrics", "schemaVersion": "0.0.1"}
-                },
+                name: {"artifactType": {"schemaTitle": f"system.{title}", "schemaVersion": "0.0.1"}}
+                for name, title in REPORTED.items()
             }
         },
     }

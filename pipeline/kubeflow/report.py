@@ -7,11 +7,13 @@ log has the tables that `python -m pipeline run` prints.
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
-from components.verdict import OVERALL, REPORT_FILE, Verdict
+from components.verdict import CONFUSION_FILE, MOST_CONFUSED, OVERALL, REPORT_FILE, Verdict
 from pipeline.kubeflow.invocation import ExecutorInput, main_of
 from pipeline.kubeflow.staging import staged
 from pipeline.summary import verdict_tables
@@ -34,14 +36,19 @@ def run(arguments: list[str]) -> None:
     page = Path(staged(executor_input.uri("outputs", "report")))
     page.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / REPORT_FILE, page)
-    metrics = {"artifacts": [{"metadata": metrics_of(verdict)}]}
-    executor_input.write_output({"artifacts": {"metrics": metrics}})
+    shown: dict[str, dict[str, Any]] = {"metrics": metrics_of(verdict)}
+    for output, model in (("float_model", verdict.float_model.variant), ("variant", best(verdict))):
+        if matrix := confusion_of(folder / CONFUSION_FILE, model):
+            shown[output] = {"model": model, "confusionMatrix": matrix}
+    artifacts = {name: {"artifacts": [{"metadata": each}]} for name, each in shown.items()}
+    executor_input.write_output({"artifacts": artifacts})
 
 
 def metrics_of(verdict: Verdict) -> dict[str, float]:
     """The overall metrics of the float model and of every variant, by name.
 
-    Those of single classes are among them unless they are too many for a page.
+    A name has no spaces, so that Kubeflow's pages sort by it and compare runs. The metrics of
+    single classes are among them unless they are too many for a page.
     """
     checks = [
         (judged.variant, check)
@@ -51,9 +58,33 @@ def metrics_of(verdict: Verdict) -> dict[str, float]:
     ]
     few = len(checks) <= MOST_METRICS
     return {
-        f"{variant} {check.metric}": check.value
+        "_".join(f"{variant} {check.metric}".split()): check.value
         for variant, check in checks
         if few or not check.of_part
+    }
+
+
+def best(verdict: Verdict) -> str:
+    """The first variant that a release would have; if there is none, the first that was made."""
+    made = [variant.variant for variant in verdict.variants if not variant.error]
+    return next(iter((*verdict.publishable, *made)), "")
+
+
+def confusion_of(file: Path, model: str) -> dict[str, Any] | None:
+    """A model's confusion as Kubeflow shows it, `rows[label]["row"][said]`: counts of images.
+
+    Returns:
+        None where nothing was predicted, and for more than 50 classes, too many for a page.
+    """
+    with file.open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["model"] == model]
+    classes = list(dict.fromkeys([row["label"] for row in rows] + [row["said"] for row in rows]))
+    if not 0 < len(classes) <= MOST_CONFUSED:
+        return None
+    counts = {(row["label"], row["said"]): int(row["images"]) for row in rows}
+    return {
+        "annotationSpecs": [{"displayName": name} for name in classes],
+        "rows": [{"row": [counts.get((label, said), 0) for said in classes]} for label in classes],
     }
 
 

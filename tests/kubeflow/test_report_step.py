@@ -1,0 +1,54 @@
+"""What the step that reports leaves for Kubeflow's pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.verdict import Check, VariantVerdict, Verdict
+from pipeline.kubeflow.report import best, confusion_of, metrics_of
+
+FLOAT = VariantVerdict("float", (Check("accuracy", "overall", 0.9),))
+PASSED = VariantVerdict("int8", (Check("p50 latency in ms", "overall", 3.0, 9.0, "max"),))
+MISSED = VariantVerdict("float16", (Check("recall of a  cat", "overall", 0.1, 0.5),))
+FAILED = VariantVerdict("dynamic", error="not converted")
+
+
+def verdict(*variants: VariantVerdict) -> Verdict:
+    return Verdict("test", 10, FLOAT, variants)
+
+
+def test_a_metric_s_name_has_no_spaces() -> None:
+    assert metrics_of(verdict(PASSED, MISSED)) == {
+        "float_accuracy": 0.9,
+        "int8_p50_latency_in_ms": 3.0,
+        "float16_recall_of_a_cat": 0.1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("variants", "shown"),
+    [((FAILED, MISSED, PASSED), "int8"), ((FAILED, MISSED), "float16"), ((FAILED,), "")],
+)
+def test_the_variant_shown_is_one_that_a_release_would_have(
+    variants: tuple[VariantVerdict, ...], shown: str
+) -> None:
+    assert best(verdict(*variants)) == shown
+
+
+def test_confusion_is_by_label_and_what_was_said(tmp_path: Path) -> None:
+    file = tmp_path / "confusion.csv"
+    file.write_text("model,label,said,images\nfloat,cat,cat,3\nfloat,cat,dog,1\nint8,cat,cat,4\n")
+    assert confusion_of(file, "float") == {
+        "annotationSpecs": [{"displayName": "cat"}, {"displayName": "dog"}],
+        "rows": [{"row": [3, 1]}, {"row": [0, 0]}],
+    }
+    assert confusion_of(file, "float16") is None
+
+
+def test_a_page_has_no_matrix_of_too_many_classes(tmp_path: Path) -> None:
+    file = tmp_path / "confusion.csv"
+    rows = "".join(f"float,{number},{number},1\n" for number in range(51))
+    file.write_text(f"model,label,said,images\n{rows}")
+    assert confusion_of(file, "float") is None
