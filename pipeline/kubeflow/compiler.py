@@ -278,8 +278,21 @@ def _configure(spec: Document, name: str, kubeflow: KubeflowConfig, pinned: bool
     container.pop("lifecycle", None)
     if resources := _resources(settings):
         container["resources"] = resources
+    environment = _quiet(settings)
     if kubeflow.registry_login and name in READS_REGISTRY:
-        container["env"] = [{"name": "DOCKER_CONFIG", "value": str(REGISTRY_LOGIN)}]
+        environment["DOCKER_CONFIG"] = str(REGISTRY_LOGIN)
+    container["env"] = [{"name": key, "value": value} for key, value in environment.items()]
+
+
+def _quiet(settings: KubeflowStepConfig) -> dict[str, str]:
+    """What keeps a log to the step's own: libraries read it before any code of ours can run.
+
+    TensorFlow complains of a missing CUDA, as errors too; that says something with a GPU alone.
+    """
+    return {
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+        "TF_CPP_MIN_LOG_LEVEL": "1" if settings.gpu_count else "3",
+    }
 
 
 def _resources(settings: KubeflowStepConfig) -> Document:

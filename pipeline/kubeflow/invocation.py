@@ -23,6 +23,7 @@ _DECLARED_AS = {
     "parameters": "parameters",
     "parameterValues": "parameters",
 }
+_OURS = ("__main__", "components", "edgeline", "pipeline")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -72,6 +73,13 @@ class ExecutorInput:
                     declared = specification.get(kind, {})
                     received[field] = {k: v for k, v in received[field].items() if k in declared}
 
+    def log(self, logger: logging.Logger) -> None:
+        """Says what the step reads and writes."""
+        for verb, artifacts in (("reads", self.inputs), ("writes", self.outputs)):
+            for name, listed in sorted(artifacts.items()):
+                for artifact in listed.get("artifacts", []):
+                    logger.info("%s %s: %s", verb, name, artifact["uri"])
+
     def uri(self, side: str, name: str) -> str:
         """The URI of the one artifact of that name among the "inputs" or "outputs"."""
         return str(self._artifacts(side)[name]["artifacts"][0]["uri"])
@@ -99,7 +107,12 @@ class ExecutorInput:
 
 def main_of(work: Callable[[list[str]], None]) -> None:
     """Runs a step as a program and exits: our own errors are a message, others have a trace."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # By force: libraries that log as they are imported have set up the log by now.
+    logging.basicConfig(
+        level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True
+    )
+    logging.getLogger().handlers[0].addFilter(_is_worth_reading)
+    logging.getLogger("tensorflow").handlers.clear()  # which says everything a second time
     _export_passphrase()
     try:
         work(sys.argv[1:])
@@ -110,6 +123,11 @@ def main_of(work: Callable[[list[str]], None]) -> None:
             sys.exit(STEP_FAILED)
         print(error, file=sys.stderr)
         sys.exit(int(code))
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    """Whether it is a warning, or of our own; TFX and Beam print whole messages otherwise."""
+    return record.levelno >= logging.WARNING or record.name.partition(".")[0] in _OURS
 
 
 def _export_passphrase() -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from pipeline.kubeflow.staging import map_artifacts, staged, unstaged
 # Those that read and write URIs as they are, beside TFX's own.
 REACHABLE = ("tfx.", "components.import_example_gen.", "components.statistics_gen.")
 LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "PrismRunner")
+
+_LOG = logging.getLogger(__name__)
 
 
 def run(arguments: list[str]) -> None:
@@ -54,6 +57,7 @@ def run(arguments: list[str]) -> None:
     inputs = json.loads(options.json_serialized_inputs_spec_args)
     executor_input.keep_declared(inputs, json.loads(options.json_serialized_outputs_spec_args))
     _fill_types(executor_input.inputs, inputs)
+    executor_input.log(_LOG)
     if runner := _distributed_runner(beam_args):
         _check_reachable(runner, options.executor_class_path, executor_input)
     else:

@@ -184,8 +184,17 @@ def test_keys_and_logins_are_files_of_the_steps_that_need_them_and_no_others(
         "TFLitePredictor": ["registry-login"],
         "EdgePusher": ["registry-login", "signing-keys"],
     }
-    (variable,) = container(pipeline, "EdgePusher")["env"]
-    assert variable == {"name": "DOCKER_CONFIG", "value": "/etc/edgeline/registry-login"}
+    login = {"name": "DOCKER_CONFIG", "value": "/etc/edgeline/registry-login"}
+    told = [name for name in mounted if login in container(pipeline, name)["env"]]
+    assert sorted(told) == ["EdgePusher", "Plan", "TFLiteEvaluator"]
+
+
+def test_tensorflow_complains_of_cuda_only_where_there_is_a_gpu(pipeline: Compiled) -> None:
+    def level(name: str) -> str:
+        variables = {each["name"]: each["value"] for each in container(pipeline, name)["env"]}
+        return str(variables["TF_CPP_MIN_LOG_LEVEL"])
+
+    assert (level("Trainer"), level("Transform")) == ("1", "3")
 
 
 def test_the_signing_keys_are_named_as_they_are_in_the_cluster(pipeline: Compiled) -> None:

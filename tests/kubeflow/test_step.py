@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -223,6 +224,32 @@ def test_other_errors_have_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
         main_of(work)
     assert caught.value.code == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_log_has_what_the_step_says_and_the_warnings_of_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work(arguments: list[str]) -> None:
+        for name in ("absl", "tensorflow", "components.tflite_rewriter"):
+            logging.getLogger(name).setLevel(logging.INFO)  # as TFX does
+            logging.getLogger(name).info("done")
+            logging.getLogger(name).warning("odd")
+
+    root, tensorflow = logging.getLogger(), logging.getLogger("tensorflow")
+    before = root.handlers[:], root.level, tensorflow.handlers[:]
+    # As libraries leave them.
+    root.handlers = [logging.StreamHandler()]
+    tensorflow.handlers = [logging.StreamHandler()]
+    try:
+        main_of(work)
+    finally:
+        root.handlers, root.level, tensorflow.handlers = before
+    assert capsys.readouterr().err.splitlines() == [
+        "WARNING absl: odd",
+        "WARNING tensorflow: odd",
+        "INFO components.tflite_rewriter: done",
+        "WARNING components.tflite_rewriter: odd",
+    ]
 
 
 def test_a_passphrase_is_read_from_its_file(
