@@ -14,7 +14,8 @@ help:
 	@echo "make demo         the whole path on real images: ingest, train, judge, sign, predict"
 	@echo "make test         checks and tests; needs nothing but the locked environment"
 	@echo "make test-peers   tests against outside programs, which it installs (as root)"
-	@echo "make test-kubeflow the pipeline in a simulated Kubeflow, step by step"
+	@echo "make test-kubeflow the pipeline in a simulated Kubeflow, step by step; given the paths DRIVER="
+	@echo "                   and LAUNCHER=, by Kubeflow's own programs (kubeflow/README.md)"
 	@echo "make test-image   build the steps' image and run a step in it (as root)"
 	@echo "make test-trixie  tests and demo of the newer TFX, in a Debian 13 that it installs (as root)"
 	@echo "make image        build the steps' image with Docker, Podman or Buildah"
@@ -30,7 +31,8 @@ demo: $(LOCKED)
 test: check
 	$(RUN) -m pytest -m "not peers and not cluster and not image and not lines" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-kubeflow: $(LOCKED)
+# Variables of the command line are in the environment of what is run.
+test-kubeflow: $(LOCKED) $(if $(DRIVER),.tools/moto/.locked)
 	$(RUN) -m pytest -m cluster tests/kubeflow --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 image:
@@ -78,6 +80,12 @@ $(LOCKED): | $(UV)
 	$(UV) pip sync --quiet --python .tools/kfp/bin/python --require-hashes locks/kfp.txt
 	@touch $@
 
+# An S3 server, for Kubeflow's programs.
+.tools/moto/.locked: locks/moto.txt | $(LOCKED)
+	$(UV) venv --quiet --allow-existing --python $(RUN) .tools/moto
+	$(UV) pip sync --quiet --python .tools/moto/bin/python --require-hashes locks/moto.txt
+	@touch $@
+
 # The paths are relative so that no lock names a machine.
 COMPILE = $(UV) pip compile --quiet --upgrade --generate-hashes --no-annotate
 PY310 := --python-version 3.10
@@ -94,6 +102,7 @@ lock: | $(UV)
 	    --output-file locks/image.txt
 	printf 'kfp>=2.17,<3\nkfp-kubernetes\nkubernetes-validate\n' | $(COMPILE) $(PY310) - \
 	    --output-file locks/kfp.txt
+	printf 'moto[s3]\nflask\nflask-cors\n' | $(COMPILE) $(PY310) - --output-file locks/moto.txt
 	echo uv | $(COMPILE) $(PY310) - --output-file locks/uv.txt
 
 clean:

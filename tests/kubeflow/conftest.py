@@ -1,19 +1,25 @@
-"""A cluster with the workspace's data, and one run in it that many tests look at."""
+"""A cluster with the workspace's data, and one run in it that many tests look at.
+
+Kubeflow's own programs do its work where DRIVER and LAUNCHER name them; otherwise they are
+simulated.
+"""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Workspace, make_registry
-from tests.kubeflow.sandbox import PROJECT, Pod, run
-from tests.kubeflow.simulator import Cluster, Run
+from tests.kubeflow.argo import Cluster, Run, Runner
+from tests.kubeflow.programs import InstalledCluster, Programs, Services
+from tests.kubeflow.sandbox import PROJECT, run
+from tests.kubeflow.simulator import SimulatedCluster
 
 IMAGE = "registry.example/edgeline@sha256:" + "a" * 64
 CLUSTER = """
@@ -31,6 +37,17 @@ node_selector = { pool = "gpu" }
 tolerations = [{ key = "nvidia.com/gpu", operator = "Exists", effect = "NoSchedule" }]
 """
 ROOT = "minio://mlpipeline/v2/artifacts"
+PROGRAMS = Programs.given()
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services | None]:
+    """What Kubeflow's programs talk to, where they are given."""
+    if PROGRAMS is None:
+        yield None
+        return
+    with Services.start(tmp_path_factory.mktemp("services")) as started:
+        yield started
 
 
 @dataclass(frozen=True)
@@ -39,15 +56,19 @@ class Prepared:
 
     folder: Path
     pipeline: Path
+    services: Services | None
 
-    def elsewhere(self, folder: Path, runner: Callable[[Pod, Path], int] = run) -> Cluster:
-        """Another cluster with the same volumes and secrets, which remembers nothing."""
+    def elsewhere(self, folder: Path, runner: Runner = run, publish_logs: bool = True) -> Cluster:
+        """A cluster with these volumes and secrets."""
         claims = {
             "edgeline-data": self.folder / "data",
             "edgeline-registry": self.folder / "volume",
         }
         secrets = {"edgeline-signing-keys": self.folder / "secret"}
-        return Cluster(folder, claims, secrets, runner)
+        if PROGRAMS and self.services:
+            programs = (PROGRAMS, self.services)
+            return InstalledCluster(folder, claims, secrets, *programs, runner, publish_logs)
+        return SimulatedCluster(folder, claims, secrets, runner, publish_logs)
 
     @property
     def registry(self) -> Path:
@@ -70,14 +91,14 @@ def compiled(
 
 
 @dataclass(frozen=True)
-class Simulated(Prepared):
+class Ran(Prepared):
     """A cluster and the first run in it."""
 
     cluster: Cluster
     first: Run
 
 
-def prepare(folder: Path, dataset: Path, config: str) -> Prepared:
+def prepare(folder: Path, dataset: Path, config: str, services: Services | None = None) -> Prepared:
     """Fills a cluster's volumes and secrets, and compiles the pipeline for it.
 
     The registry's volume has another registry too, of the same keys: `other`.
@@ -95,18 +116,21 @@ def prepare(folder: Path, dataset: Path, config: str) -> Prepared:
     root = f"registry.root={folder / 'keys' / 'root.json'}"
     done = compiled(folder / "cells.toml", pipeline, "--set", root)
     assert done.returncode == 0, done.stderr
-    return Prepared(folder, pipeline)
+    return Prepared(folder, pipeline, services)
 
 
 @pytest.fixture(scope="session")
-def prepared(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def prepared(
+    workspace: Workspace, services: Services | None, tmp_path_factory: pytest.TempPathFactory
+) -> Prepared:
     config = (workspace.folder / "cells.toml").read_text()
-    return prepare(tmp_path_factory.mktemp("cluster"), workspace.folder / "dataset", config)
+    folder = tmp_path_factory.mktemp("cluster")
+    return prepare(folder, workspace.folder / "dataset", config, services)
 
 
 @pytest.fixture(scope="session")
-def simulated(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+def ran(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     cluster = prepared.elsewhere(tmp_path_factory.mktemp("objects"))
     first = cluster.run(prepared.pipeline, ROOT)
-    assert not first.failed, first.tasks[first.failed[0]].log[-5000:]
-    return Simulated(prepared.folder, prepared.pipeline, cluster, first)
+    first.check()
+    return Ran(prepared.folder, prepared.pipeline, prepared.services, cluster, first)

@@ -33,6 +33,11 @@ class ObjectStore:
         """The file or folder that holds what is stored there."""
         return self._object(uri)
 
+    def keys(self, uri: str) -> list[str]:
+        """The names of all objects below a URI, relative to it."""
+        prefix = self._object(uri)
+        return sorted(str(file.relative_to(prefix)) for file in self._objects(prefix))
+
     def _object(self, uri: str) -> Path:
         scheme, _, key = uri.partition("://")
         return self._folder / scheme / key

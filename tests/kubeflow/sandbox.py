@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,15 +50,21 @@ def run(pod: Pod, log: Path) -> int:
         isolate = ["unshare", "--mount"]
         if pod.user is None:  # another user's rights can be taken on by root alone
             isolate += ["--user", "--map-root-user"]
-        with log.open("wb") as output:
-            return subprocess.run(
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(
                 [*isolate, sys.executable, __file__, str(spec)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                timeout=TIMEOUT,
-                check=False,
-            ).returncode
+                start_new_session=True,  # it can be killed whole, and nothing else with it
+            ) as process,
+        ):
+            try:
+                return process.wait(TIMEOUT)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
 
 
 def _enter(spec: Path) -> None:
@@ -85,6 +92,7 @@ def _this_machine(root: Path, pod: Pod) -> None:
     for path in {PROJECT, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}:
         _bind(path, root)
     _mount("-o", "remount,ro", str(root))
+    _give_to(pod)
 
 
 def _image(image: Path, root: Path, pod: Pod) -> None:
@@ -95,10 +103,17 @@ def _image(image: Path, root: Path, pod: Pod) -> None:
     for name in ("dev", "proc"):
         _mount("--rbind", f"/{name}", str(root / name))
     for there, here in pod.mounts.items():
-        if pod.user:
-            for path in (Path(here), *Path(here).rglob("*")):
-                os.chown(path, *map(int, pod.user.split(":")))
         _mount("--rbind", here, str(root / there.lstrip("/")))
+    _give_to(pod)
+
+
+def _give_to(pod: Pod) -> None:
+    """Makes what is mounted the user's, as Kubernetes does with volumes."""
+    if pod.user is None:
+        return
+    for here in map(Path, pod.mounts.values()):
+        for path in (here, *here.rglob("*")):
+            os.chown(path, *map(int, pod.user.split(":")), follow_symlinks=False)
 
 
 def _without_rights(user: str) -> Sequence[str]:

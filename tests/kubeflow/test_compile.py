@@ -17,8 +17,8 @@ from pipeline.kubeflow.checks import check
 from pipeline.kubeflow.compiler import Compiled, compile_pipeline
 from pipeline.kubeflow.planned import PLANNED
 from pipeline.kubeflow.step import _parse
+from tests.kubeflow.argo import tried_again
 from tests.kubeflow.conftest import IMAGE, compiled
-from tests.kubeflow.simulator import tried_again
 
 Document = dict[str, Any]
 TRAINER = {

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.kubeflow.argo import Refused, Run, tried_again
 from tests.kubeflow.sandbox import Pod
-from tests.kubeflow.simulator import Cluster, Refused, Run, tried_again
+from tests.kubeflow.simulator import SimulatedCluster
 
 Document = dict[str, Any]
 ROOT = "minio://bucket/root"
@@ -68,7 +69,7 @@ def simulate(
     file = folder / "pipeline.yaml"
     platform: Document = {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {}}}}}
     file.write_text(yaml.safe_dump_all([spec, platform]))
-    return Cluster(folder, {}, {}, pod, publish_logs).run(file, ROOT)
+    return SimulatedCluster(folder, {}, {}, pod, publish_logs).run(file, ROOT)
 
 
 def outputs(staging: Path) -> Path:
@@ -138,7 +139,7 @@ def test_every_try_gets_the_same_inputs(tmp_path: Path) -> None:
     done = simulate(tmp_path, document(A=step(), B=step("A", retries=TWICE)), work)
     assert (done.states, done.tasks["B"].tries) == ({"A": "complete", "B": "failed"}, 3)
     assert seen == [["file"]] * 3
-    assert done.tasks["B"].log == "try 3\nexit code 1"
+    assert (done.tasks["B"].log, done.tasks["B"].error) == ("try 3", "exit code 1")
 
 
 def test_a_step_without_retries_is_tried_once_and_nothing_starts_after_it(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_a_step_that_does_not_wait_for_what_it_takes_fails(tmp_path: Path) -> No
     del spec["root"]["dag"]["tasks"]["A"]["dependentTasks"]
     done = simulate(tmp_path, spec, lambda name, tries, staging: 0)
     assert done.states["A"] == "failed"
-    assert "failed to get execution of upstream task B" in done.tasks["A"].log
+    assert "failed to get execution of upstream task B" in done.tasks["A"].error
 
 
 @pytest.mark.parametrize("field", ["parameterIterator", "triggerPolicy"])
