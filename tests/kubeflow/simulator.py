@@ -279,10 +279,10 @@ def _produced(name: str, source: Document, tasks: Mapping[str, Task]) -> Task:
 
 def resolve_type(name: str, value: Any, kind: str) -> Any:
     """A parameter's value, checked against its declared type as the driver does."""
+    if kind == "STRING":
+        return value if isinstance(value, str) else "" if value is None else go_json(value)
     if value is None:
         raise Refused(f"got null for input parameter {name}")
-    if kind == "STRING":
-        return value if isinstance(value, str) else go_json(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (isinstance(value, dict) if kind == "STRUCT" else number):
         raise Refused(f"input parameter {name} type mismatch: expect {kind}, got {value!r}")

@@ -91,13 +91,16 @@ WRONG: dict[str, Document] = {
 }
 
 
-def document(code: int = 0, retries: int = 0, last: Document | None = None) -> list[Document]:
+def document(
+    code: int = 0, retries: int = 0, last: Document | None = None, **given: Any
+) -> list[Document]:
     """Two steps, of which the second takes all that the first makes.
 
     Args:
         code: that the second ends with.
         retries: of the second.
         last: the second's output message, by default that of the first.
+        given: the first's parameters that are not as usual.
     """
     component: Document = {
         "inputDefinitions": {
@@ -112,17 +115,15 @@ def document(code: int = 0, retries: int = 0, last: Document | None = None) -> l
             "parameters": {name: {"parameterType": kind} for name, kind in PARAMETERS.items()},
         },
     }
-    given = {
-        name: {"runtimeValue": {"constant": value}}
-        for name, value in {"text": "$(KFP_POD_NAME) $$", "whole": 7, "struct": {"b": 0}}.items()
-    }
+    constants = {"text": "$(KFP_POD_NAME) $$", "whole": 7, "struct": {"b": 0}, **given}
+    first = {name: {"runtimeValue": {"constant": value}} for name, value in constants.items()}
     made = {"producerTask": "First", "outputArtifactKey": "made"}
     passed = {
         name: {"taskOutputParameter": {"producerTask": "First", "outputParameterKey": name}}
         for name in PARAMETERS
     }
     tasks: Document = {
-        "First": {"inputs": {"parameters": given}, "cachingOptions": {"enableCache": True}},
+        "First": {"inputs": {"parameters": first}, "cachingOptions": {"enableCache": True}},
         "Second": {
             "inputs": {"parameters": passed, "artifacts": {"taken": {"taskOutputArtifact": made}}},
             "cachingOptions": {"enableCache": True},
@@ -260,3 +261,28 @@ def test_what_a_step_may_not_leave_fails_it(
     file = written(tmp_path, document(last=last))
     for name, cluster in clusters.items():
         assert cluster.run(file, ROOT).failed == ["Second"], name
+
+
+GIVEN: dict[str, Document] = {
+    "a number for a text": {"text": 5},
+    "an object for a text": {"text": {"a": 1}},
+    "a text for a number": {"whole": "7"},
+    "a fraction for a whole number": {"whole": 7.5},
+    "a truth for a number": {"number": True},
+    "a text for an object": {"struct": "a"},
+    "nothing for a text": {"text": None},
+    "nothing for a number": {"whole": None},
+}
+
+
+@pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
+def test_a_parameter_of_another_type_is_taken_or_refused_alike(
+    given: Document, clusters: dict[str, Cluster], tmp_path: Path
+) -> None:
+    file = written(tmp_path, document(**given))
+    found = {}
+    for name, cluster in clusters.items():
+        done = cluster.run(file, ROOT, until="First")
+        taken = None if done.failed else told(cluster, done, "First")["message"]["inputs"]
+        found[name] = [done.states, taken]
+    assert found["simulated"] == found["installed"]
