@@ -21,6 +21,8 @@ SCHEMA_VERSION = "2.1.0"
 MAX_BYTES = 1_000_000
 # Linux takes no longer argument, and Kubeflow hands a step its settings in a single one.
 MAX_TASK_BYTES = 100_000
+# Kubernetes replaces these in a pod's command, where the launcher gets the step's settings.
+REPLACED = re.compile(r".{0,20}\$[$(].{0,20}")
 TASK_ID = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]*")
 MAX_TASK_ID = 60  # what Argo makes of it must be a label's value of at most 63
 PIPELINE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -138,9 +140,11 @@ def _artifact_input(spec: Document, key: str, artifact: Document) -> Iterator[st
 
 def _parameter_input(spec: Document, key: str, parameter: Document, declared: str) -> Iterator[str]:
     if "runtimeValue" in parameter:
-        problem = type_problem(parameter["runtimeValue"]["constant"], declared)
-        if problem:
+        constant = parameter["runtimeValue"]["constant"]
+        if problem := type_problem(constant, declared):
             yield f"parameter {key}: {problem}"
+        if found := REPLACED.search(json.dumps(constant)):
+            yield f"parameter {key}: Kubernetes would replace $$ and $( in {found[0]!r}"
         return
     if "taskOutputParameter" in parameter:
         source = parameter["taskOutputParameter"]

@@ -353,6 +353,11 @@ def _large(spec: Document) -> None:
     parameters["root"]["runtimeValue"]["constant"] = "x" * 200_000
 
 
+def _replaced(spec: Document) -> None:
+    parameters = spec["root"]["dag"]["tasks"]["Plan"]["inputs"]["parameters"]
+    parameters["config"]["runtimeValue"]["constant"] = '{"data": {"path": "/data/$(HOME)/a"}}'
+
+
 def _impatient(spec: Document) -> None:
     spec["root"]["dag"]["tasks"]["Trainer"]["dependentTasks"] = ["Transform"]
     spec["root"]["dag"]["tasks"]["Transform"]["dependentTasks"] = ["ImportExampleGen"]
@@ -384,6 +389,10 @@ DAMAGE: dict[str, tuple[Callable[[Document], None], str]] = {
         "parameter epochs: expected a value of type NUMBER_INTEGER; received 1.5",
     ),
     "settings too large for an argument": (_large, "task Plan: its settings have 20"),
+    "what Kubernetes takes for a variable": (
+        _replaced,
+        "task Plan: parameter config: Kubernetes would replace $$ and $( in ",
+    ),
     "a step that does not wait for what it takes": (
         _impatient,
         "task Trainer: does not wait for ImportSchemaGen, whose output it takes",
