@@ -28,11 +28,10 @@ from tabulate import tabulate
 from pipeline.data.near_duplicates import (
     ALIKE_DISTANCE,
     COPY_DISTANCE,
-    HASH_BYTES,
     NEAR_DISTANCE,
     find,
-    perceptual_hash,
 )
+from pipeline.data.perceptual_hash import HASH_BYTES, perceptual_hash
 
 CHANGED = 150  # images of a set that are changed
 MANY = 1_000_000  # hashes

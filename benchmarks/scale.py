@@ -37,7 +37,7 @@ from tabulate import tabulate
 
 from benchmarks.photos import Photos, write_photos
 from pipeline.config import load_config
-from pipeline.data.near_duplicates import perceptual_hash
+from pipeline.data.perceptual_hash import perceptual_hash
 from pipeline.demo import make_registry
 
 AT_ONCE = 500  # photos

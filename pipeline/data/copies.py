@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.data import near_duplicates
 from pipeline.data.index import Index
+from pipeline.data.perceptual_hash import HASH_BYTES
 
 
 def leave_out_copies(index: Index) -> int:
@@ -97,4 +98,4 @@ def _hashes(index: Index) -> NDArray[np.uint8]:
     query = "SELECT perceptual_hash FROM images WHERE reason = '' ORDER BY id"
     for (text,) in index.select(query):
         hashes += bytes.fromhex(text)
-    return np.frombuffer(hashes, np.uint8).reshape(-1, near_duplicates.HASH_BYTES)
+    return np.frombuffer(hashes, np.uint8).reshape(-1, HASH_BYTES)

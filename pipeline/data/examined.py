@@ -20,7 +20,7 @@ class Examined(NamedTuple):
         reason: why it can't be used; empty if it can. Then what follows is known.
         image_id: SHA-256 of the encoded image as it was found, hex.
         pixels_digest: SHA-256 of its decoded, upright, 8-bit pixels, hex.
-        perceptual_hash: see `pipeline.data.near_duplicates`, hex.
+        perceptual_hash: see `pipeline.data.perceptual_hash`, hex.
         format: as Pillow names it.
         width: of the upright image, in pixels.
         height: of the upright image, in pixels.

@@ -1,15 +1,7 @@
-"""Finds pictures that are the same or nearly: a perceptual hash, and a search among a million.
+"""Finds pictures that are the same or nearly, among a million of them, by their perceptual hashes.
 
-A hash is 255 signs: of the picture's cosine coefficients (DCT-II) of up to 15 half-waves a side,
-without the mean, as in pHash (Zauner 2010) and PDQ (Facebook 2019). Its first bit tells whether
-there is enough in the picture to compare: a flat one is near to nothing, not even to another flat
-one. Two hashes differ by the number of signs that do, from 0 to 255: about 127 for photographs of
+Two hashes differ by the number of signs that do, from 0 to 255: about 127 for photographs of
 different things. `docs/data.md` has what this finds and what it takes.
-
-All sums are of whole numbers that a float64 holds, so they are exact in any order, and a hash is
-the same on every processor. Hashes made by a floating-point transform are not: where a coefficient
-is zero, as half of them are in a picture that is its own mirror image, its sign is that of a
-rounding error.
 """
 
 from __future__ import annotations
@@ -20,20 +12,14 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-HASH_BYTES = 32
+from pipeline.data.perceptual_hash import HASH_BYTES
+
 NEAR_DISTANCE = 51  # signs: another shot of the same thing from the same place, or most of it
 ALIKE_DISTANCE = 13  # signs: the same, in a set whose pictures are all alike
 COPY_DISTANCE = 8  # signs: the same picture, compressed, scaled or coloured otherwise
-
-_SIDE = 16  # frequencies a side, the mean's included
-_GRID = 64  # pixels a side, at least, that coefficients are made of, where a picture has as many
-_UNIT = 2**20  # what 1 is in a basis of whole numbers
-_CONTENT_LEVEL = 0.1  # grey levels: what is below comes from noise and compression
-_CONTENT_SIGNS = 96  # coefficients above it, of a picture that has content
 
 _ORDERS = 32  # that hashes are sorted in
 _WINDOW = 4  # hashes that follow in an order, with which one is compared
@@ -82,26 +68,6 @@ class NearDuplicates:
 
     copies: Level
     near: Level
-
-
-def perceptual_hash(image: Image.Image) -> bytes:
-    """Returns the hash, `HASH_BYTES` long, of a decoded, upright picture of mode L or RGB.
-
-    Raises:
-        ValueError: the picture has another mode.
-    """
-    if image.mode not in ("L", "RGB"):
-        raise ValueError(f"expected a picture of mode L or RGB, got {image.mode}")
-    grey = image.convert("L")
-    across, down = (max(1, side // _GRID) for side in grey.size)
-    # Unlike Pillow's resize, its reduce has no floating-point weights.
-    small = np.asarray(grey.reduce((across, down)), np.float64)
-    found = _basis(grey.height, down) @ small @ _basis(grey.width, across).T
-    coefficients = found.ravel()[_low_to_high()]
-    bits = coefficients > 0
-    strong = np.abs(coefficients[1:]) >= _CONTENT_LEVEL * _UNIT**2
-    bits[0] = min(grey.size) >= _SIDE and np.count_nonzero(strong) >= _CONTENT_SIGNS
-    return np.packbits(bits).tobytes()
 
 
 def find(hashes: _Bits) -> NearDuplicates:
@@ -370,23 +336,3 @@ def _radius(words: _Words) -> int:
 def _bits(words: _Words) -> _Bits:
     """uint8 [hashes, 256] of uint64 [hashes, 4]."""
     return np.unpackbits(words.astype(">u8").view(np.uint8), axis=1)
-
-
-@lru_cache(maxsize=256)
-def _basis(side: int, step: int) -> NDArray[np.float64]:
-    """Whole numbers, float64 [frequencies, cells]: the cosines' means over cells of `step` pixels.
-
-    The picture is taken as constant within a cell, and the last cell may be narrower. A row of
-    cosines has a mean square of 1.
-    """
-    edges = np.minimum(np.arange(0, side + step, step), side) / side
-    frequency = np.arange(1, _SIDE)[:, None]
-    waves = np.diff(np.sin(np.pi * frequency * edges)) * np.sqrt(2) / (np.pi * frequency)
-    return np.rint(np.concatenate([np.diff(edges)[None], waves]) * _UNIT)
-
-
-@lru_cache(maxsize=1)
-def _low_to_high() -> _Ints:
-    """The order of the coefficients by frequency, the mean first."""
-    frequency = np.arange(_SIDE)
-    return np.argsort((frequency[:, None] ** 2 + frequency**2).ravel(), kind="stable")

@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.config import IngestConfig
 from pipeline.data.examined import Examined
 from pipeline.data.image_files import BadImageError, NormalImage, normalise
-from pipeline.data.near_duplicates import perceptual_hash
+from pipeline.data.perceptual_hash import perceptual_hash
 from pipeline.data.photos import Photo
 from pipeline.data.record_sources import RecordFile, RecordSource, read_images
 from pipeline.data.work import Tally

@@ -8,15 +8,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
-from pipeline.data import near_duplicates
+from pipeline.data import perceptual_hash as hashing
 from pipeline.data.near_duplicates import (
     ALIKE_DISTANCE,
     COPY_DISTANCE,
-    HASH_BYTES,
     NEAR_DISTANCE,
     find,
-    perceptual_hash,
 )
+from pipeline.data.perceptual_hash import HASH_BYTES, perceptual_hash
 
 
 def picture(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
@@ -143,7 +142,7 @@ def test_no_weight_is_so_near_a_half_that_another_sine_would_round_it_otherwise(
         frequency = np.arange(1, 16)[:, None]
         exact = np.diff(np.sin(np.pi * frequency * edges)) * np.sqrt(2) / (np.pi * frequency)
         assert np.abs(exact * 2**20 % 1 - 0.5).min() > 1e-8  # a sine is right to 1e-10 of this
-        assert (near_duplicates._basis(side, step)[1:] == np.rint(exact * 2**20)).all()
+        assert (hashing._basis(side, step)[1:] == np.rint(exact * 2**20)).all()
 
 
 def test_a_picture_of_another_mode_is_refused() -> None:
