@@ -49,8 +49,8 @@ class _NotPlain(Exception):  # noqa: N818 - it is an answer
     """The file leaves something to its reader."""
 
 
-def _require(*conditions: bool) -> None:
-    if not all(conditions):
+def _require(condition: bool) -> None:
+    if not condition:
         raise _NotPlain
 
 
@@ -107,7 +107,7 @@ def _jpeg_length(data: bytes) -> int:
             return position + 2
         (length,) = struct.unpack_from(">H", data, position + 2)
         segment = data[position + 4 : position + 2 + length]
-        _require(length >= 2, len(segment) == length - 2)
+        _require(length >= 2 and len(segment) == length - 2)
         position += 2 + length
         if marker == _SOS:
             restarts = _read_scan_header(jpeg, segment)
@@ -136,13 +136,14 @@ def _read_segment(jpeg: _Jpeg, marker: int, segment: bytes) -> None:
 
 def _read_frame(jpeg: _Jpeg, segment: bytes) -> None:
     precision, jpeg.height, jpeg.width, count = struct.unpack_from(">BHHB", segment)
-    _require(not jpeg.components, count in (1, 3), len(segment) == 6 + 3 * count, precision == 8)
+    _require(not jpeg.components and count in (1, 3) and precision == 8)
+    _require(len(segment) == 6 + 3 * count)
     _require(0 < 3 * jpeg.width * jpeg.height < MAX_RGB_BYTES)
     for id, sampling, quantization in struct.iter_unpack("BBB", segment[6:]):
         jpeg.components.append(_Component(id, sampling >> 4, sampling & 15, quantization))
     _require(len({component.id for component in jpeg.components}) == count)
     first, *others = jpeg.components
-    _require(first.horizontal in (1, 2, 4), first.vertical in (1, 2, 4))
+    _require(first.horizontal in (1, 2, 4) and first.vertical in (1, 2, 4))
     _require(all((other.horizontal, other.vertical) == (1, 1) for other in others))
 
 
@@ -150,10 +151,10 @@ def _huffman_tables(segment: bytes) -> Iterator[int]:
     position = 0
     while position < len(segment):
         table = segment[position]
-        _require(table >> 4 <= 1, table & 15 <= 3)
+        _require(table >> 4 <= 1 and table & 15 <= 3)
         symbols = sum(segment[position + 1 : position + 17])
         position += 17 + symbols
-        _require(symbols <= 256, position <= len(segment))
+        _require(symbols <= 256 and position <= len(segment))
         yield table
 
 
@@ -161,7 +162,7 @@ def _quantization_tables(segment: bytes) -> Iterator[int]:
     position = 0
     while position < len(segment):
         precision, table = segment[position] >> 4, segment[position] & 15
-        _require(precision <= 1, table <= 3)
+        _require(precision <= 1 and table <= 3)
         position += 1 + 64 * (1 + precision)
         _require(position <= len(segment))
         yield table
@@ -170,15 +171,16 @@ def _quantization_tables(segment: bytes) -> Iterator[int]:
 def _read_scan_header(jpeg: _Jpeg, segment: bytes) -> int:
     """Returns how many restart markers the scan must hold."""
     count = segment[0]
-    _require(len(segment) == 4 + 2 * count, count >= 1, bool(jpeg.components))
+    _require(len(segment) == 4 + 2 * count and count >= 1 and bool(jpeg.components))
     first, last, bits = segment[-3:]
     missing_before, missing = bits >> 4, bits & 15
     jpeg.scans += 1
     _require(jpeg.scans <= _MAX_SCANS)
     if jpeg.progressive:
-        _require(first == last == 0 or (0 < first <= last < 64 and count == 1), missing <= 13)
+        _require(first == last == 0 or (0 < first <= last < 64 and count == 1))
+        _require(missing <= 13)
     else:
-        _require(first == 0, last == 63, missing_before == missing == 0)
+        _require(first == 0 and last == 63 and missing_before == missing == 0)
 
     by_id = {component.id: component for component in jpeg.components}
     components = []
@@ -204,7 +206,8 @@ def _send(component: _Component, first: int, last: int, before: int, missing: in
     """Notes what a scan sends: coefficients for the first time, or one more bit of them."""
     band = slice(first, last + 1)
     state = -1 if before == 0 else before
-    _require(before in (0, missing + 1), set(component.missing_bits[band]) == {state})
+    _require(before in (0, missing + 1))
+    _require(component.missing_bits[band].count(state) == last + 1 - first)
     _require(first == 0 or component.missing_bits[0] >= 0)
     component.missing_bits[band] = [missing] * (last + 1 - first)
 
@@ -260,11 +263,12 @@ _UNPACKED_AT_ONCE = 2**20
 
 def _png_length(data: bytes) -> int:
     (kind, header), *chunks, last = _png_chunks(data)
-    _require(kind == b"IHDR", last[0] == b"IEND", not last[1])
+    _require(kind == b"IHDR" and last[0] == b"IEND" and not last[1])
     width, height, depth, colour, *methods = struct.unpack(">IIBBBBB", header)
     # Of the methods, only interlacing can be other than 0; it is seldom used.
-    _require(depth == 8, colour in (_GRAY, _RGB), methods == [0, 0, 0])
-    _require(0 < width <= MAX_SIDE, 0 < height <= MAX_SIDE, 3 * width * height < MAX_RGB_BYTES)
+    _require(depth == 8 and colour in (_GRAY, _RGB) and methods == [0, 0, 0])
+    _require(0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE)
+    _require(3 * width * height < MAX_RGB_BYTES)
 
     kinds = [kind for kind, _ in chunks]
     pixels = [content for kind, content in chunks if kind == b"IDAT"]
@@ -272,7 +276,7 @@ def _png_length(data: bytes) -> int:
     _require(kinds[first : first + len(pixels)] == [b"IDAT"] * len(pixels))
     for kind, content in chunks:
         if kind != b"IDAT":
-            _require(_ANCILLARY.fullmatch(kind) is not None, len(content) <= _MAX_CHUNK)
+            _require(_ANCILLARY.fullmatch(kind) is not None and len(content) <= _MAX_CHUNK)
     _check_stream(pixels, height * (1 + width * (3 if colour == _RGB else 1)))
     return len(data)
 
@@ -294,7 +298,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 def _check_stream(pieces: list[memoryview], size: int) -> None:
     """Requires a whole zlib stream (RFC 1950) that unpacks to `size` bytes, and nothing more."""
     # libpng also limits a chunk by what the image can take.
-    _require(bool(pieces), sum(map(len, pieces)) <= size + size // 100 + 1_000)
+    _require(bool(pieces) and sum(map(len, pieces)) <= size + size // 100 + 1_000)
     # Not every version of zlib holds a stream to the window that it announces.
     window = 1 << (8 + (pieces[0][0] >> 4))
     _require(window >= min(size, 1 << 15))
@@ -305,4 +309,4 @@ def _check_stream(pieces: list[memoryview], size: int) -> None:
             size -= len(unpacker.decompress(rest, _UNPACKED_AT_ONCE))
             rest = unpacker.unconsumed_tail
     size -= len(unpacker.flush())
-    _require(size == 0, unpacker.eof, not unpacker.unused_data)
+    _require(size == 0 and unpacker.eof and not unpacker.unused_data)
