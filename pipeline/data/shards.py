@@ -129,13 +129,12 @@ def write_shard(shard: str, *, workshop: Workshop, slice_keys: Sequence[str]) ->
                 record = _serialized(example, data, slice_keys)
                 offsets.append((example.row, writer.write(record)))
             tally.tick()
-    digest, size = sha256_of(unfinished), unfinished.stat().st_size
     unfinished.replace(target)
     outcome = {
         "plan": plan,
-        "digest": digest,
-        "bytes": size,
-        "offsets": offsets,
+        "digest": writer.digest,
+        "bytes": writer.size,
+        "offsets": sorted(offsets),  # in the index's order, which is changed the faster
         "left_out": left_out,
     }
     partial = workshop.written(shard).with_suffix(f".{os.uname().nodename}-{os.getpid()}")

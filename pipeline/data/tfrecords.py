@@ -17,6 +17,7 @@ offset while the others go on.
 
 import functools
 import gzip
+import hashlib
 import os
 import struct
 import zlib
@@ -90,15 +91,27 @@ class RecordWriter:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=_BLOCK_BYTES)
-        self._offset = 0
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256, in hex, of what was written."""
+        return self._digest.hexdigest()
+
+    @property
+    def size(self) -> int:
+        """How many bytes were written."""
+        return self._size
 
     def write(self, record: bytes) -> int:
         """Appends a record and returns the byte offset at which its frame begins."""
-        offset = self._offset
+        offset = self._size
         length = _LENGTH.pack(len(record))
-        frame = (length, _checksum(length), record, _checksum(record))
-        self._file.writelines(frame)
-        self._offset += sum(map(len, frame))
+        frame = b"".join((length, _checksum(length), record, _checksum(record)))
+        self._file.write(frame)
+        self._digest.update(frame)
+        self._size += len(frame)
         return offset
 
     def close(self) -> None:
@@ -365,22 +378,31 @@ def serialize_example(features: Mapping[str, bytes]) -> bytes:
     Equal features give equal bytes, in the order of their names. (protobuf's own deterministic
     order is not the same in all its versions.)
     """
-    entries = (
-        _field(1, _field(1, name.encode()) + _field(2, _field(1, _field(1, value))))
-        for name, value in sorted(features.items())
-    )
-    return _field(1, b"".join(entries))
+    parts: list[bytes] = []
+    for name, value in sorted(features.items()):
+        parts += _entry(name.encode(), value)
+    return b"".join([_head(1, sum(map(len, parts))), *parts])
 
 
-def _field(number: int, value: bytes) -> bytes:
-    """Returns a length-delimited field in protobuf's wire format; `number` is below 16."""
-    length = len(value)
-    varint = bytearray()
+def _entry(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """Returns an entry of the map of features: what is before the value, and the value."""
+    start = b""
+    for number in (1, 1, 2):  # the value is in a BytesList, that in a Feature, that in the entry
+        start = _head(number, len(start) + len(value)) + start
+    start = _head(1, len(name)) + name + start
+    return _head(1, len(start) + len(value)) + start, value
+
+
+def _head(number: int, length: int) -> bytes:
+    """Returns what is before a field of so many bytes on protobuf's wire; `number` is below 16."""
+    if length < 0x80:
+        return bytes((number << 3 | 2, length))
+    head = bytearray((number << 3 | 2,))
     while length > 0x7F:
-        varint.append(length & 0x7F | 0x80)
+        head.append(length & 0x7F | 0x80)
         length >>= 7
-    varint.append(length)
-    return bytes([number << 3 | 2]) + varint + value
+    head.append(length)
+    return bytes(head)
 
 
 def parse_example(record: bytes) -> Mapping[str, Feature]:
