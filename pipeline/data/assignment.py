@@ -19,7 +19,7 @@ def assign_splits(index: Index, labels: Sequence[str], options: IngestConfig) ->
         "UPDATE images SET split = COALESCE("
         " (SELECT split FROM remembered r WHERE r.image_id = images.image_id LIMIT 1),"
         " (SELECT split FROM remembered r WHERE r.pixels_digest = images.pixels_digest LIMIT 1))"
-        " WHERE reason = ''"
+        " WHERE reason = '' AND EXISTS (SELECT 1 FROM remembered)"
     )
     kept = _Kept.of(index, labels)
     shares = {split: getattr(options, split) for split in SPLITS}

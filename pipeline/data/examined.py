@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 
 class Examined(NamedTuple):
@@ -36,7 +36,7 @@ class Examined(NamedTuple):
     label: str
     split: str = ""
     group: str = ""
-    slices: tuple[str, ...] = ()
+    slices: Sequence[str] = ()
     reason: str = ""
     image_id: str = ""
     pixels_digest: str = ""
@@ -45,19 +45,19 @@ class Examined(NamedTuple):
     width: int = 0
     height: int = 0
     bytes: int = 0
-    changes: tuple[str, ...] = ()
+    changes: Sequence[str] = ()
     file: str = ""
     offset: int = 0
     length: int = 0
 
-    def to_json(self) -> str:
-        """Returns the row as one line."""
-        return json.dumps(self) + "\n"
+
+def write_rows(file: TextIO, rows: Sequence[Examined]) -> None:
+    """Writes some rows into a file, as one line: a line for each takes twice as long."""
+    file.write(json.dumps(rows) + "\n")
 
 
 def read_rows(path: Path) -> Iterator[Examined]:
-    """Yields the rows of a file with a line for each."""
+    """Yields the rows of a file that `write_rows` filled."""
     with path.open(encoding="utf-8") as file:
         for line in file:
-            row = Examined(*json.loads(line))
-            yield row._replace(slices=tuple(row.slices), changes=tuple(row.changes))
+            yield from map(Examined._make, json.loads(line))

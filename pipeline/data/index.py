@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from pipeline.data.examined import Examined
 
-CACHE_KB = 64 * 1024
-ROWS_AT_ONCE = 10_000
+CACHE_KB = 16 * 1024
+ROWS_AT_ONCE = 1_000
 # Rows of one unit of work are neighbours, and units are in the order they were found in.
 ROWS_A_UNIT = 2**32
 
@@ -63,9 +63,9 @@ class Index:
             (
                 first + position,
                 *row[:4],
-                json.dumps(row.slices),
+                _as_json(row.slices),
                 *row[5:13],
-                json.dumps(row.changes),
+                _as_json(row.changes),
                 # A path may hold bytes that are no UTF-8.
                 os.fsencode(row.file),
                 row.offset,
@@ -110,3 +110,7 @@ class Index:
         """What a function makes of a query's rows: `columns` arrays, `[rows]` each."""
         flat = np.fromiter(chain.from_iterable(map(of_row, self.select(query))), np.int64)
         return list(flat.reshape(-1, columns).T.copy())
+
+
+def _as_json(texts: Sequence[str]) -> str:
+    return json.dumps(texts) if texts else "[]"

@@ -48,7 +48,7 @@ from pipeline.data.index import Index
 from pipeline.data.labels import check_labels, normal_label
 from pipeline.data.page import write_page
 from pipeline.data.photos import Photo, Photos
-from pipeline.data.reading import read_photos, read_records, shown, write_photo_units
+from pipeline.data.reading import Limits, read_photos, read_records, shown, write_photo_units
 from pipeline.data.record_sources import RecordSource, find_records
 from pipeline.data.schema import write_schema
 from pipeline.data.shards import plan_shards, read_outcomes, write_shard
@@ -58,11 +58,12 @@ from pipeline.data.work import (
     THIS_MACHINE,
     Engine,
     Function,
+    Run,
     Say,
     Tally,
     disk_errors,
     reported,
-    run,
+    workers,
 )
 from pipeline.data.workshop import Workshop, keep_times, open_workshop, take_place
 from pipeline.errors import UserError
@@ -177,7 +178,7 @@ def _list_photos(photos: Path, options: IngestConfig, workshop: Workshop, say: S
     left_out = [(shown(source), reason) for source, reason in found.left_out]
     return _Listing(
         total=labels.total(),
-        read=functools.partial(read_photos, workshop=workshop, options=options),
+        read=functools.partial(read_photos, workshop=workshop, limits=_limits(options)),
         slice_keys=layout.slice_keys,
         fingerprint=_fingerprint(options, digest.hexdigest(), left_out, layout.slice_keys),
         left_out=left_out,
@@ -196,7 +197,7 @@ def _list_records(source: RecordSource, options: IngestConfig, workshop: Worksho
     return _Listing(
         total=None,
         read=functools.partial(
-            read_records, workshop=workshop, options=options, source=source, files=files
+            read_records, workshop=workshop, limits=_limits(options), source=source, files=files
         ),
         slice_keys=source.slice_keys,
         fingerprint=_fingerprint(options, digest, [], source.slice_keys),
@@ -204,6 +205,10 @@ def _list_records(source: RecordSource, options: IngestConfig, workshop: Worksho
         ignored={},
         notes=(f"{len(files):,} {source.kind} files found", *source.warnings),
     )
+
+
+def _limits(options: IngestConfig) -> Limits:
+    return Limits(options.max_file_bytes, options.max_pixels, options.max_side)
 
 
 def _counted(photos: Iterable[Photo], say: Say) -> Iterator[Photo]:
@@ -240,16 +245,17 @@ def _make(
     say: Say,
 ) -> IngestReport:
     folder = workshop.dataset
-    _read(engine, workshop, index, listing, say)
-    labels = _settle_labels(index)
-    duplicates = leave_out_copies(index)
-    similar, notes = 0, list[str]()
-    if options.near_duplicates == "group":
-        similar, notes = group_near_duplicates(index)
-    notes += assign_splits(index, labels, options)
-    for note in notes:
-        say(note)
-    digests = _write(engine, workshop, index, listing, options, say)
+    with workers(engine) as run:
+        _read(run, workshop, index, listing, say)
+        labels = _settle_labels(index)
+        duplicates = leave_out_copies(index)
+        similar, notes = 0, list[str]()
+        if options.near_duplicates == "group":
+            similar, notes = group_near_duplicates(index)
+        notes += assign_splits(index, labels, options)
+        for note in notes:
+            say(note)
+        digests = _write(run, workshop, index, listing, options, say)
     counts = class_counts(index, labels)
     check_classes(index, counts, options)
 
@@ -285,7 +291,7 @@ def _make(
     return report
 
 
-def _read(engine: Engine, workshop: Workshop, index: Index, listing: _Listing, say: Say) -> None:
+def _read(run: Run, workshop: Workshop, index: Index, listing: _Listing, say: Say) -> None:
     """Reads every image that was not read before, and puts all into the index."""
     units = workshop.units()
     done = [unit for unit in units if workshop.outcome(unit).exists()]
@@ -303,7 +309,7 @@ def _read(engine: Engine, workshop: Workshop, index: Index, listing: _Listing, s
         return f"read {images:,} images, {finished:,} of {len(units):,} files"
 
     with reported(how_far, say):
-        for unit in run(engine, listing.read, sorted(set(units) - set(done))):
+        for unit in run(listing.read, sorted(set(units) - set(done))):
             _add_to_index(index, workshop, unit)
             finished += 1
     index.complete()
@@ -314,7 +320,7 @@ def _add_to_index(index: Index, workshop: Workshop, unit: str) -> int:
 
 
 def _write(
-    engine: Engine,
+    run: Run,
     workshop: Workshop,
     index: Index,
     listing: _Listing,
@@ -327,7 +333,7 @@ def _write(
     tally = Tally(workshop.write_tally)
     write = functools.partial(write_shard, workshop=workshop, slice_keys=listing.slice_keys)
     with reported(lambda: f"written {min(tally.count(), total):,} of {total:,}", say):
-        for _ in run(engine, write, shards):
+        for _ in run(write, shards):
             pass
     digests = read_outcomes(index, workshop, shards)
     wanted = {workshop.dataset / name for name in digests}

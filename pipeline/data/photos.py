@@ -21,13 +21,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgeline.image_files import SUFFIXES, UnreadableKindError, read_image
-from pipeline.config import IngestConfig
 from pipeline.data.split_names import split_of_name
 from pipeline.data.system_names import SYSTEM_NAMES
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    # A worker takes photos from here, and pydantic would be half of what it loads.
+    from pipeline.config import IngestConfig
 
 EXAMPLE_FEATURES = ("image", "label", "image_id", "source")
 SPLIT_COLUMN = "split"

@@ -12,22 +12,39 @@ import json
 import os
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from pipeline.config import IngestConfig
-from pipeline.data.examined import Examined
+from pipeline.data.examined import Examined, write_rows
 from pipeline.data.image_files import BadImageError, NormalImage, normalise
 from pipeline.data.perceptual_hash import perceptual_hash
 from pipeline.data.photos import Photo
-from pipeline.data.record_sources import RecordFile, RecordSource, read_images
 from pipeline.data.work import Tally
 from pipeline.data.workshop import Workshop
 
+if TYPE_CHECKING:
+    from pipeline.data.record_sources import RecordFile, RecordSource
+
 PHOTOS_A_UNIT = 256
+ROWS_A_LINE = 256
 BYTES_A_UNIT = 32 * 2**20
 MAX_BYTES_BESIDE = 2**20  # of other features in an image's record
+
+
+class Limits(NamedTuple):
+    """How large an image may be.
+
+    Attributes:
+        file_bytes: of an encoded image; a larger one is left out.
+        pixels: of an image; a larger one is left out.
+        side: pixels of the longer side; a larger image is scaled down.
+    """
+
+    file_bytes: int
+    pixels: int
+    side: int
 
 
 def write_photo_units(photos: Iterable[Photo], workshop: Workshop) -> Iterator[Photo]:
@@ -45,18 +62,17 @@ def write_photo_units(photos: Iterable[Photo], workshop: Workshop) -> Iterator[P
         _write_unit(workshop, number, unit)
 
 
-def _write_unit(workshop: Workshop, number: int, photos: Iterable[Photo]) -> None:
-    lines = (json.dumps(photo) + "\n" for photo in photos)
-    workshop.unit(f"{number:07}").write_text("".join(lines), encoding="utf-8")
+def _write_unit(workshop: Workshop, number: int, photos: Sequence[Photo]) -> None:
+    workshop.unit(f"{number:07}").write_text(json.dumps(photos), encoding="utf-8")
 
 
-def read_photos(unit: str, *, workshop: Workshop, options: IngestConfig) -> None:
+def read_photos(unit: str, *, workshop: Workshop, limits: Limits) -> None:
     """Reads the photos of a unit of work; leaves a row for each (`pipeline.data.examined`)."""
     tally = Tally(workshop.read_tally)
-    with _Outcome(workshop, unit) as outcome, workshop.unit(unit).open(encoding="utf-8") as lines:
-        for line in lines:
-            photo = Photo(*json.loads(line))
-            outcome.add(_row(photo), photo.path, options)
+    photos = map(Photo._make, json.loads(workshop.unit(unit).read_text(encoding="utf-8")))
+    with _Outcome(workshop, unit, limits) as outcome:
+        for photo in photos:
+            outcome.add(_row(photo), photo.path)
             tally.tick()
 
 
@@ -64,19 +80,22 @@ def read_records(
     unit: str,
     *,
     workshop: Workshop,
-    options: IngestConfig,
+    limits: Limits,
     source: RecordSource,
     files: dict[str, RecordFile],
 ) -> None:
     """Reads the images in a file of records, which a unit of work stands for."""
+    # Here, not above: photos need no pyarrow, and so no worker that reads them.
+    from pipeline.data.record_sources import read_images
+
     tally = Tally(workshop.read_tally)
     file = files[unit]
-    with _Outcome(workshop, unit) as outcome:
-        limit = options.max_file_bytes + MAX_BYTES_BESIDE
-        for record in read_images(file, source, max_bytes=limit):
+    with _Outcome(workshop, unit, limits) as outcome:
+        max_bytes = limits.file_bytes + MAX_BYTES_BESIDE
+        for record in read_images(file, source, max_bytes=max_bytes):
             slices = tuple(record.slices.get(key, "") for key in source.slice_keys)
             row = Examined(record.source, record.label, split=file.split, slices=slices)
-            outcome.add_data(row._replace(reason=record.reason), record.data, options)
+            outcome.add_data(row._replace(reason=record.reason), record.data)
             tally.tick()
 
 
@@ -95,10 +114,12 @@ def shown(source: str) -> str:
 class _Outcome:
     """The rows of a unit, and a file for the bytes that are in no photo."""
 
-    def __init__(self, workshop: Workshop, unit: str) -> None:
-        self._rows = workshop.outcome(unit)
+    def __init__(self, workshop: Workshop, unit: str, limits: Limits) -> None:
+        self._limits = limits
+        self._finished = workshop.outcome(unit)
+        self._rows: list[Examined] = []
         # A cluster may do the same work twice at once: each has files of its own.
-        self._unfinished = self._rows.with_suffix(f".{uuid.uuid4().hex}")
+        self._unfinished = self._finished.with_suffix(f".{uuid.uuid4().hex}")
         self._spool = workshop.spool / self._unfinished.name
         self._spooled = 0
 
@@ -108,19 +129,20 @@ class _Outcome:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._lines.close()
-        self._bytes.close()
+        with self._lines, self._bytes:
+            if kind is None:
+                write_rows(self._lines, self._rows)
         if kind is None:
             if not self._spooled:
                 self._spool.unlink()
-            self._unfinished.replace(self._rows)
+            self._unfinished.replace(self._finished)
 
-    def add(self, row: Examined, path: str, options: IngestConfig) -> None:
+    def add(self, row: Examined, path: str) -> None:
         """Reads a photo and adds what it has shown to its row."""
         if not row.reason:
             try:
-                data = _contents(path, options.max_file_bytes)
-                image = _normal(data, options)
+                data = _contents(path, self._limits.file_bytes)
+                image = _normal(data, self._limits)
                 row = _examined(row, data, image)
                 if image.data is data:
                     row = row._replace(file=path, length=len(data))
@@ -128,18 +150,24 @@ class _Outcome:
                     row = self._spool_bytes(row, image.data)
             except BadImageError as error:
                 row = row._replace(reason=str(error))
-        self._lines.write(row.to_json())
+        self._add(row)
 
-    def add_data(self, row: Examined, data: bytes, options: IngestConfig) -> None:
+    def add_data(self, row: Examined, data: bytes) -> None:
         """Examines an image that came out of a record, if it has no reason against it yet."""
         if not row.reason:
             try:
-                _check_size(len(data), options.max_file_bytes)
-                image = _normal(data, options)
+                _check_size(len(data), self._limits.file_bytes)
+                image = _normal(data, self._limits)
                 row = self._spool_bytes(_examined(row, data, image), image.data)
             except BadImageError as error:
                 row = row._replace(reason=str(error))
-        self._lines.write(row.to_json())
+        self._add(row)
+
+    def _add(self, row: Examined) -> None:
+        self._rows.append(row)
+        if len(self._rows) == ROWS_A_LINE:
+            write_rows(self._lines, self._rows)
+            self._rows = []
 
     def _spool_bytes(self, row: Examined, data: bytes) -> Examined:
         self._bytes.write(data)
@@ -154,7 +182,7 @@ def _contents(path: str, limit: int) -> bytes:
             raise BadImageError("is not a regular file")
         _check_size(status.st_size, limit)
         with open(path, "rb") as file:  # noqa: PTH123
-            return file.read(limit + 1)
+            return file.read(status.st_size)
     except OSError as error:
         hint = "; its path has backslashes: expected /" if "\\" in path else ""
         raise BadImageError(f"cannot be read: {error.strerror}{hint}") from error
@@ -165,8 +193,8 @@ def _check_size(size: int, limit: int) -> None:
         raise BadImageError(f"the file has {size} bytes, above the limit of {limit}")
 
 
-def _normal(data: bytes, options: IngestConfig) -> NormalImage:
-    return normalise(data, max_side=options.max_side, max_pixels=options.max_pixels)
+def _normal(data: bytes, limits: Limits) -> NormalImage:
+    return normalise(data, max_side=limits.side, max_pixels=limits.pixels)
 
 
 def _examined(row: Examined, data: bytes, image: NormalImage) -> Examined:

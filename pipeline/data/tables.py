@@ -20,7 +20,7 @@ from pipeline.data.safe_parquet import pq
 from pipeline.data.tfrecords import BadRecord, parse_example, read_records
 from pipeline.errors import UserError
 
-ROWS_A_GROUP = 50_000
+ROWS_A_GROUP = 10_000
 
 _COLUMNS = [
     ("source", pa.string()),

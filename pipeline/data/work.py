@@ -20,14 +20,14 @@ import os
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.errors import UserError
 
@@ -94,39 +94,56 @@ def _tally_file(folder: str, process: int) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
 
-def run(engine: Engine, function: Function, names: Sequence[str]) -> Iterator[str]:
-    """Runs a function on every unit; yields the names as they are done, in no certain order.
+class Run(Protocol):
+    """Runs a function on units."""
 
-    Args:
-        engine: that runs it.
-        function: picklable; what it raises ends the work.
-        names: of the units.
+    def __call__(self, function: Function, names: Sequence[str]) -> Iterator[str]:
+        """Runs a function on every unit; yields the names as they are done, in no certain order.
+
+        Args:
+            function: picklable; what it raises ends the work.
+            names: of the units.
+
+        Raises:
+            UserError: a worker was killed.
+            Exception: what the function raised.
+        """
+
+
+@contextmanager
+def workers(engine: Engine) -> Iterator[Run]:
+    """Has the workers of an engine ready until the end of the block.
 
     Raises:
-        UserError: a worker was killed, or the cluster can't be reached.
-        Exception: what the function raised.
+        UserError: the cluster can't be reached.
     """
     if engine.beam_args:
-        yield from _by_beam(engine.beam_args, function, names)
+        yield functools.partial(_by_beam, engine.beam_args)
     elif engine.dask:
-        with _dask(engine.dask) as (executor, workers):
-            yield from _by_executor(executor, workers, function, names)
-    elif (workers := min(os.cpu_count() or 1, len(names))) <= 1:
-        for name in names:
-            function(name)
-            yield name
+        with _dask(engine.dask) as (executor, count):
+            yield functools.partial(_by_executor, executor, count)
     else:
-        with _processes(workers) as executor:
-            yield from _by_executor(executor, workers, function, names)
+        with _processes(os.cpu_count() or 1) as executor:
+            yield functools.partial(_on_this_machine, executor)
+
+
+def _on_this_machine(executor: Executor, function: Function, names: Sequence[str]) -> Iterator[str]:
+    count = min(os.cpu_count() or 1, len(names))
+    if count > 1:
+        yield from _by_executor(executor, count, function, names)
+        return
+    for name in names:
+        function(name)
+        yield name
 
 
 def _by_executor(
-    executor: Executor, workers: int, function: Function, names: Iterable[str]
+    executor: Executor, count: int, function: Function, names: Sequence[str]
 ) -> Iterator[str]:
     waiting = iter(names)
     running: dict[Future[None], str] = {}
     try:
-        for name in islice(waiting, workers * UNITS_AHEAD):
+        for name in islice(waiting, count * UNITS_AHEAD):
             running[executor.submit(function, name)] = name
         while running:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -147,7 +164,7 @@ def _by_executor(
 
 @contextmanager
 def _processes(workers: int) -> Iterator[Executor]:
-    # Spawned, not forked: this process has threads.
+    # Spawned, not forked: this process has threads. None is, before there is work.
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_the_parent)
     try:
