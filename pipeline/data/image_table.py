@@ -8,17 +8,18 @@ single rows stays in the file; `texts` fetches that of a few.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.data import arrow_arrays
 from pipeline.data.dataset import SPLITS, TABLE_FILE
 from pipeline.data.safe_parquet import pq
 
@@ -29,6 +30,7 @@ MAX_VALUES = 10_000
 # A batch of paths, which are the widest of the columns, takes about 10 MB.
 _BATCH = 65_536
 _NONE = -1  # the code of a null
+_REPEATED = ("label", "split", "format", "reason")  # text, which is read as codes
 
 Ints = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
@@ -129,7 +131,9 @@ class ImageTable:
             KeyError: It lacks a column.
         """
         path = folder / TABLE_FILE
-        with pq.ParquetFile(path) as file:
+        names = pq.read_schema(path).names
+        texts = [name for name in names if name in _REPEATED or name.startswith(SLICE_PREFIX)]
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
             columns = _Columns(file)
             split = columns.codes("split", dict(zip(SPLITS, range(len(SPLITS)), strict=True)))
             kept = split != _NONE
@@ -192,8 +196,8 @@ class ImageTable:
             for batch in file.iter_batches(_BATCH, columns=list(columns)):
                 here = wanted[(wanted >= first) & (wanted < first + batch.num_rows)]
                 if len(here):
-                    values = batch.take(pa.array(here - first)).to_pylist()
-                    found |= dict(zip(here.tolist(), values, strict=True))
+                    for row in here.tolist():
+                        found[row] = batch.slice(row - first, 1).to_pylist()[0]
                 first += batch.num_rows
         return found
 
@@ -215,14 +219,14 @@ class _Columns:
         """A column of numbers, with `null` where there is none."""
         numbers = np.empty(self._rows, dtype)
         for rows, values in self._batches(name):
-            numbers[rows] = values.fill_null(null).to_numpy(zero_copy_only=False)
+            numbers[rows] = arrow_arrays.numbers(values, null)
         return numbers
 
     def known(self, name: str) -> Bools:
         """Where a column has a value."""
         known = np.empty(self._rows, np.bool_)
         for rows, values in self._batches(name):
-            known[rows] = values.is_valid().to_numpy(zero_copy_only=False)
+            known[rows] = arrow_arrays.known(values)
         return known
 
     def codes(
@@ -243,16 +247,14 @@ class _Columns:
         """
         codes = np.empty(self._rows, np.int32)
         for rows, values in self._batches(name):
-            encoded = values.dictionary_encode()
-            texts = [kind(text) for text in encoded.dictionary.to_pylist()]
+            texts = [kind(text) for text in values.dictionary.to_pylist()]
             if grow:
                 for text in texts:
                     if len(vocabulary) < MAX_VALUES:
                         vocabulary.setdefault(text, len(vocabulary))
             # The last one is of the nulls.
             code_of = np.array([*(vocabulary.get(text, _NONE) for text in texts), _NONE], np.int32)
-            indices = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
-            codes[rows] = code_of[indices]
+            codes[rows] = code_of[arrow_arrays.numbers(values.indices, len(texts))]
         return codes
 
     def slice_counts(self, key: str, split: Ints) -> SliceCounts:
@@ -272,12 +274,13 @@ class _Columns:
     def changes(self, kept: Bools) -> tuple[int, Mapping[str, int]]:
         """How many kept images were changed, and how many in which way."""
         changed = 0
-        changes: dict[str, int] = {}
+        changes: Counter[str] = Counter()
         for rows, values in self._batches("changes"):
-            lists = values.filter(pa.array(kept[rows]))
-            changed += pc.sum(pc.greater(pc.list_value_length(lists), 0)).as_py() or 0
-            for item in pc.value_counts(lists.flatten()).to_pylist():
-                changes[item["values"]] = changes.get(item["values"], 0) + item["counts"]
+            ends = arrow_arrays.numbers(values.offsets, 0)
+            lengths = np.diff(ends)
+            changed += np.count_nonzero(lengths[kept[rows]])
+            items = values.values.slice(ends[0], ends[-1] - ends[0]).to_pylist()
+            changes.update(compress(items, np.repeat(kept[rows], lengths).tolist()))
         return changed, dict(sorted(changes.items(), key=lambda item: (-item[1], item[0])))
 
     def _batches(self, name: str) -> Iterator[tuple[slice, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.data import arrow_arrays
 from pipeline.data.dataset import ASSIGNMENTS_FILE, SPLITS, TABLE_FILE
 from pipeline.data.index import Index
 from pipeline.data.safe_parquet import pq
@@ -136,7 +137,7 @@ def _write(path: Path, schema: Any, rows: Iterable[Sequence[Any]]) -> None:
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while group := list(islice(remaining, ROWS_A_GROUP)):
             columns = [
-                pa.array(values, field.type)
+                arrow_arrays.array(values, field.type)
                 for values, field in zip(zip(*group, strict=True), schema, strict=True)
             ]
             writer.write_table(pa.table(columns, schema=schema))

@@ -35,11 +35,11 @@ def test_it_says_what_it_does_and_ends_with_a_look_at_the_data(tmp_path: Path) -
     assert (tmp_path / "dataset/data.html").is_file()
 
 
-def test_it_loads_neither_tensorflow_nor_beam(tmp_path: Path) -> None:
+def test_it_loads_neither_tensorflow_nor_beam_nor_pandas(tmp_path: Path) -> None:
     two_classes(tmp_path / "photos")
     script = (
         "import sys; from pipeline.__main__ import main; code = main(sys.argv[1:]); "
-        "print([m for m in ('tensorflow', 'apache_beam', 'tfx') if m in sys.modules]); "
+        "print([m for m in ('tensorflow', 'apache_beam', 'tfx', 'pandas') if m in sys.modules]); "
         "sys.exit(code)"
     )
     done = subprocess.run(
@@ -50,6 +50,15 @@ def test_it_loads_neither_tensorflow_nor_beam(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_worker_loads_only_what_photos_need() -> None:
+    code = (
+        "import sys, pipeline.data.reading, pipeline.data.shards; "
+        "print([m for m in ('pydantic', 'pyarrow', 'scipy', 'jinja2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
