@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -123,14 +123,18 @@ def workers(engine: Engine) -> Iterator[Run]:
         with _dask(engine.dask) as (executor, count):
             yield functools.partial(_by_executor, executor, count)
     else:
-        with _processes(os.cpu_count() or 1) as executor:
-            yield functools.partial(_on_this_machine, executor)
+        with ExitStack() as stack:
+            cores = os.cpu_count() or 1
+            # Started by the first work that there is more than one unit of.
+            start = functools.cache(lambda: stack.enter_context(_processes(cores)))
+            yield functools.partial(_on_this_machine, start, cores)
 
 
-def _on_this_machine(executor: Executor, function: Function, names: Sequence[str]) -> Iterator[str]:
-    count = min(os.cpu_count() or 1, len(names))
-    if count > 1:
-        yield from _by_executor(executor, count, function, names)
+def _on_this_machine(
+    start: Callable[[], Executor], cores: int, function: Function, names: Sequence[str]
+) -> Iterator[str]:
+    if (count := min(cores, len(names))) > 1:
+        yield from _by_executor(start(), count, function, names)
         return
     for name in names:
         function(name)
@@ -164,7 +168,7 @@ def _by_executor(
 
 @contextmanager
 def _processes(workers: int) -> Iterator[Executor]:
-    # Spawned, not forked: this process has threads. None is, before there is work.
+    # Spawned, not forked: this process has threads.
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_the_parent)
     try:
