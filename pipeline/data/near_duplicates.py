@@ -24,7 +24,8 @@ COPY_DISTANCE = 8  # signs: the same picture, compressed, scaled or coloured oth
 _ORDERS = 32  # that hashes are sorted in
 _WINDOW = 4  # hashes that follow in an order, with which one is compared
 _CHUNK = 2**15  # hashes compared at a time, few enough for a processor's cache
-_MAX_LINKS = 4_000_000  # kept before they are thinned to a tree
+# Kept before they are thinned to a tree: so many, or so many for each hash.
+_MAX_LINKS, _MAX_LINKS_A_HASH = 250_000, 2
 _TOO_MANY = 2**28  # hashes, for the codes of their pairs, with 6 bits for the distance, in int64
 _CHAIN = 20  # hashes: a larger cluster must have a centre
 _COPY_LIMITS = (COPY_DISTANCE, 4, 2, 0)  # signs, each for what the one before makes a chain of
@@ -213,7 +214,7 @@ def _nearest_links(words: _Words) -> _Links:
         # Others join what shorter links have joined: a tree has no use for them.
         useful = links.where((links.distance < reach) | (parts[links.first] != parts[links.second]))
         new.append(useful.codes(hashes))
-        if sum(map(len, new)) > _MAX_LINKS:
+        if sum(map(len, new)) > max(_MAX_LINKS, _MAX_LINKS_A_HASH * hashes):
             tree, new = _tree(np.concatenate([tree, *new]), hashes), []
             joined = _Links.decoded(tree, hashes)
             reach = int(np.quantile(joined.distance, 0.9))
