@@ -115,29 +115,26 @@ def write_shard(shard: str, *, workshop: Workshop, slice_keys: Sequence[str]) ->
     plan = sha256_of(workshop.plan(shard))
     target = workshop.dataset / shard_file(shard)
     if (done := _done(workshop, shard, plan)) is not None:
-        tally.tick(len(done["offsets"]))
+        tally.tick(done["examples"])
         return
     # A cluster may do the same work twice at once: each writes a file of its own.
-    unfinished = target.with_name(f".{target.name}.{os.uname().nodename}-{os.getpid()}")
-    offsets, left_out = [], []
-    with RecordWriter(unfinished) as writer:
+    mine = f"{os.uname().nodename}-{os.getpid()}"
+    unfinished = target.with_name(f".{target.name}.{mine}")
+    places = workshop.places(shard).with_suffix(f".{mine}")
+    written = 0
+    with RecordWriter(unfinished) as writer, places.open("w", encoding="utf-8") as lines:
         for example in _read_plan(workshop.plan(shard)):
             data = _bytes_of(example)
-            if data is None:
-                left_out.append(example.row)
-            else:
-                record = _serialized(example, data, slice_keys)
-                offsets.append((example.row, writer.write(record)))
+            offset = None
+            if data is not None:
+                offset = writer.write(_serialized(example, data, slice_keys))
+                written += 1
+            lines.write(json.dumps((example.row, offset)) + "\n")
             tally.tick()
     unfinished.replace(target)
-    outcome = {
-        "plan": plan,
-        "digest": writer.digest,
-        "bytes": writer.size,
-        "offsets": sorted(offsets),  # in the index's order, which is changed the faster
-        "left_out": left_out,
-    }
-    partial = workshop.written(shard).with_suffix(f".{os.uname().nodename}-{os.getpid()}")
+    places.replace(workshop.places(shard))
+    outcome = {"plan": plan, "digest": writer.digest, "bytes": writer.size, "examples": written}
+    partial = workshop.written(shard).with_suffix(f".{mine}")
     partial.write_text(json.dumps(outcome), encoding="utf-8")
     partial.replace(workshop.written(shard))
 
@@ -149,15 +146,23 @@ def read_outcomes(index: Index, workshop: Workshop, shards: Sequence[str]) -> di
         outcome = json.loads(workshop.written(shard).read_text(encoding="utf-8"))
         file = shard_file(shard)
         digests[file] = outcome["digest"]
+        places = _read_places(workshop.places(shard))
         index.change(
             "UPDATE images SET shard = ?, shard_offset = ? WHERE id = ?",
-            ((file, offset, row) for row, offset in outcome["offsets"]),
+            ((file, offset, row) for row, offset in places),
         )
-        index.change(
-            "UPDATE images SET split = NULL, reason = ? WHERE id = ?",
-            ((CHANGED, row) for row in outcome["left_out"]),
-        )
+    index.change(
+        "UPDATE images SET split = NULL, shard = NULL, reason = ?"
+        " WHERE shard IS NOT NULL AND shard_offset IS NULL",
+        [(CHANGED,)],
+    )
     return digests
+
+
+def _read_places(file: Path) -> Iterator[tuple[int, int | None]]:
+    """The rows of a shard's plan, each with the offset of its example, if that was written."""
+    with file.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def _done(workshop: Workshop, shard: str, plan: str) -> dict[str, Any] | None:

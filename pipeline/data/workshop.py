@@ -68,8 +68,12 @@ class Workshop:
         return self.folder / "plan" / f"{shard}.jsonl"
 
     def written(self, shard: str) -> Path:
-        """What came of writing a shard."""
+        """What came of writing a shard, as a whole."""
         return self.folder / "written" / f"{shard}.json"
+
+    def places(self, shard: str) -> Path:
+        """Where in a shard each example of its plan is."""
+        return self.folder / "written" / f"{shard}.places.jsonl"
 
     def units(self) -> list[str]:
         """The names of the units of reading, in order."""
