@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +67,9 @@ def create_pipeline(
     gate = config.gate
     size = {"height": config.image.height, "width": config.image.width}
 
-    example_gen = ImportExampleGen(input_base=str(dataset.path), input_config=_splits())
+    # What the driver and the step append to it is a pattern, and so this is one, too.
+    folder = glob.escape(str(dataset.path))
+    example_gen = ImportExampleGen(input_base=folder, input_config=_splits())
     schema_gen = ImportSchemaGen(schema_file=str(dataset.schema_path))
     statistics_gen = StatisticsGen(
         examples=example_gen.outputs["examples"],

@@ -13,6 +13,8 @@ from pipeline.proofs import check_proofs
 from pipeline.registry import check_registry
 from pipeline.training.cluster import Cluster
 
+PATTERN_CHARACTERS = "*?[\\"
+
 
 def check(config: Config, dataset: Dataset) -> list[str]:
     """Checks the settings against the data and the registry.
@@ -31,6 +33,22 @@ def check(config: Config, dataset: Dataset) -> list[str]:
     registry_warnings = check_registry(config)
     _check_weights(config)
     return [*_warnings(config, dataset), *check_proofs(config, dataset), *registry_warnings]
+
+
+def check_root(config: Config) -> None:
+    """Checks, for a run on this machine, that TFX can read its artifacts by their paths.
+
+    TFX takes them for patterns, which match other paths or nothing.
+
+    Raises:
+        UserError: the folder of the artifacts is one of those.
+    """
+    root = str(config.run.root.absolute())
+    if found := sorted(set(root) & set(PATTERN_CHARACTERS)):
+        raise UserError(
+            f"run.root: TFX can't read files in {root}, whose path has {' '.join(found)}: expected "
+            f"a folder without {' '.join(PATTERN_CHARACTERS)}, such as --set run.root=/var/tmp/runs"
+        )
 
 
 def _check_classes(config: Config, dataset: Dataset) -> None:

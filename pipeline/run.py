@@ -62,6 +62,7 @@ def run(config: Config, *, verbose: bool) -> int:
         UserError: the settings don't fit the data, or something the run needs is missing.
     """
     dataset = Dataset.load(config.data.path)
+    preflight.check_root(config)
     warnings = preflight.check(config, dataset)
     root = (config.run.root / config.name).absolute()
     log = None if verbose else root / "logs" / f"{datetime.now():%Y%m%d-%H%M%S}.log"

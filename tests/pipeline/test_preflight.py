@@ -15,10 +15,10 @@ import pytest
 
 from edgeline.cli import main
 from edgeline.publish.store import open_for_writing
-from pipeline.config import parse_config
+from pipeline.config import Config, parse_config
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
-from pipeline.preflight import check
+from pipeline.preflight import check, check_root
 from tests.conftest import make_registry
 
 COUNTS = {
@@ -49,9 +49,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(before)
 
 
-def checked(
-    dataset: Dataset = DATASET, name: str = "pets", **sections: dict[str, Any]
-) -> list[str]:
+def config(name: str = "pets", **sections: dict[str, Any]) -> Config:
     document = {
         "name": name,
         "data": {"path": "dataset"},
@@ -59,11 +57,27 @@ def checked(
         "trainer": {"base_weights": "random", **sections.pop("trainer", {})},
         **sections,
     }
-    return check(parse_config(document, "test"), dataset)
+    return parse_config(document, "test")
+
+
+def checked(
+    dataset: Dataset = DATASET, name: str = "pets", **sections: dict[str, Any]
+) -> list[str]:
+    return check(config(name, **sections), dataset)
 
 
 def test_nothing_is_said_when_nothing_is_wrong() -> None:
     assert checked() == []
+
+
+@pytest.mark.parametrize("name", ["runs[1]", "what?", "all*", "c:\\runs", "[work]/runs"])
+def test_a_run_root_that_tfx_takes_for_a_pattern_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"^run\.root: TFX can't read files in .*: expected a fol"):
+        check_root(config(run={"root": name}))
+
+
+def test_a_run_root_may_have_other_odd_characters() -> None:
+    check_root(config(run={"root": "my {runs} ] #1 & 100%"}))
 
 
 @pytest.mark.parametrize("split", ["train", "eval", "test"])

@@ -61,6 +61,12 @@ def tfds(folder: Path, splits: Sequence[str] = ("train", "test"), names: bool = 
                 for label in (2, 0, 1)
             ),
         )
+    tfds_features(folder, NAMES if names else ())
+    return folder
+
+
+def tfds_features(folder: Path, labels: Sequence[str]) -> None:
+    """Writes what TFDS writes beside the records: what is in them, and the labels' names."""
     features = {"image": "image.Image", "label": "class_label.ClassLabel", "id": "text.Text"}
     content = {
         "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
@@ -72,9 +78,8 @@ def tfds(folder: Path, splits: Sequence[str] = ("train", "test"), names: bool = 
         },
     }
     (folder / "features.json").write_text(json.dumps(content))
-    if names:
-        (folder / "label.labels.txt").write_text("".join(f"{name}\n" for name in NAMES))
-    return folder
+    if labels:
+        (folder / "label.labels.txt").write_text("".join(f"{label}\n" for label in labels))
 
 
 def slim(label: int, text: bytes | None = None) -> dict[str, Value]:
