@@ -347,7 +347,8 @@ class RunConfig(_Section):
     """`[run]`: where a run keeps its artifacts."""
 
     root: Path = Path("runs")
-    """Folder of the artifacts, the metadata store and the logs, in a subfolder by model name."""
+    """Folder of the artifacts, the metadata store and the logs, in a subfolder by model name. Its
+    path has no `*`, `?`, `[` and no backslash, which TFX takes for patterns; a dataset's may."""
 
 
 BeamStep = Literal["StatisticsGen", "Transform", "Evaluator", "TFLitePredictor"]
