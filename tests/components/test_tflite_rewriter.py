@@ -243,12 +243,13 @@ def test_the_same_model_gives_the_same_bytes(
 def test_int8_selective_keeps_in_float_what_int8_breaks_while_other_variants_are_killed(
     fragile_model: Path, tmp_path: Path
 ) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        rewriting = pool.submit(
-            made, fragile_model, tmp_path, ["int8_selective", "float32", "dynamic"]
-        )
-        worker_of("float32").send_signal(signal.SIGABRT)
-        worker_of("dynamic").send_signal(signal.SIGKILL)
+    signals = {"float32": signal.SIGABRT, "dynamic": signal.SIGKILL}
+    with ThreadPoolExecutor(3) as pool:
+        rewriting = pool.submit(made, fragile_model, tmp_path, ["int8_selective", *signals])
+        # In whichever order they start: that is a matter of memory.
+        killing = [pool.submit(kill, variant, number) for variant, number in signals.items()]
+        for each in killing:
+            each.result()
         selective, aborted, killed = rewriting.result().models
 
     for model, number in ((aborted, 6), (killed, 9)):
@@ -296,6 +297,10 @@ def test_work_waits_for_memory() -> None:
             assert not inside[9].wait(0.1)
         # What is larger than all there is goes alone.
         assert inside[9].wait(TIMEOUT)
+
+
+def kill(variant: str, number: signal.Signals) -> None:
+    worker_of(variant).send_signal(number)
 
 
 def worker_of(variant: str) -> psutil.Process:

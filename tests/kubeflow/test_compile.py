@@ -186,7 +186,7 @@ def test_keys_and_logins_are_files_of_the_steps_that_need_them_and_no_others(
     }
     login = {"name": "DOCKER_CONFIG", "value": "/etc/edgeline/registry-login"}
     told = [name for name in mounted if login in container(pipeline, name)["env"]]
-    assert sorted(told) == ["EdgePusher", "Plan", "TFLiteEvaluator"]
+    assert sorted(told) == ["EdgePusher", "Plan", "TFLitePredictor"]
 
 
 def test_tensorflow_complains_of_cuda_only_where_there_is_a_gpu(pipeline: Compiled) -> None:

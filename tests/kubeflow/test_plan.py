@@ -58,7 +58,7 @@ def _half(threshold: Any) -> Any:
 
 OTHER_DATA = {
     "path": replace(DATASET, path=Path("/data/b"), schema_path=Path("/data/b/schema.pbtxt")),
-    "labels": replace(DATASET, labels=("cat", "dog", "owl")),
+    "labels": replace(DATASET, labels=("cat", "dog", "owl"), digest="ee"),
     "slices": replace(DATASET, slice_keys=()),
     "size": replace(DATASET, max_side=256),
     "counts": replace(DATASET, counts={**COUNTS, "train": {"cat": 9, "dog": 9}}),
