@@ -6,7 +6,7 @@ The artifact types are importable from here because TFX finds a custom type by t
 
 from typing import Any
 
-_ARTIFACTS = ("TFLiteModels", "TFLiteVerdict")
+_ARTIFACTS = ("Predictions", "TFLiteModels", "TFLiteVerdict")
 
 
 def __getattr__(name: str) -> Any:
