@@ -5,8 +5,8 @@
 
 Promised, of the small photos that are the default: from 25,000 to 100,000 the peak of the ingest
 and of each step grows by at most 1.2 and stays under 3 GB (TFLiteRewriter: 4 GB), and ingest and
-run take at most 4.4 times as long. Ingest is to be at least 0.8 times as fast as bare processes that
-read, decode and hash the same files on all cores; it is 0.56 times with 10,000 photos of a
+run take at most 4.4 times as long. Ingest is to be at least 0.8 times as fast as bare processes
+that read, decode and hash the same files on all cores; it is 0.56 times with 10,000 photos of a
 camera's size, and 0.4 times with the small ones. A peak is
 the largest resident memory of the process tree, seen while the step ran. All steps but the
 conversions share one process, so that a peak holds the libraries of all, and what an earlier step
