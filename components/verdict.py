@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from components.intervals import CONFIDENCE
-
 VERDICT_FILE = "verdict.json"
 REPORT_FILE = "report.html"
 CHECKS_FILE = "checks.csv"  # every check of every model, also those that a verdict leaves out
@@ -21,6 +19,7 @@ CONFUSION_FILE = "confusion.csv"  # how often every class was said of every labe
 PREDICTIONS_CSV = "predictions.csv"  # what every model said of every image
 RUN_PROPERTY = "run"  # of the artifact: id of the run that judged, also when the step is cached
 VERSION = 1
+CONFIDENCE = 0.95  # of the intervals in a verdict that doesn't say
 OVERALL = "overall"
 # A release's readers take 10,000 checks of a model and 16 MiB of a verdict, at most.
 MOST_CHECKS = 3000  # on record of one model
@@ -288,7 +287,7 @@ class Verdict:
             policy=Policy(tuple(policy["require"]), policy["publish"]),
             deployed=Deployed(**deployed) if deployed else None,
             inputs_digest=document["inputs_digest"],
-            # Older ones left out nothing, and had intervals of 95%.
+            # Older ones left out nothing, and had no word for the confidence.
             left_out=document.get("left_out", 0),
             confidence=document.get("confidence", CONFIDENCE),
         )

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from components.verdict import CHECKS_FILE, CONFUSION_FILE, REPORT_FILE, Verdict
 from edgeline.errors import EdgelineError
-from pipeline import preflight
 from pipeline.config import Config, IngestConfig
 from pipeline.console import Console, console
 from pipeline.data.dataset import Dataset
@@ -61,6 +60,9 @@ def run(config: Config, *, verbose: bool) -> int:
     Raises:
         UserError: the settings don't fit the data, or something the run needs is missing.
     """
+    # Here, not above: SciPy's second is for those who run.
+    from pipeline import preflight
+
     dataset = Dataset.load(config.data.path)
     preflight.check_root(config)
     warnings = preflight.check(config, dataset)

@@ -106,6 +106,12 @@ class IngestReport:
         return None
 
 
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Returns the size in bytes of every file below a folder, by its posix path in it."""
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in files}
+
+
 def listed_files(folder: Path) -> frozenset[str]:
     """The files of a dataset of this or an earlier version, by its report; empty if there is none.
 

@@ -20,6 +20,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 # What TensorFlow's decoders refuse: so many bytes of RGB, and (libpng) so many pixels a side.
 MAX_RGB_BYTES = 2**29
@@ -147,7 +148,9 @@ def _read_frame(jpeg: _Jpeg, segment: bytes) -> None:
     _require(all((other.horizontal, other.vertical) == (1, 1) for other in others))
 
 
-def _huffman_tables(segment: bytes) -> Iterator[int]:
+@lru_cache(maxsize=64)  # photos by one program share their tables
+def _huffman_tables(segment: bytes) -> frozenset[int]:
+    tables = set()
     position = 0
     while position < len(segment):
         table = segment[position]
@@ -155,17 +158,21 @@ def _huffman_tables(segment: bytes) -> Iterator[int]:
         symbols = sum(segment[position + 1 : position + 17])
         position += 17 + symbols
         _require(symbols <= 256 and position <= len(segment))
-        yield table
+        tables.add(table)
+    return frozenset(tables)
 
 
-def _quantization_tables(segment: bytes) -> Iterator[int]:
+@lru_cache(maxsize=64)
+def _quantization_tables(segment: bytes) -> frozenset[int]:
+    tables = set()
     position = 0
     while position < len(segment):
         precision, table = segment[position] >> 4, segment[position] & 15
         _require(precision <= 1 and table <= 3)
         position += 1 + 64 * (1 + precision)
         _require(position <= len(segment))
-        yield table
+        tables.add(table)
+    return frozenset(tables)
 
 
 def _read_scan_header(jpeg: _Jpeg, segment: bytes) -> int:

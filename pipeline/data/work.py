@@ -100,6 +100,8 @@ class Run(Protocol):
     def __call__(self, function: Function, names: Sequence[str]) -> Iterator[str]:
         """Runs a function on every unit; yields the names as they are done, in no certain order.
 
+        Where there are worker processes, they begin at once.
+
         Args:
             function: picklable; what it raises ends the work.
             names: of the units.
@@ -134,8 +136,11 @@ def _on_this_machine(
     start: Callable[[], Executor], cores: int, function: Function, names: Sequence[str]
 ) -> Iterator[str]:
     if (count := min(cores, len(names))) > 1:
-        yield from _by_executor(start(), count, function, names)
-        return
+        return _by_executor(start(), count, function, names)
+    return _one_by_one(function, names)
+
+
+def _one_by_one(function: Function, names: Sequence[str]) -> Iterator[str]:
     for name in names:
         function(name)
         yield name
@@ -145,10 +150,17 @@ def _by_executor(
     executor: Executor, count: int, function: Function, names: Sequence[str]
 ) -> Iterator[str]:
     waiting = iter(names)
-    running: dict[Future[None], str] = {}
+    running = {
+        executor.submit(function, name): name for name in islice(waiting, count * UNITS_AHEAD)
+    }
+    return _done(executor, function, running, waiting)
+
+
+def _done(
+    executor: Executor, function: Function, running: dict[Future[None], str], waiting: Iterator[str]
+) -> Iterator[str]:
+    """Yields units as they are done, and keeps as many running as there are, until all are."""
     try:
-        for name in islice(waiting, count * UNITS_AHEAD):
-            running[executor.submit(function, name)] = name
         while running:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:

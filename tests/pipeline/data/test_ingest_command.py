@@ -52,6 +52,17 @@ def test_it_loads_neither_tensorflow_nor_beam_nor_pandas(tmp_path: Path) -> None
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from pipeline.__main__ import main\ntry: main(['ingest', '--help'])\n"
+        "finally: print([m for m in ('scipy', 'pyarrow', 'tensorflow') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_a_worker_loads_only_what_photos_need() -> None:
     code = (
         "import sys, pipeline.data.reading, pipeline.data.shards; "
