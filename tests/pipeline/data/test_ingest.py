@@ -644,7 +644,8 @@ def test_a_folder_without_report_is_no_dataset(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.data import ingest as module
+from pipeline.data import assembly
+from pipeline.data.ingest import ingest
 
 verb, then = sys.argv[3], sys.argv[4]
 
@@ -652,9 +653,9 @@ def die(text):
     if text.startswith(verb):
         os.kill(os.getpid(), getattr(signal, then))
 
-original = module.assign_splits
-module.assign_splits = lambda *args: (die("assigned"), original(*args))[1]
-module.ingest(Path(sys.argv[1]), Path(sys.argv[2]), progress=die)
+original = assembly.assign_splits
+assembly.assign_splits = lambda *args: (die("assigned"), original(*args))[1]
+ingest(Path(sys.argv[1]), Path(sys.argv[2]), progress=die)
 """
 
 
