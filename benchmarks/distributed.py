@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
 from tabulate import tabulate
 
 from benchmarks.photos import Photos, write_photos
@@ -84,12 +83,14 @@ def measure(count: int) -> dict[str, int]:
                 role: stack.enter_context(sampled(process.pid)) for role, process in watched.items()
             }
             killer = threading.Thread(
-                target=kill_half_way, args=(workers[0], folder / ".there.partial" / "read", count)
+                target=kill_half_way, args=(workers[0], folder / ".there.partial")
             )
             killer.start()
             if client.wait():
                 raise SystemExit("the ingest on the cluster failed")
             killer.join()
+            if workers[0].poll() is None:
+                raise SystemExit("no worker was killed: it was over before half of it was seen")
             seconds = time.monotonic() - started
             peaks = {role: peak(sampler) for role, sampler in samplers.items()}
         if ingest(photos, folder / "here").wait():
@@ -123,10 +124,15 @@ def running(program: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def kill_half_way(worker: subprocess.Popen[bytes], read: Path, count: int) -> None:
-    """Kills a worker as soon as half of the photos are read."""
-    wait_until(lambda: sum(1 for file in read.glob("*.jsonl") for _ in file.open()) >= count // 2)
-    psutil.Process(worker.pid).kill()
+def kill_half_way(worker: subprocess.Popen[bytes], workshop: Path) -> None:
+    """Kills a worker as soon as half of the units of photos are read."""
+
+    def half_is_read() -> bool:
+        units = len(list(workshop.glob("units/*")))
+        return 0 < units <= 2 * len(list(workshop.glob("read/*.jsonl")))
+
+    wait_until(half_is_read)
+    worker.kill()
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
