@@ -23,7 +23,6 @@ from edgeline._text import one_line
 from pipeline.errors import UserError
 
 HISTORY = "history"  # folder below a run root
-VERSION = 1
 MOST_BYTES = 4 * 2**20  # 1,000 classes of images to count take 0.1 MB
 MOST_REASON = 2000  # characters of why a run ended as it did
 
@@ -120,7 +119,7 @@ class RunRecord(_Part):
         release: None where nothing was published.
     """
 
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     id: RunId
     started: datetime
     seconds: float
