@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 
 from components.verdict import CHECKS_FILE, CONFUSION_FILE, REPORT_FILE, Verdict
@@ -14,6 +13,7 @@ from pipeline.console import Console, console
 from pipeline.data.dataset import Dataset
 from pipeline.data.work import THIS_MACHINE, Engine
 from pipeline.errors import TrainingError, UserError
+from pipeline.history.journal import Journal
 from pipeline.local_step import Step
 from pipeline.summary import ingest_outcome, release_line, verdict_tables
 from pipeline.training.cluster import Cluster
@@ -67,14 +67,16 @@ def run(config: Config, *, verbose: bool) -> int:
     preflight.check_root(config)
     warnings = preflight.check(config, dataset)
     root = (config.run.root / config.name).absolute()
-    log = None if verbose else root / "logs" / f"{datetime.now():%Y%m%d-%H%M%S}.log"
+    journal = Journal(config, dataset, root)
+    log = None if verbose else root / "logs" / f"{journal.id}.log"
     with console(log) as screen:
         screen.say(f"{config.name}: {_describe(dataset)}")
         for warning in warnings:
             screen.say(f"warning: {warning}")
         if log:
             screen.say(f"log: {_shown(log)}")
-        return _run_steps(config, dataset, root, screen)
+        with journal.kept(screen.say):
+            return _run_steps(config, dataset, root, screen, journal)
 
 
 def train_with_chief(log: Path | None) -> int:
@@ -119,7 +121,9 @@ def report_file(config: Config) -> Path:
     return file
 
 
-def _run_steps(config: Config, dataset: Dataset, root: Path, screen: Console) -> int:
+def _run_steps(
+    config: Config, dataset: Dataset, root: Path, screen: Console, journal: Journal
+) -> int:
     screen.say("loading TFX ...")
     # Here, not above: it takes 20 seconds that no user's mistake should wait for.
     from absl import logging
@@ -148,6 +152,7 @@ def _run_steps(config: Config, dataset: Dataset, root: Path, screen: Console) ->
 
     def report_step(step: Step) -> None:
         screen.step(step)
+        journal.step(step)
         judged.extend([step.outputs["verdict"]] if "verdict" in step.outputs else [])
 
     failure: local_runner.StepFailed | None = None
@@ -164,22 +169,25 @@ def _run_steps(config: Config, dataset: Dataset, root: Path, screen: Console) ->
         screen.say(f"\nReport\n  {_shown(root / REPORT_FILE)}")
     screen.say()
     if failure:
-        return explain(failure, screen)
+        code, reason = explain(failure)
+        journal.failed(code, reason)
+        screen.say(reason)
+        return code
     screen.say(release_line(config, steps["EdgePusher"].outputs["pushed_model"]))
     return 0
 
 
-def explain(failure: Exception, screen: Console) -> int:
-    """Says why a step failed, which is the failure's cause; returns the exit code."""
+def explain(failure: Exception) -> tuple[int, str]:
+    """The exit code for a step that failed, and why it did, which is the failure's cause."""
     cause = failure.__cause__
     code = getattr(cause, "exit_code", None)
     if code is not None:  # one of ours: its message stands alone
-        screen.say(str(cause))
         # The device package numbers its errors by another table.
-        return STEP_FAILED if isinstance(cause, EdgelineError) else int(code)
-    screen.say(f"{failure}: {type(cause).__name__}: {cause}")
-    screen.say("The log has the details. A rerun picks up at this step.")
-    return STEP_FAILED
+        return STEP_FAILED if isinstance(cause, EdgelineError) else int(code), str(cause)
+    return STEP_FAILED, (
+        f"{failure}: {type(cause).__name__}: {cause}\n"
+        "The log has the details. A rerun picks up at this step."
+    )
 
 
 def _describe(dataset: Dataset) -> str:
