@@ -1,4 +1,4 @@
-"""The command line: `python -m pipeline ingest | run | train-worker | report`."""
+"""The command line: `python -m pipeline ingest | run | runs | report | train-worker`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgeline._files import write_whole
+from edgeline.cli.output import print_json, print_table
 from edgeline.errors import EdgelineError
 from pipeline.config import load_config, parse_ingest_config
 from pipeline.console import console
@@ -53,6 +55,17 @@ examples:
 Every setting, with its unit and default, is described in pipeline/config.py.
 """
 
+
+RUNS_EXAMPLES = """\
+examples:
+  python -m pipeline runs --config configs/demo.toml                     the newest first
+  python -m pipeline runs compare --config configs/demo.toml             the last two
+  python -m pipeline runs compare 20260102-0304 20260103 --config configs/demo.toml
+  python -m pipeline runs compare 20260102 --config configs/demo.toml --html changes.html
+  python -m pipeline runs --config configs/demo.toml --json | jq .runs[-1].outcome
+
+A run is named by its id, or the beginning of it; with one name, it is compared with the last.
+"""
 
 TRAIN_WORKER_EXAMPLES = """\
 With trainer.strategy = "multi_worker", the first of the machines that TF_CONFIG names runs the
@@ -110,6 +123,40 @@ def _report(options: argparse.Namespace) -> int:
         print(options.output)
     elif not webbrowser.open(file.absolute().as_uri()):
         print(f"no browser here; the report is {file}")
+    return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    # Here, not above: SciPy's second is for those who compare.
+    from pipeline.history.comparison import compare
+    from pipeline.history.runs import Runs
+    from pipeline.history.tables import LIST_HEAD, LIST_RIGHT, comparison_tables, list_rows, page
+
+    config = load_config(options.config, options.set)
+    runs = Runs.load((config.run.root / config.name).absolute())
+    for problem in runs.unreadable:
+        print(f"warning: {problem}", file=sys.stderr)
+    if options.action == "list":
+        if options.runs or options.html:
+            raise UserError("expected `runs compare` before the names of runs and --html")
+        if options.json:
+            print_json({"runs": [run.model_dump(mode="json") for run in runs.records]})
+        else:
+            print_table([LIST_HEAD, *list_rows(runs)], right=LIST_RIGHT)
+        return 0
+    comparison = compare(*runs.pair(options.runs))
+    if options.html:
+        write_whole(options.html, page(comparison).encode())
+    if options.json:
+        print_json(comparison.as_json())
+    elif options.html:
+        print(options.html)
+    else:
+        for table in comparison_tables(comparison):
+            print(f"{table.caption}\n")
+            rows = [[cell.text for cell in row] for row in table.rows]
+            print_table([table.head, *rows])
+            print()
     return 0
 
 
@@ -178,6 +225,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_verbose(worker)
     worker.set_defaults(command=_train_worker)
+
+    runs = _add_command(
+        commands, "runs", "list the runs there were, or compare two of them", RUNS_EXAMPLES
+    )
+    runs.add_argument("action", nargs="?", choices=("list", "compare"), default="list")
+    runs.add_argument("runs", nargs="*", metavar="RUN", help="to compare (default: the last two)")
+    runs.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML")
+    runs.add_argument("--json", action="store_true", help="print it for programs")
+    runs.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page")
+    _add_set(runs)
+    runs.set_defaults(command=_runs)
 
     report = _add_command(
         commands, "report", "open or write the last run's report", REPORT_EXAMPLES

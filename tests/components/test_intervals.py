@@ -10,7 +10,13 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from components.intervals import area_under_curves, drop_interval, scale_needed, share_interval
+from components.intervals import (
+    area_under_curves,
+    difference_interval,
+    drop_interval,
+    scale_needed,
+    share_interval,
+)
 from components.metrics import macro_auc
 from components.verdict import Check
 
@@ -36,6 +42,15 @@ def test_wilsons_interval_is_scipys(right: int, trials: int, confidence: float) 
     expected = binomtest(right, trials).proportion_ci(confidence, method="wilson")
     found = share_interval(right / trials, trials, confidence)
     assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_the_interval_of_a_difference_is_newcombes_published_one() -> None:
+    # R. G. Newcombe, Statistics in Medicine 17 (1998) 873-890, table II: 56/70 - 48/80.
+    first, second = 48 / 80, 56 / 70
+    found = difference_interval(
+        first, share_interval(first, 80), second, share_interval(second, 70)
+    )
+    assert found == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
 def test_tangos_interval_is_the_published_one() -> None:
