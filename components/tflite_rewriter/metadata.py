@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import flatbuffers
 import numpy as np
-from tensorflow.lite.python import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils as schema
 
 from edgeline.contract import PreprocessingContract
 from edgeline.runtime.packed import PACKED_CONTRACT
@@ -56,7 +56,7 @@ def add_metadata(model: bytes, contract: PreprocessingContract) -> bytes:
     table = schema.ModelT.InitFromPackedBuf(model)
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(_metadata(contract), np.uint8)
-    entry = schema.MetadataT()
+    entry = schema.schema_fb.MetadataT()
     entry.name = METADATA_NAME
     entry.buffer = len(table.buffers)
     table.buffers.append(buffer)
