@@ -34,6 +34,7 @@ from components.tflite_models import (
 from components.tflite_rewriter.check import CheckError, check, read_ops
 from components.tflite_rewriter.images import Images
 from components.tflite_rewriter.metadata import METADATA_IDENTIFIER, METADATA_NAME, read_labels
+from components.tflite_rewriter.recipes import quantize
 from components.tflite_rewriter.rewrite import Memory, RewriteError, rewrite
 from components.tflite_rewriter.variants import PRESETS, VARIANTS
 from edgeline.contract import PreprocessingContract
@@ -372,6 +373,19 @@ def test_a_file_that_is_not_what_it_claims_is_refused(
         check(content(models, "float32"), "float32", 2, pixels, expected[:, :2])
     with pytest.raises(CheckError, match=r"within 0\.001 of the SavedModel's"):
         check(content(models, "float32"), "float32", len(LABELS), pixels, expected[::-1])
+
+
+def test_a_kernel_that_a_recipe_left_in_float_is_found(
+    models: TFLiteModelsFolder, saved_model: Path
+) -> None:
+    pixels = random_images(2, seed=3)
+    expected = answers(saved_model, pixels)
+    float32 = content(models, "float32")
+    left = next(op.name for op in read_ops(float32) if op.kind == "CONV_2D")
+    for variant in ("float16", "weight_int8", "weight_int4", "dynamic", "dynamic_int4"):
+        model = quantize(float32, VARIANTS[variant], {}, [left])
+        with pytest.raises(CheckError, match="weights, 1 operations have others: "):
+            check(model, variant, len(LABELS), pixels, expected)
 
 
 def test_a_conversion_that_takes_too_long_is_an_error_on_record(
