@@ -33,6 +33,7 @@ from litert_quantizer.utils.qsv_utils import min_max_update
 from numpy.typing import NDArray
 
 from components.tflite_rewriter.check import INPUT
+from components.tflite_rewriter.flatbuffer import pack, unpack
 from components.tflite_rewriter.variants import VARIANTS, Variant
 
 PIXEL_RANGE = (0.0, 1.0)
@@ -105,7 +106,7 @@ def quantize(
         enable_progress_bar=False,
         enable_progress_report=False,
     )
-    return bytes(made.quantized_model)
+    return pack(unpack(bytes(made.quantized_model)))
 
 
 def _recipe(variant: Variant, keep_float: Sequence[str]) -> RecipeManager:

@@ -226,8 +226,6 @@ def _run(command: Sequence[str], timeout: float) -> str | None:
     environment = {
         # TensorFlow's notes on startup would hide the converter's last words.
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        # And so would the calibrator's bar.
-        "TQDM_DISABLE": "1",
         # Threads that allocate from heaps of their own keep 0.1 GB more.
         "MALLOC_ARENA_MAX": "1",
         **os.environ,
