@@ -32,7 +32,7 @@ from benchmarks.model_sizes import LABELS, SIDE, save
 from components.predictions import FLOAT, Predictions
 from components.tflite_evaluator.measure import measure
 from components.tflite_predictor.models import BATCH, Runner, TFLiteFile
-from components.tflite_rewriter.convert import convert, save_single_image
+from components.tflite_rewriter.convert import to_float32
 from pipeline.preprocessing import contract, decode_image, rescale, resize
 
 IMAGES = 2048
@@ -45,8 +45,7 @@ def main() -> None:
         model = Path(folder) / "model" / "tflite"
         model.parent.mkdir()
         loaded = tf.saved_model.load(str(save("pool", Path(folder) / "saved")))
-        save_single_image(loaded, Path(folder) / "single_image")
-        model.write_bytes(convert(Path(folder) / "single_image", "float32", ()))
+        model.write_bytes(to_float32(loaded, Path(folder) / "single_image"))
         images = _images()
         label_ids = np.arange(IMAGES) % len(LABELS)
         records = _write_pixels(Path(folder) / "pixels.tfrecord", images, label_ids)

@@ -10,6 +10,7 @@ LIBRARIES = (
     "apache-beam",
     "edgeline",
     "keras",
+    "litert-quantizer",
     "numpy",
     "pillow",
     "tensorflow",

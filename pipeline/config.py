@@ -35,7 +35,18 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 # A class's, model's or channel's name becomes part of tags and file names.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
-Variant = Literal["float32", "float16", "dynamic", "int8", "int8_io", "int16x8", "int8_selective"]
+Variant = Literal[
+    "float32",
+    "float16",
+    "weight_int8",
+    "weight_int4",
+    "dynamic",
+    "dynamic_int4",
+    "int8",
+    "int8_io",
+    "int16x8",
+    "int8_selective",
+]
 Split = Literal["train", "eval", "test"]
 
 
@@ -252,9 +263,11 @@ class RewriterConfig(_Section):
         tuple[Variant, ...], BeforeValidator(_expand_preset), AfterValidator(_each_once)
     ] = ("float32", "float16")
     """A preset ("default": float32 and float16, "storage": float16, dynamic and int8, "speed":
-    float16 and int8), or a list of "float32", "float16" (half the size), "dynamic" (int8 weights),
-    "int8" (integers inside), "int8_io" (uint8 in and out too, for integer-only accelerators),
-    "int16x8" (int16 activations), "int8_selective" (int8 but for the layers that lose accuracy)."""
+    float16 and int8), or a list of "float32", "float16" (half the size), "weight_int8" and
+    "weight_int4" (small weights, computed in float), "dynamic" and "dynamic_int4" (small weights,
+    computed in integers as far as that goes without calibration), "int8" (integers inside),
+    "int8_io" (uint8 in and out too, for integer-only accelerators), "int16x8" (int16 activations;
+    slow), "int8_selective" (int8 but for the layers that lose accuracy)."""
     calibration_images: Positive = 200
     """Images of the train split to calibrate the integer variants with, balanced by class."""
     timeout: Positive = 900

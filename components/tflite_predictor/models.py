@@ -9,8 +9,6 @@ interpreter, bit for bit.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from components.cores import usable_cores
 from components.examples import ExampleTransform
 from components.predictions import Probabilities
 from edgeline.contract import PreprocessingContract
@@ -29,7 +28,7 @@ from edgeline.preprocessing import load_image, preprocess
 from edgeline.runtime.interpreter import PixelModel
 
 BATCH = 32  # images
-THREADS = os.cpu_count() or 1  # of one timed prediction
+THREADS = usable_cores()  # of one timed prediction
 WORKERS = min(THREADS, 8)  # interpreters of one file, each with a copy of its weights
 
 Pixels = NDArray[np.float32]  # [images, height, width, 3]
@@ -69,15 +68,6 @@ class TFLiteFile:
         )
         model(np.zeros((height, width, 3), np.float32))
         return model
-
-    def seconds(self, pixels: Iterable[NDArray[np.float32]]) -> list[float]:
-        """How long each image takes, alone and with every core.
-
-        Raises:
-            ModelError: it gives no number.
-        """
-        model = self.open(THREADS)
-        return [_timed(model, image) for image in pixels]
 
 
 @dataclass(frozen=True)
@@ -184,9 +174,3 @@ def _dataset(records: Iterable[bytes]) -> tf.data.Dataset:
         yield from records
 
     return tf.data.Dataset.from_generator(read, output_signature=tf.TensorSpec((), tf.string))
-
-
-def _timed(model: PixelModel, image: NDArray[np.float32]) -> float:
-    started = time.perf_counter()
-    model(image)
-    return time.perf_counter() - started

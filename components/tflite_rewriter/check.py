@@ -6,17 +6,18 @@ says whether it runs, and how far its answers are from those of the float model.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools import flatbuffer_utils as schema
 from numpy.typing import NDArray
-from tensorflow.lite.python import schema_py_generated as schema
 
+from components.cores import usable_cores
 from components.tflite_models import Parity
 from components.tflite_rewriter.images import StoredPixels
+from components.tflite_rewriter.variants import VARIANTS, Variant
 from edgeline.runtime.interpreter import PixelModel
 
 INPUT = "pixels"
@@ -26,9 +27,10 @@ MAX_FLOAT32_DIFFERENCE = 1e-3  # of a probability, from the float model
 
 _TYPE_NAMES = {value: name for name, value in vars(schema.TensorType).items() if name.isupper()}
 _OP_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
-THREADS = os.cpu_count() or 1
+THREADS = usable_cores()
 # Ops that carry values between float and integer parts, and belong to neither.
 _BRIDGES = frozenset({"QUANTIZE", "DEQUANTIZE"})
+_WITH_KERNEL = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 
 
 class CheckError(Exception):
@@ -40,11 +42,12 @@ class Op:
     """One operation of a model.
 
     Attributes:
-        name: of its first output tensor, by which the converter's tools know it.
+        name: of its first output tensor, by which recipes know it.
         kind: "CONV_2D" and so on; a custom op's own name.
         custom: not one of TFLite's built-in operations; Flex ops are custom ops.
         types: of all its tensors, "INT8" and so on.
         weights: types of those among them that are constant.
+        kernel: type of what a convolution or a dense layer multiplies with, if that is constant.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Op:
     custom: bool
     types: frozenset[str]
     weights: frozenset[str]
+    kernel: str | None = None
 
     @property
     def computes_in_float(self) -> bool:
@@ -93,8 +97,8 @@ def check(
     """
     ops = read_ops(model)
     _check_builtin(ops)
-    _OP_CHECKS[variant](ops, kept_float)
-    _check_signature(model, variant, pixels.shape[1:], classes)
+    _check_types(ops, VARIANTS[variant], kept_float)
+    _check_signature(model, VARIANTS[variant], pixels.shape[1:], classes)
     return _check_answers(predict(model, pixels, classes), expected, variant)
 
 
@@ -121,12 +125,15 @@ def _read_op(table: schema.ModelT, tensors: list[schema.TensorT], op: schema.Ope
     custom = builtin == schema.BuiltinOperator.CUSTOM
     used = [tensors[index] for index in (*op.inputs, *op.outputs) if index >= 0]
     weights = [tensor for tensor in used if table.buffers[tensor.buffer].data is not None]
+    kind = code.customCode.decode() if custom else _OP_NAMES[builtin]
+    kernel = tensors[op.inputs[1]] if kind in _WITH_KERNEL else None
     return Op(
         name=tensors[op.outputs[0]].name.decode(),
-        kind=code.customCode.decode() if custom else _OP_NAMES[builtin],
+        kind=kind,
         custom=custom,
         types=frozenset(_TYPE_NAMES[tensor.type] for tensor in used),
         weights=frozenset(_TYPE_NAMES[tensor.type] for tensor in weights),
+        kernel=_TYPE_NAMES[kernel.type] if kernel and kernel in weights else None,
     )
 
 
@@ -136,19 +143,34 @@ def _check_builtin(ops: list[Op]) -> None:
         raise CheckError(f"expected built-in operations only, the file has: {', '.join(custom)}")
 
 
-def _check_all_float32(ops: list[Op], _: Collection[str]) -> None:
+def _check_types(ops: list[Op], variant: Variant, kept_float: Collection[str]) -> None:
+    if variant.integer:
+        _check_integer(ops, kept_float)
+    elif variant.weights == "FLOAT32":
+        _check_all_float32(ops)
+    else:
+        _check_weights(ops, variant.weights)
+
+
+def _check_all_float32(ops: list[Op]) -> None:
     types = frozenset[str]().union(*(op.weights for op in ops))
-    reduced = sorted(types & {"FLOAT16", "INT8", "UINT8", "INT16"})
+    reduced = sorted(types & {"FLOAT16", "INT4", "INT8", "UINT8", "INT16"})
     if reduced:
         raise CheckError(f"expected float32 weights only, the file has {', '.join(reduced)}")
 
 
-def _check_has_weights(weights: str) -> Callable[[list[Op], Collection[str]], None]:
-    def check_weights(ops: list[Op], _: Collection[str]) -> None:
-        if not any(weights in op.weights for op in ops):
-            raise CheckError(f"expected {weights.lower()} weights, no operation has any")
-
-    return check_weights
+def _check_weights(ops: list[Op], expected: str) -> None:
+    """Every kernel is of the type: of a constant, which the op has itself or by a DEQUANTIZE."""
+    kernels = {op.kernel for op in ops if op.kernel}
+    kernels |= {kind for op in ops if op.kind == "DEQUANTIZE" for kind in op.weights}
+    if expected not in kernels:
+        raise CheckError(f"expected {expected.lower()} weights, no operation has any")
+    others = [op.name for op in ops if op.kernel and op.kernel != expected]
+    if others:
+        raise CheckError(
+            f"expected {expected.lower()} weights, {len(others)} operations have others: "
+            f"{_some(others)}"
+        )
 
 
 def _check_integer(ops: list[Op], kept_float: Collection[str]) -> None:
@@ -165,19 +187,8 @@ def _check_integer(ops: list[Op], kept_float: Collection[str]) -> None:
         raise CheckError(f"expected to be kept in float, but are not: {_some(missing)}")
 
 
-_OP_CHECKS: dict[str, Callable[[list[Op], Collection[str]], None]] = {
-    "float32": _check_all_float32,
-    "float16": _check_has_weights("FLOAT16"),
-    "dynamic": _check_has_weights("INT8"),
-    "int8": _check_integer,
-    "int8_io": _check_integer,
-    "int16x8": _check_integer,
-    "int8_selective": _check_integer,
-}
-
-
 def _check_signature(
-    model: bytes, variant: str, image_shape: tuple[int, ...], classes: int
+    model: bytes, variant: Variant, image_shape: tuple[int, ...], classes: int
 ) -> None:
     runner = Interpreter(model_content=model).get_signature_runner()
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
@@ -186,7 +197,7 @@ def _check_signature(
             f"expected the signature {INPUT} -> {OUTPUT}, the file has "
             f"{', '.join(inputs)} -> {', '.join(outputs)}"
         )
-    dtype = np.dtype(np.uint8 if variant == "int8_io" else np.float32)
+    dtype = np.dtype(variant.io.lower())
     expectations = ((inputs[INPUT], [1, *image_shape]), (outputs[OUTPUT], [1, classes]))
     for details, shape in expectations:
         found = details["shape"].tolist(), np.dtype(details["dtype"])

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 
 import flatbuffers
 import numpy as np
-from tensorflow.lite.python import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils as schema
 
+from components.tflite_rewriter.flatbuffer import pack, unpack
 from edgeline.contract import PreprocessingContract
 from edgeline.runtime.packed import PACKED_CONTRACT
 
 LABELS_FILE = "labels.txt"
 METADATA_NAME = b"TFLITE_METADATA"
-MODEL_IDENTIFIER = b"TFL3"
 METADATA_IDENTIFIER = b"M001"
 MIN_PARSER_VERSION = "1.0.0"
 
@@ -34,18 +34,6 @@ _NORMALIZATION_OPTIONS = 1
 _TENSOR_AXIS_LABELS = 2
 
 
-class _AlignedBuilder(flatbuffers.Builder):
-    """Aligns byte vectors to 16, as the TFLite schema demands of weights (`force_align: 16`).
-
-    The Python code generated from that schema leaves the attribute out, so that packing a model
-    again would move its weights to addresses the runtime's fast kernels don't expect.
-    """
-
-    def StartVector(self, size: int, count: int, alignment: int) -> int:  # noqa: N802
-        """See the base class."""
-        return int(super().StartVector(size, count, 16 if size == 1 else alignment))
-
-
 def add_metadata(model: bytes, contract: PreprocessingContract) -> bytes:
     """Returns the model with metadata and, appended, the labels and the contract.
 
@@ -53,18 +41,16 @@ def add_metadata(model: bytes, contract: PreprocessingContract) -> bytes:
         model: a TFLite flatbuffer with one input and one output.
         contract: what they mean.
     """
-    table = schema.ModelT.InitFromPackedBuf(model)
+    table = unpack(model)
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(_metadata(contract), np.uint8)
-    entry = schema.MetadataT()
+    entry = schema.schema_fb.MetadataT()
     entry.name = METADATA_NAME
     entry.buffer = len(table.buffers)
     table.buffers.append(buffer)
     table.metadata = [*(table.metadata or []), entry]
 
-    builder = _AlignedBuilder(len(model) + (1 << 16))
-    builder.Finish(table.Pack(builder), file_identifier=MODEL_IDENTIFIER)
-    return _append_files(bytes(builder.Output()), contract)
+    return _append_files(pack(table), contract)
 
 
 def read_labels(model: bytes) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Makes every TFLite variant of a SavedModel, each in a process of its own.
 
-TensorFlow's converter can abort the whole process (it does, for some modes, on some models). In its
-own process that is one variant's recorded error, and nothing more. What variants have in common
-is done once, by a process before them: the SavedModel is loaded and asked (`PREPARE`), and the
-images are run through the network for the int8 variants (`CALIBRATE`).
+A converter or a quantizer can abort the whole process, or never end. In its own process that is one
+variant's recorded error, and nothing more. What variants have in common is done once, by a process
+before them: the SavedModel is asked and converted to float32 (`PREPARE`), and the images are run
+through the network for the integer variants (`CALIBRATE`).
 
 Two processes work at a time, or one, where two would take more than `MEMORY` together with this
 process, in which all other steps of a local run have been.
@@ -38,7 +38,7 @@ from components.tflite_models import (
     variant_names,
 )
 from components.tflite_rewriter.images import Images
-from components.tflite_rewriter.variants import VARIANTS
+from components.tflite_rewriter.variants import VARIANTS, Variant
 from components.trained_model import contract_path
 from edgeline.contract import PreprocessingContract
 
@@ -50,14 +50,12 @@ FACTS_FILE = "facts.json"
 # Tasks of a worker, beside the variants.
 PREPARE = "prepare"
 CALIBRATE = "calibrate"
-# Made of what `CALIBRATE` makes, in a few seconds; the others are converted.
-FROM_CALIBRATED = ("int8", "int8_io", "int8_selective")
 
 AT_ONCE = 2  # a conversion keeps a core busy
 MEMORY = 4e9  # bytes of resident memory of all processes, that of this one included
 # What a worker takes of it at most, measured with DenseNet121 at 224x224.
-PEAKS = dict.fromkeys(FROM_CALIBRATED, 0.9e9) | {"int8_selective": 1.2e9}
-CONVERSION_PEAK = 1.4e9
+PEAKS = {PREPARE: 1.6e9, "int8_selective": 1.2e9}
+OTHER_PEAK = 0.9e9
 ERROR_LINES = 5  # of the converter's last output, kept in the recorded error
 
 _LOG = logging.getLogger(__name__)
@@ -154,7 +152,7 @@ class _Workers:
 
     def run(self, task: str) -> _Outcome:
         """Runs a worker when there is memory for it."""
-        with self._memory.hold(PEAKS.get(task, CONVERSION_PEAK)):
+        with self._memory.hold(PEAKS.get(task, OTHER_PEAK)):
             _LOG.info("%s: started", task)
             started = time.monotonic()
             module = "components.tflite_rewriter.worker"
@@ -171,13 +169,13 @@ def _make_all(workers: _Workers, variants: Sequence[str], output: Path) -> tuple
     prepared = workers.run(PREPARE)
     if prepared.error:
         return tuple(record(variant, prepared) for variant in variants)
-    ordered = sorted(variants, key=lambda variant: variant in FROM_CALIBRATED)
+    ordered = sorted(variants, key=lambda variant: VARIANTS[variant].integer)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        needed = ordered[-1] in FROM_CALIBRATED
+        needed = VARIANTS[ordered[-1]].integer
         calibrated = pool.submit(workers.run, CALIBRATE) if needed else None
 
         def make(variant: str) -> ModelFile:
-            if calibrated and variant in FROM_CALIBRATED and calibrated.result().error:
+            if calibrated and VARIANTS[variant].integer and calibrated.result().error:
                 return record(variant, calibrated.result())
             return record(variant, workers.run(variant))
 
@@ -185,12 +183,18 @@ def _make_all(workers: _Workers, variants: Sequence[str], output: Path) -> tuple
     return tuple(made[variant] for variant in variants)
 
 
+def _converter(variant: Variant) -> str:
+    """Names and versions of what a variant is made by."""
+    names = ("tensorflow",) if variant.weights == "FLOAT32" else ("tensorflow", "litert-quantizer")
+    return ", ".join(f"{name} {version(name)}" for name in names)
+
+
 def _record(variant: str, outcome: _Outcome, made: Path, output: Path) -> ModelFile:
     """Takes over what a worker made, or notes what stopped it."""
     row = {
         "variant": variant,
-        "quantization": VARIANTS[variant],
-        "converter": f"tensorflow {version('tensorflow')}",
+        "quantization": VARIANTS[variant].quantization,
+        "converter": _converter(VARIANTS[variant]),
         "seconds": outcome.seconds,
         "error": outcome.error,
     }

@@ -3,7 +3,7 @@
 Which layers cost the accuracy can't be read off the network. Three suspicions give three orders in
 which to try layers:
 
-- the layers with the largest error of their own;
+- the layers whose output is furthest from float;
 - batch norms that follow a concatenation or pooling and so can't fold into a convolution, 62 of
   them in DenseNet121: they are element-wise operations, and again the largest error comes first;
 - the layers nearest the output, which amplify what went wrong before.
@@ -14,23 +14,23 @@ many as possible are taken back. A trial is quick, because calibration is done o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
-from tensorflow.lite.python.convert import mlir_quantize
 
 from components.tflite_models import KeptLayer
 from components.tflite_rewriter.check import Op, predict, read_ops
-from components.tflite_rewriter.convert import quantize
 from components.tflite_rewriter.images import StoredPixels
+from components.tflite_rewriter.recipes import Ranges, quantize
+from components.tflite_rewriter.variants import VARIANTS
 
-DEBUGGED_IMAGES = 32
+COMPARED_IMAGES = 32
 MAX_TRIALS = 40  # quantizing and evaluating takes 2 to 10 s for DenseNet121
 ELEMENT_WISE = frozenset({"ADD", "MUL", "SUB"})
-_VERIFY_PREFIX = "NumericVerify/"
+_INT8 = VARIANTS["int8"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +72,19 @@ class Selective:
 
 
 def quantize_selectively(
-    calibrated: bytes, pixels: NDArray[np.float32], evaluation: Evaluation, max_drop: float
+    float32: bytes,
+    ranges: Ranges,
+    pixels: NDArray[np.float32],
+    evaluation: Evaluation,
+    max_drop: float,
 ) -> Selective:
     """Keeps the fewest layers in float with which the accuracy drops by at most `max_drop`.
 
     Args:
-        calibrated: of `convert.calibrate`.
+        float32: a TFLite file.
+        ranges: of `recipes.calibrate`.
         pixels: images to measure each layer's error on, float32 `[images, height, width, 3]`; more
-            than `DEBUGGED_IMAGES` don't move the figures.
+            than `COMPARED_IMAGES` don't move the figures.
         evaluation: images to measure accuracy on; not those that judge the result.
         max_drop: a fraction.
 
@@ -87,17 +92,17 @@ def quantize_selectively(
         The best there is: where even all layers in float are not enough, it has them all in float,
         and the note says so.
     """
-    trials = _Trials(calibrated, evaluation, max_drop)
+    int8 = quantize(float32, _INT8, ranges)
+    trials = _Trials(float32, ranges, evaluation, max_drop)
     integer_drop = trials.drop(())
     images = f"on {len(evaluation.pixels)} images of the eval split"
     if trials.suffices(()):
         note = f"the same as int8, whose drop is {integer_drop:.4f} {images}"
-        return Selective(quantize(calibrated), (), note)
+        return Selective(int8, (), note)
 
-    ops = read_ops(calibrated)
-    errors = layer_errors(calibrated, pixels)
-    chosen = _search(trials, _orders(ops, errors))
-    model = quantize(calibrated, chosen)
+    errors = layer_errors(float32, int8, pixels)
+    chosen = _search(trials, _orders(read_ops(float32), errors))
+    model = quantize(float32, _INT8, ranges, chosen)
     # Not all that were chosen: an operation that only moves values may go on doing so in int8.
     kept = [op for op in read_ops(model) if op.computes_in_float]
     even = "with" if trials.suffices(chosen) else "even with"
@@ -110,42 +115,68 @@ def quantize_selectively(
     return Selective(model, layers, note)
 
 
-def layer_errors(calibrated: bytes, pixels: NDArray[np.float32]) -> dict[str, float]:
-    """How far each layer's int8 output is from float, given the same input.
+def layer_errors(float32: bytes, int8: bytes, pixels: NDArray[np.float32]) -> dict[str, float]:
+    """How far each layer's output in int8 is from that in float, on the same images.
 
     Returns:
         By layer, the root of the mean squared error, in steps of the output's scale. Rounding alone
-        makes 0.29; more means that the range is too small or the weights are too coarse.
+        makes 0.29; more is what the layer made worse or was given.
     """
-    debugger = tf.lite.experimental.QuantizationDebugger(
-        quant_debug_model_content=mlir_quantize(calibrated, enable_numeric_verify=True),
-        debug_dataset=lambda: ([image[np.newaxis]] for image in pixels),
-        debug_options=tf.lite.experimental.QuantizationDebugOptions(
-            layer_direct_compare_metrics={"error": _error_in_steps}
-        ),
-    )
-    debugger.run()
-    names = {op.name for op in read_ops(calibrated)}
-    errors = {}
-    for verified, metrics in debugger.layer_statistics.items():
-        name = verified.removeprefix(_VERIFY_PREFIX).rsplit(":", 1)[0]
-        # The converter appends a digit where the name would otherwise be taken.
-        errors[name if name in names else name[:-1]] = float(metrics["error"])
-    return errors
+    names = {op.name for op in read_ops(float32)}
+    exact, rounded = _AllTensors(float32, names), _AllTensors(int8, names)
+    squares = dict.fromkeys(rounded.names, 0.0)
+    for image in pixels:
+        exact.run(image)
+        rounded.run(image)
+        for name in squares:
+            squares[name] += _squared_error(exact, rounded, name)
+    return {name: float(np.sqrt(square / len(pixels))) for name, square in squares.items()}
 
 
-def _error_in_steps(
-    expected: NDArray[np.float32], quantized: NDArray[np.int8], scale: float, zero_point: int
-) -> float:
-    difference = expected / scale - (quantized.astype(np.float32) - zero_point)
-    return float(np.sqrt(np.mean(difference**2)))
+class _AllTensors:
+    """A model that keeps what each layer gives."""
+
+    def __init__(self, model: bytes, names: Collection[str]) -> None:
+        self._interpreter = Interpreter(
+            model_content=model,
+            experimental_preserve_all_tensors=True,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+        self._interpreter.allocate_tensors()
+        (self._input,) = self._interpreter.get_input_details()
+        details = self._interpreter.get_tensor_details()
+        self._details = {d["name"]: d for d in details if d["name"] in names}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._details)
+
+    def run(self, image: NDArray[np.float32]) -> None:
+        self._interpreter.set_tensor(self._input["index"], image[np.newaxis])
+        self._interpreter.invoke()
+
+    def value(self, name: str) -> tuple[NDArray[np.float32], float, int]:
+        """A layer's output as numbers, with their scale and zero point."""
+        details = self._details[name]
+        scale, zero_point = details["quantization"]
+        value = self._interpreter.get_tensor(details["index"]).astype(np.float32)
+        return value, scale, zero_point
+
+
+def _squared_error(exact: _AllTensors, rounded: _AllTensors, name: str) -> float:
+    expected, _, _ = exact.value(name)
+    quantized, scale, zero_point = rounded.value(name)
+    return float(np.mean((expected / scale - (quantized - zero_point)) ** 2))
 
 
 class _Trials:
     """Quantizes with some layers in float and measures, each combination once."""
 
-    def __init__(self, calibrated: bytes, evaluation: Evaluation, max_drop: float) -> None:
-        self._calibrated = calibrated
+    def __init__(
+        self, float32: bytes, ranges: Ranges, evaluation: Evaluation, max_drop: float
+    ) -> None:
+        self._float32 = float32
+        self._ranges = ranges
         self._evaluation = evaluation
         self._max_drop = max_drop
         self._drops: dict[frozenset[str], float] = {}
@@ -157,7 +188,8 @@ class _Trials:
     def drop(self, kept: Sequence[str]) -> float:
         key = frozenset(kept)
         if key not in self._drops:
-            self._drops[key] = self._evaluation.drop(quantize(self._calibrated, sorted(key)))
+            model = quantize(self._float32, _INT8, self._ranges, sorted(key))
+            self._drops[key] = self._evaluation.drop(model)
         return self._drops[key]
 
     def suffices(self, kept: Sequence[str]) -> bool:

@@ -2,9 +2,10 @@
 
 python -m components.tflite_rewriter.worker TASK SAVED_MODEL WORK MAX_DROP
 
-TASK is what all variants have in common (`prepare`), what the int8 ones have (`calibrate`), or a
-variant. WORK is a folder with the images to calibrate with and, for `int8_selective`, to tune by
-(see `rewrite`). A variant and the facts about it appear in WORK/VARIANT, whole or not at all.
+TASK is what all variants have in common (`prepare`), what the integer ones have (`calibrate`), or a
+variant. Only the first needs TensorFlow, which takes its time to load. WORK is a folder with the
+images to calibrate with and, for `int8_selective`, to tune by (see `rewrite`). A variant and the
+facts about it appear in WORK/VARIANT, whole or not at all.
 """
 
 from __future__ import annotations
@@ -17,34 +18,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from components.tflite_models import MODEL_FILE, KeptLayer
 from components.tflite_rewriter.check import check
-from components.tflite_rewriter.convert import calibrate, convert, quantize, save_single_image
 from components.tflite_rewriter.images import StoredPixels, load_label_ids
 from components.tflite_rewriter.metadata import add_metadata
+from components.tflite_rewriter.recipes import (
+    Ranges,
+    calibrate,
+    quantize,
+    ranges_from_json,
+    ranges_to_json,
+)
 from components.tflite_rewriter.rewrite import (
     CALIBRATE,
     CALIBRATION,
     EVALUATION,
     FACTS_FILE,
-    FROM_CALIBRATED,
     PREPARE,
 )
 from components.tflite_rewriter.selective import (
-    DEBUGGED_IMAGES,
+    COMPARED_IMAGES,
     Evaluation,
     Selective,
     quantize_selectively,
 )
+from components.tflite_rewriter.variants import VARIANTS
 from components.trained_model import contract_path
 from edgeline.contract import PreprocessingContract
 
 # In WORK, for the other processes.
 SINGLE_IMAGE = "single_image"
-CALIBRATED_FILE = "calibrated.tflite"
+FLOAT_FILE = "float32.tflite"
+RANGES_FILE = "ranges.json"
 # What the float model says, beside the images that it says it of.
 EXPECTED_FILE = "expected.npy"
 
@@ -60,15 +67,20 @@ def main(arguments: list[str]) -> None:
         _prepare(saved_model, work)
     elif task == CALIBRATE:
         pixels = StoredPixels(work / CALIBRATION)
-        (work / CALIBRATED_FILE).write_bytes(calibrate(work / SINGLE_IMAGE, pixels))
+        ranges = calibrate((work / FLOAT_FILE).read_bytes(), pixels)
+        (work / RANGES_FILE).write_text(ranges_to_json(ranges))
     else:
         _make(task, saved_model, work, max_drop=float(arguments[3]))
 
 
 def _prepare(saved_model: Path, work: Path) -> None:
-    """Asks the float model all that is to be asked, and saves what is to be converted."""
+    """Converts the float model, and asks it all that is to be asked."""
+    import tensorflow as tf
+
+    from components.tflite_rewriter.convert import to_float32
+
     loaded = tf.saved_model.load(str(saved_model))
-    save_single_image(loaded, work / SINGLE_IMAGE)
+    (work / FLOAT_FILE).write_bytes(to_float32(loaded, work / SINGLE_IMAGE))
     checked = StoredPixels(work / CALIBRATION).read(0, CHECKED_IMAGES)
     _ask(loaded, np.array_split(checked, range(BATCH, len(checked), BATCH)), work / CALIBRATION)
     if (work / EVALUATION).exists():
@@ -77,7 +89,7 @@ def _prepare(saved_model: Path, work: Path) -> None:
 
 def _ask(loaded: Any, batches: Iterable[NDArray[np.float32]], folder: Path) -> None:
     signature = loaded.signatures["pixels"]
-    answers = [signature(pixels=tf.constant(b))["probabilities"].numpy() for b in batches]
+    answers = [signature(pixels=b)["probabilities"].numpy() for b in batches]
     np.save(folder / EXPECTED_FILE, np.concatenate(answers))
 
 
@@ -86,14 +98,13 @@ def _make(variant: str, saved_model: Path, work: Path, *, max_drop: float) -> No
     pixels = StoredPixels(work / CALIBRATION)
     kept: tuple[KeptLayer, ...] = ()
     note = ""
-    if variant == "int8_selective":
-        chosen = _quantize_selectively(work, pixels, max_drop)
+    record, float32 = VARIANTS[variant], (work / FLOAT_FILE).read_bytes()
+    ranges = ranges_from_json((work / RANGES_FILE).read_text()) if record.integer else {}
+    if record.searched:
+        chosen = _quantize_selectively(float32, ranges, work, max_drop)
         model, kept, note = chosen.model, chosen.kept_float, chosen.note
-    elif variant in FROM_CALIBRATED:
-        calibrated = (work / CALIBRATED_FILE).read_bytes()
-        model = quantize(calibrated, integer_io=variant == "int8_io")
     else:
-        model = convert(work / SINGLE_IMAGE, variant, pixels)
+        model = quantize(float32, record, ranges)
 
     model = add_metadata(model, contract)
     expected = np.load(work / CALIBRATION / EXPECTED_FILE, allow_pickle=False)
@@ -108,15 +119,15 @@ def _make(variant: str, saved_model: Path, work: Path, *, max_drop: float) -> No
     _write(work / variant, model, facts)
 
 
-def _quantize_selectively(work: Path, pixels: StoredPixels, max_drop: float) -> Selective:
+def _quantize_selectively(float32: bytes, ranges: Ranges, work: Path, max_drop: float) -> Selective:
     folder = work / EVALUATION
+    compared = StoredPixels(work / CALIBRATION).read(0, COMPARED_IMAGES)
     evaluation = Evaluation(
         StoredPixels(folder),
         load_label_ids(folder),
         np.load(folder / EXPECTED_FILE, allow_pickle=False),
     )
-    calibrated = (work / CALIBRATED_FILE).read_bytes()
-    return quantize_selectively(calibrated, pixels.read(0, DEBUGGED_IMAGES), evaluation, max_drop)
+    return quantize_selectively(float32, ranges, compared, evaluation, max_drop)
 
 
 def _write(folder: Path, model: bytes, facts: dict[str, Any]) -> None:

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import keras
 import tensorflow as tf
 
+from components.cores import usable_cores
 from pipeline.model import finalize_scaling
 
-CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # NVIDIA's compute capability from which on float16 is faster than float32.
 LEAST_CAPABILITY = (7, 0)
 
 _LOG = logging.getLogger(__name__)
-
-
-def usable_cores(quota_file: Path = CGROUP_QUOTA) -> int:
-    """How many cores this process may keep busy, a container's limit included."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = quota_file.read_text().split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no control groups, or "max": no limit
-        return cores
 
 
 def limit_threads() -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import keras
@@ -20,8 +21,8 @@ import psutil
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools import flatbuffer_utils as schema
 from numpy.typing import NDArray
-from tensorflow.lite.python import schema_py_generated as schema
 
 from components.tflite_models import (
     CALIBRATION_FILE,
@@ -33,6 +34,7 @@ from components.tflite_models import (
 from components.tflite_rewriter.check import CheckError, check, read_ops
 from components.tflite_rewriter.images import Images
 from components.tflite_rewriter.metadata import METADATA_IDENTIFIER, METADATA_NAME, read_labels
+from components.tflite_rewriter.recipes import quantize
 from components.tflite_rewriter.rewrite import Memory, RewriteError, rewrite
 from components.tflite_rewriter.variants import PRESETS, VARIANTS
 from edgeline.contract import PreprocessingContract
@@ -142,6 +144,30 @@ def content(models: TFLiteModelsFolder, variant: str) -> bytes:
     return models.path(model).read_bytes()
 
 
+PRIVATE_TO_TENSORFLOW = (
+    "tensorflow.lite",
+    "tensorflow.python",
+    "tf.lite.experimental",
+    "_experimental_calibrate_only",
+    "mlir_quantize",
+    "QuantizationDebugger",
+)
+
+
+def test_nothing_is_used_that_is_private_to_tensorflow() -> None:
+    folder = Path(__file__).parents[2] / "components"
+    code = {file: file.read_text() for file in folder.rglob("*.py")}
+    assert len(code) > 50
+    used = [
+        (file.name, name)
+        for file, text in code.items()
+        for name in PRIVATE_TO_TENSORFLOW
+        if name in text
+    ]
+    assert used == []
+    assert [file.name for file, text in code.items() if "tf.lite" in text] == ["convert.py"]
+
+
 def test_presets_name_variants_that_exist() -> None:
     for variants in PRESETS.values():
         assert set(variants) <= set(VARIANTS)
@@ -158,7 +184,9 @@ def test_the_facts_are_on_record(models: TFLiteModelsFolder) -> None:
     assert max(sizes["dynamic"], sizes["int8"]) < 0.75 * sizes["float16"]
     for model in models.models:
         assert model.sha256 == sha256_of(models.path(model))
-        assert model.converter == f"tensorflow {tf.__version__}"
+        quantizer = f", litert-quantizer {version('litert-quantizer')}"
+        by_quantizer = quantizer if model.variant != "float32" else ""
+        assert model.converter == f"tensorflow {tf.__version__}{by_quantizer}"
     assert models.contract.labels == LABELS
 
 
@@ -260,7 +288,7 @@ def test_int8_selective_keeps_in_float_what_int8_breaks_while_other_variants_are
 
     assert selective.error is None
     kept = {layer.op for layer in selective.kept_float}
-    assert kept == {"MUL", "CONCATENATION", "FULLY_CONNECTED"}
+    assert kept == {"CONCATENATION", "FULLY_CONNECTED"}
     ops = read_ops((tmp_path / "int8_selective" / "model.tflite").read_bytes())
     assert {op.kind for op in ops if op.computes_in_float} == kept
     before, after = (float(number) for number in drops(selective))
@@ -330,6 +358,8 @@ def test_a_file_that_is_not_what_it_claims_is_refused(
         ("float32", "float16"): "expected float16 weights",
         ("float16", "dynamic"): "expected int8 weights",
         ("dynamic", "float32"): "expected float32 weights only, the file has INT8",
+        ("weight_int8", "weight_int4"): "expected int4 weights, no operation has any",
+        ("dynamic_int4", "dynamic"): "expected int8 weights, no operation has any",
         ("dynamic", "int8"): r"expected integer operations, \d+ of \d+ compute in float",
         ("int8_io", "int8"): r"to be float32 \[1, 16, 16, 3\], it is uint8",
         ("int8", "int8_io"): r"to be uint8 \[1, 16, 16, 3\], it is float32",
@@ -343,6 +373,19 @@ def test_a_file_that_is_not_what_it_claims_is_refused(
         check(content(models, "float32"), "float32", 2, pixels, expected[:, :2])
     with pytest.raises(CheckError, match=r"within 0\.001 of the SavedModel's"):
         check(content(models, "float32"), "float32", len(LABELS), pixels, expected[::-1])
+
+
+def test_a_kernel_that_a_recipe_left_in_float_is_found(
+    models: TFLiteModelsFolder, saved_model: Path
+) -> None:
+    pixels = random_images(2, seed=3)
+    expected = answers(saved_model, pixels)
+    float32 = content(models, "float32")
+    left = next(op.name for op in read_ops(float32) if op.kind == "CONV_2D")
+    for variant in ("float16", "weight_int8", "weight_int4", "dynamic", "dynamic_int4"):
+        model = quantize(float32, VARIANTS[variant], {}, [left])
+        with pytest.raises(CheckError, match="weights, 1 operations have others: "):
+            check(model, variant, len(LABELS), pixels, expected)
 
 
 def test_a_conversion_that_takes_too_long_is_an_error_on_record(

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from components.cores import usable_cores
 from pipeline import trainer
 from pipeline.model import build_base
 from pipeline.training.checkpoint import Curves
-from pipeline.training.hardware import as_shipped, compute_policy, usable_cores
+from pipeline.training.hardware import as_shipped, compute_policy
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
 from tests.pipeline.training.conftest import SIDE, MakeJob
