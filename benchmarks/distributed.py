@@ -4,7 +4,8 @@
 
 Promised: the dataset is that of one machine, byte for byte, and the memory of scheduler and workers
 does not grow with the number of photos: at most 1.2 times from 25,000 to 100,000. The client, which
-looks at all photos at once, grows by less than a kilobyte a photo. Scheduler and workers are processes of their own, on loopback.
+looks at all photos at once, grows by less than a kilobyte a photo. Scheduler and workers are
+processes of their own, on loopback.
 """
 
 from __future__ import annotations

@@ -158,8 +158,8 @@ def test_the_command_lists_and_compares(
         record.write(run, tmp_path / "runs/cells")
     config = tmp_path / "cells.toml"
     config.write_text(
-        'name = "cells"\n[data]\npath = "dataset"\n[gate]\nmin_accuracy = 0.5\n[registry]\nlocation = "registry"\n'
-        'root = "keys/root.json"\n'
+        'name = "cells"\n[data]\npath = "dataset"\n[gate]\nmin_accuracy = 0.5\n'
+        '[registry]\nlocation = "registry"\nroot = "keys/root.json"\n'
     )
     assert main(["runs", "--config", str(config)]) == 0
     lines = capsys.readouterr().out.splitlines()
