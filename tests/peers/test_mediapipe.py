@@ -18,6 +18,7 @@ from PIL import Image
 from components.tflite_models import TFLiteModelsFolder
 from components.tflite_rewriter.images import Images
 from components.tflite_rewriter.rewrite import rewrite
+from components.tflite_rewriter.variants import VARIANTS
 from edgeline import Classifier
 from edgeline.contract import PreprocessingContract
 from pipeline.demo import write_table
@@ -30,7 +31,7 @@ SIDE = 64
 SOLVED_ON, CLASSIFIED = 400, 20  # images
 # Of the label's probability: what quantizes, or rounds otherwise, must not decide which it is.
 CLEAR = 0.9
-VARIANTS = ["float32", "float16", "dynamic", "int8", "int8_io", "int16x8"]
+MADE = [name for name, variant in VARIANTS.items() if not variant.searched]
 
 # Prints the label it finds for each image, a line a model.
 SCRIPT = """\
@@ -88,7 +89,7 @@ def models(
     folder = tmp_path_factory.mktemp("models")
     saved_model = save(network, folder / "saved")
     calibration = Images(tuple(photo.stem for photo, _ in solved_on), [(pixels, label_ids)])
-    rewrite(saved_model, folder / "tflite", VARIANTS, calibration=calibration, timeout=300)
+    rewrite(saved_model, folder / "tflite", MADE, calibration=calibration, timeout=300)
     return TFLiteModelsFolder.load(folder / "tflite")
 
 
