@@ -14,6 +14,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.work import THIS_MACHINE, Engine
 from pipeline.errors import TrainingError, UserError
 from pipeline.history.journal import Journal
+from pipeline.history.tracking import track
 from pipeline.local_step import Step
 from pipeline.summary import ingest_outcome, release_line, verdict_tables
 from pipeline.training.cluster import Cluster
@@ -76,7 +77,10 @@ def run(config: Config, *, verbose: bool) -> int:
         if log:
             screen.say(f"log: {_shown(log)}")
         with journal.kept(screen.say):
-            return _run_steps(config, dataset, root, screen, journal)
+            code = _run_steps(config, dataset, root, screen, journal)
+        if journal.file and (line := track(journal.file, journal.output("tflite_models"))):
+            screen.say(line)
+        return code
 
 
 def train_with_chief(log: Path | None) -> int:

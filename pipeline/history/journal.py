@@ -83,7 +83,7 @@ class Journal:
             say(f"warning: this run is not on record: {problem}")
 
     def _record(self) -> RunRecord:
-        verdict, pushed = self._output("verdict"), self._output("pushed_model")
+        verdict, pushed = self.output("verdict"), self.output("pushed_model")
         return RunRecord(
             id=self.id,
             started=self._started,
@@ -104,7 +104,7 @@ class Journal:
             release=_released(pushed) if pushed else None,
         )
 
-    def _output(self, name: str) -> Path | None:
+    def output(self, name: str) -> Path | None:
         """The folder of an artifact that a step has made."""
         found = (step.outputs[name] for step in self._steps.values() if name in step.outputs)
         return next(found, None)

@@ -15,6 +15,7 @@ from pipeline.history.comparison import compare
 from pipeline.history.record import DoneStep, Figure, Judged, Judgement, RunRecord
 from pipeline.history.runs import Runs
 from pipeline.history.tables import what_changed
+from pipeline.history.tracking import track
 
 RUN = RunRecord(
     id="20260102-030405",
@@ -172,3 +173,15 @@ def test_the_command_lists_and_compares(
     assert "float32: accuracy" in page.read_text()
     assert main(["runs", "compare", "nothing", "--config", str(config)]) == 2
     assert "no such run" in capsys.readouterr().err
+
+
+def test_tracking_that_was_not_asked_for_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert track(tmp_path, None) is None
+
+
+def test_tracking_without_mlflow_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert (track(tmp_path, None) or "").startswith("warning: MLFLOW_TRACKING_URI is set, but")
