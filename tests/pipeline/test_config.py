@@ -57,7 +57,7 @@ MISTAKES = {
     ),
     "a variant that does not exist": (
         '[rewriter]\nvariants = ["int9"]',
-        "rewriter.variants.0: expected 'float32', 'float16', 'dynamic'",
+        "rewriter.variants.0: expected 'float32', 'float16', 'weight_int8'",
     ),
     "a preset that does not exist": (
         '[rewriter]\nvariants = "tiny"',
