@@ -8,7 +8,7 @@ and of each step grows by at most 1.2 and stays under 3 GB (TFLiteRewriter: 4 GB
 run take at most 4.4 times as long. Ingest is to be at least 0.8 times as fast as bare processes
 that read, decode and hash the same files on all cores. With 25,000 photos of 400x300 it takes 1.25
 times their CPU time, which is 0.8; small photos are decoded as fast as examples are written, and
-it is less.
+it is about 0.4.
 
 A peak is the largest resident memory of the process tree, seen while the step ran. All steps but
 the conversions share one process, so that a peak holds the libraries of all, and what an earlier
@@ -213,7 +213,7 @@ class Sampler:
 
     def enter(self, step: str) -> None:
         """Counts what follows for another step."""
-        self._peaks[step] = 0
+        self._peaks[step] = self._resident()  # a short step may see no sample
         self._steps.append((step, time.monotonic()))
 
     def sample(self) -> None:
