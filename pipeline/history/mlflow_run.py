@@ -106,7 +106,7 @@ def _tags(run: RunRecord) -> dict[str, str]:
         "reason": run.reason,
         "steps made": ", ".join(run.made) or "none",
         "published": ", ".join(run.judgement.published) if run.judgement else None,
-        "served": run.judgement.served if run.judgement else None,
+        "fastest": run.judgement.fastest if run.judgement else None,
         "release": run.release.tag if run.release else None,
         "release digest": run.release.digest if run.release else None,
         "channel": run.release.channel if run.release else None,

@@ -68,7 +68,7 @@ class Judgement(_Part):
         images: how many.
         models: the float model, and after it every variant.
         published: the variants that a release may hold.
-        served: of these, the one that a device takes that isn't told which.
+        fastest: of these, where it was judged; a device that isn't told which measures for itself.
     """
 
     folder: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*$")]
@@ -76,7 +76,7 @@ class Judgement(_Part):
     images: int
     models: tuple[Judged, ...]
     published: tuple[str, ...]
-    served: str | None
+    fastest: str | None
 
     def model(self, name: str | None) -> Judged | None:
         """One model by its name, if there is such a one."""
@@ -157,16 +157,20 @@ class RunRecord(_Part):
 
 def judgement(verdict: Verdict, folder: Path, root: Path) -> Judgement:
     """What a record keeps of a verdict; both folders are absolute."""
-    by_size = [v for v in verdict.variants if v.variant in verdict.publishable]
-    served = min(by_size, key=lambda variant: variant.bytes or 0, default=None)
+    published = [each for each in verdict.variants if each.variant in verdict.publishable]
+    fastest = min(published, key=_latency, default=None)
     return Judgement(
         folder=folder.relative_to(root).as_posix(),
         split=verdict.split,
         images=verdict.examples,
         models=tuple(_judged(model, verdict) for model in verdict.models),
         published=verdict.publishable,
-        served=served.variant if served else None,
+        fastest=fastest.variant if fastest else None,
     )
+
+
+def _latency(model: VariantVerdict) -> float:
+    return model.latency_ms["p50"] if model.latency_ms else math.inf
 
 
 def new_id(root: Path, started: datetime) -> str:

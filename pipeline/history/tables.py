@@ -18,8 +18,9 @@ from pipeline.history.record import Judged, RunRecord
 from pipeline.history.runs import Runs
 
 NOTHING = "-"
+BRIEF = 24  # characters of a setting in the list
 MOST_CHANGES = 3  # settings that a row of the list names
-LIST_HEAD = ("RUN", "OUTCOME", "TOOK", "FLOAT", "SERVED", "ACCURACY", "RELEASE", "CHANGED")
+LIST_HEAD = ("RUN", "OUTCOME", "TOOK", "FLOAT", "FASTEST", "ACCURACY", "RELEASE", "CHANGED")
 LIST_RIGHT = (2, 3, 5)  # columns of figures
 
 
@@ -32,14 +33,14 @@ def list_rows(runs: Runs) -> list[tuple[str, ...]]:
 
 def _list_row(before: RunRecord | None, run: RunRecord) -> tuple[str, ...]:
     judgement = run.judgement
-    served = judgement.model(judgement.served) if judgement else None
+    fastest = judgement.model(judgement.fastest) if judgement else None
     return (
         run.id,
         run.outcome,
         f"{run.seconds:,.0f} s",
         _accuracy(judgement.model("float") if judgement else None),
-        served.name if served else NOTHING,
-        _accuracy(served),
+        fastest.name if fastest else NOTHING,
+        _accuracy(fastest),
         f"{run.release.tag} ({run.release.channel})" if run.release else NOTHING,
         what_changed(before, run),
     )
@@ -50,7 +51,7 @@ def what_changed(before: RunRecord | None, run: RunRecord) -> str:
     if before is None:
         return "the first on record"
     parts = [
-        f"{change.name} {change.before} -> {change.after}"
+        f"{change.name} {_brief(change.before)} -> {_brief(change.after)}"
         for change in changed_settings(before, run)
     ]
     parts[MOST_CHANGES:] = [f"{len(parts) - MOST_CHANGES} more"] if parts[MOST_CHANGES:] else []
@@ -58,6 +59,10 @@ def what_changed(before: RunRecord | None, run: RunRecord) -> str:
         if before.inputs.get(name) != run.inputs.get(name):
             parts.append(f"the {name}")
     return ", ".join(parts) or ("nothing: all cached" if not run.made else "nothing")
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= BRIEF else f"{text[: BRIEF - 4]} ..."
 
 
 def _accuracy(model: Judged | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.verdict import OVERALL, Check, VariantVerdict, Verdict
 from pipeline.__main__ import main
 from pipeline.errors import UserError
 from pipeline.history import record
@@ -55,6 +56,24 @@ def test_another_file_is_no_record(tmp_path: Path, content: bytes) -> None:
         record.read(file)
 
 
+def test_a_judgement_names_the_fastest_of_what_may_be_published(tmp_path: Path) -> None:
+    ok, bad = (Check("accuracy", OVERALL, value, threshold=0.5) for value in (0.9, 0.1))
+    verdict = Verdict(
+        "test",
+        100,
+        VariantVerdict("float", (ok,)),
+        (
+            VariantVerdict("float32", (ok,), latency_ms={"p50": 5.0, "p95": 6.0}),
+            VariantVerdict("int8", (ok,), latency_ms={"p50": 2.0, "p95": 3.0}),
+            VariantVerdict("dynamic", (bad,), latency_ms={"p50": 1.0, "p95": 2.0}),
+        ),
+    )
+    found = record.judgement(verdict, tmp_path / "TFLiteEvaluator/verdict/1", tmp_path)
+    assert found.published == ("float32", "int8")
+    assert found.fastest == "int8"
+    assert [model.passed for model in found.models] == [True, True, True, False]
+
+
 def judged(id: str, accuracy: float, low: float, high: float, megabytes: float) -> RunRecord:
     """A run whose only variant has these figures."""
     figures = {
@@ -68,7 +87,7 @@ def judged(id: str, accuracy: float, low: float, high: float, megabytes: float) 
         images=100,
         models=(model,),
         published=("float32",),
-        served="float32",
+        fastest="float32",
     )
     return RUN.model_copy(update={"id": id, "outcome": "released", "judgement": judgement})
 
