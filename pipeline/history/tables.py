@@ -9,6 +9,7 @@ import jinja2
 import components.report
 from components.report.tables import Cell, Table
 from pipeline.history.comparison import (
+    NOTHING,
     Change,
     Comparison,
     FigureChange,
@@ -17,7 +18,6 @@ from pipeline.history.comparison import (
 from pipeline.history.record import Judged, RunRecord
 from pipeline.history.runs import Runs
 
-NOTHING = "-"
 BRIEF = 24  # characters of a setting in the list
 MOST_CHANGES = 3  # settings that a row of the list names
 LIST_HEAD = ("RUN", "OUTCOME", "TOOK", "FLOAT", "FASTEST", "ACCURACY", "RELEASE", "CHANGED")
