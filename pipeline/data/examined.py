@@ -19,7 +19,7 @@ class Examined(NamedTuple):
         slices: a value for each of the slice keys.
         reason: why it can't be used; empty if it can. Then what follows is known.
         image_id: SHA-256 of the encoded image as it was found, hex.
-        pixels_digest: SHA-256 of its decoded, upright, 8-bit pixels, hex.
+        pixels_digest: XXH3 (128 bits) of its decoded, upright, 8-bit pixels, hex.
         perceptual_hash: see `pipeline.data.perceptual_hash`, hex.
         format: as Pillow names it.
         width: of the upright image, in pixels.
