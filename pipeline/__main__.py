@@ -1,4 +1,4 @@
-"""The command line: `python -m pipeline ingest | run | runs | report | train-worker`."""
+"""The command line: `python -m pipeline ingest | run | runs | report`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.config import load_config, parse_ingest_config
 from pipeline.console import console
 from pipeline.data.work import Engine
 from pipeline.errors import UserError
-from pipeline.run import ingest_for_a_person, ingest_log, report_file, run, train_with_chief
+from pipeline.run import ingest_for_a_person, ingest_log, report_file, run
 
 OUTPUT_LOST = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -67,15 +67,6 @@ examples:
 A run is named by its id, or the beginning of it; with one name, it is compared with the last.
 """
 
-TRAIN_WORKER_EXAMPLES = """\
-With trainer.strategy = "multi_worker", the first of the machines that TF_CONFIG names runs the
-pipeline, and each of the others this. They read the same files at the same paths.
-
-example:
-  TF_CONFIG='{"cluster": {"worker": ["10.0.0.1:12345", "10.0.0.2:12345"]},
-              "task": {"type": "worker", "index": 1}}' python -m pipeline train-worker
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
@@ -110,10 +101,6 @@ def _ingest(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     return run(load_config(options.config, options.set), verbose=options.verbose)
-
-
-def _train_worker(options: argparse.Namespace) -> int:
-    return train_with_chief(None if options.verbose else options.log)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -212,19 +199,6 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML")
     _add_common(run)
     run.set_defaults(command=_run)
-
-    worker = _add_command(
-        commands, "train-worker", "train with a `run` on another machine", TRAIN_WORKER_EXAMPLES
-    )
-    worker.add_argument(
-        "--log",
-        type=Path,
-        default=Path("train-worker.log"),
-        metavar="FILE",
-        help="where the libraries' output goes (default: %(default)s)",
-    )
-    _add_verbose(worker)
-    worker.set_defaults(command=_train_worker)
 
     runs = _add_command(
         commands, "runs", "list the runs there were, or compare two of them", RUNS_EXAMPLES

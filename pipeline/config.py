@@ -196,9 +196,9 @@ class TrainerConfig(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the Trainer computes in; weights stay float32. "auto": float16 on GPUs that gain by it;
     "bfloat16": for CPUs with instructions for it (avx512_bf16, amx_bf16), and slow on others."""
-    strategy: Literal["none", "mirrored", "multi_worker"] = "none"
-    """What trains together, each device on its part of `batch_size`: one device, all of this
-    machine, or those of the processes that the environment variable TF_CONFIG names."""
+    strategy: Literal["none", "mirrored"] = "none"
+    """What trains together, each device on its part of `batch_size`: one device, or all of this
+    machine."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of everything random in training."""
 

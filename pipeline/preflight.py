@@ -11,7 +11,6 @@ from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.proofs import check_proofs
 from pipeline.registry import check_registry
-from pipeline.training.cluster import Cluster
 
 PATTERN_CHARACTERS = "*?[\\"
 
@@ -29,7 +28,6 @@ def check(config: Config, dataset: Dataset) -> list[str]:
     _check_slices(config, dataset)
     _check_gate(config, dataset)
     _check_batch_size(config, dataset)
-    _check_strategy(config)
     registry_warnings = check_registry(config)
     _check_weights(config)
     return [*_warnings(config, dataset), *check_proofs(config, dataset), *registry_warnings]
@@ -106,22 +104,6 @@ def _check_batch_size(config: Config, dataset: Dataset) -> None:
         raise UserError(
             f"trainer.batch_size: expected at most the train split's {images} images; received "
             f"{config.trainer.batch_size}"
-        )
-
-
-def _check_strategy(config: Config) -> None:
-    if config.trainer.strategy != "multi_worker":
-        return
-    cluster = Cluster.of_environment()
-    if not cluster.is_chief:
-        raise UserError(
-            f"TF_CONFIG: task: expected the first of the processes to run the pipeline; this is "
-            f"number {cluster.index}, which `python -m pipeline train-worker` is for"
-        )
-    if config.trainer.batch_size % len(cluster.addresses):
-        raise UserError(
-            f"trainer.batch_size: expected a multiple of the {len(cluster.addresses)} processes "
-            f"that train together; received {config.trainer.batch_size}"
         )
 
 

@@ -12,12 +12,11 @@ from pipeline.config import Config, IngestConfig
 from pipeline.console import Console, console
 from pipeline.data.dataset import Dataset
 from pipeline.data.work import THIS_MACHINE, Engine
-from pipeline.errors import TrainingError, UserError
+from pipeline.errors import UserError
 from pipeline.history.journal import Journal
 from pipeline.history.tracking import track
 from pipeline.local_step import Step
 from pipeline.summary import ingest_outcome, release_line, verdict_tables
-from pipeline.training.cluster import Cluster
 
 # Beam's own default may be a runner that downloads itself. Without a container image, which this
 # runner has no use for, TFX packs itself up in each step for workers elsewhere: seconds a step.
@@ -83,34 +82,6 @@ def run(config: Config, *, verbose: bool) -> int:
         return code
 
 
-def train_with_chief(log: Path | None) -> int:
-    """Trains with the process that runs the pipeline, as TF_CONFIG says; returns the exit code.
-
-    Args:
-        log: of the libraries' output; None shows it instead.
-
-    Raises:
-        UserError: TF_CONFIG is not right, or this process is to run the pipeline itself.
-    """
-    cluster = Cluster.of_environment()
-    if cluster.is_chief:
-        raise UserError(
-            "TF_CONFIG: task: this is the first of the processes, which runs the pipeline: "
-            "`python -m pipeline run`"
-        )
-    with console(log) as screen:
-        screen.say("loading TensorFlow ...")
-        from pipeline.trainer import work
-
-        try:
-            work()
-        except TrainingError as error:
-            screen.say(str(error))
-            return error.exit_code
-        screen.say("trained; the first process goes on with the model")
-    return 0
-
-
 def report_file(config: Config) -> Path:
     """Where the report of the last run is.
 
@@ -139,7 +110,7 @@ def _run_steps(
     from pipeline.training.devices import connect
 
     logging.set_verbosity(logging.INFO)
-    # Before a step makes TensorFlow compute: other processes can't be joined after that.
+    # Before a step makes TensorFlow compute.
     connect(config.trainer.strategy).check(config.trainer.batch_size)
     store = root / "metadata.sqlite"
     store.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import keras
 import tensorflow as tf
@@ -25,27 +24,16 @@ from pipeline.model import PROBABILITIES, build_base
 from pipeline.preprocessing import IMAGE, LABEL, PIXELS
 from pipeline.training import warm_start
 from pipeline.training.checkpoint import Curves
-from pipeline.training.devices import Devices, connect, lost_process_explained
+from pipeline.training.devices import Devices, connect
 from pipeline.training.hardware import as_shipped, computing_in, limit_threads
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
 from pipeline.training.setup import Setup, tuned
 from pipeline.training.state_folder import state_folder
 
-ORDERED = (
-    "train_files",
-    "eval_files",
-    "transform_graph_path",
-    "custom_config",
-    "hyperparameters",
-)  # of FnArgs
-
 
 def run_fn(fn_args: FnArgs) -> None:
     """Trains on the train split, stops early on the eval split, and writes the SavedModel.
-
-    Where several processes train together, this is the chief, who tells the others what on
-    (`python -m pipeline train-worker`) and alone writes anything.
 
     Args:
         fn_args: of TFX. `custom_config` holds `trainer` (a TrainerConfig as a dict), `height`,
@@ -59,15 +47,13 @@ def run_fn(fn_args: FnArgs) -> None:
     custom = fn_args.custom_config
     limit_threads()
     devices = connect(custom["trainer"]["strategy"])
-    with lost_process_explained(devices):
-        devices.bytes_of_chief(_order(fn_args))
-        with trained(fn_args, devices) as (model, job, history):
-            (job.log_dir / HISTORY_FILE).write_text(json.dumps(history))
-            contract = preprocessing.contract(
-                custom["height"], custom["width"], custom["max_side"], job.labels
-            )
-            transform = job.train.examples.transform
-            save(model, transform, contract, Path(fn_args.serving_model_dir))
+    with trained(fn_args, devices) as (model, job, history):
+        (job.log_dir / HISTORY_FILE).write_text(json.dumps(history))
+        contract = preprocessing.contract(
+            custom["height"], custom["width"], custom["max_side"], job.labels
+        )
+        transform = job.train.examples.transform
+        save(model, transform, contract, Path(fn_args.serving_model_dir))
 
 
 @contextmanager
@@ -86,32 +72,11 @@ def trained(fn_args: FnArgs, devices: Devices) -> Iterator[tuple[keras.Model, Jo
         **custom,
         "labels": training.labels,
         "trainer": config.model_dump(mode="json"),
-        # On one machine, each process has a folder of its own.
-        "process": devices.process,
     }
     with state_folder(Path(custom["checkpoints"]), settings, training.files) as state_dir:
         job = training.job(config, Path(fn_args.model_run_dir), state_dir, devices)
         model, curves = train_network(custom["height"], custom["width"], job)
         yield model, job, curves
-
-
-def work() -> None:
-    """Trains with a chief who runs the pipeline; writes nothing but caches, and those for a while.
-
-    Raises:
-        UserError: TF_CONFIG is not right, or this process is the chief; or as `run_fn`.
-        TrainingError: as `run_fn`, or the chief ended before there was anything to train.
-    """
-    devices = connect("multi_worker")
-    with lost_process_explained(devices), TemporaryDirectory() as log_dir:
-        order = json.loads(devices.bytes_of_chief(b""))
-        with trained(FnArgs(**order, model_run_dir=log_dir), devices):
-            pass
-
-
-def _order(fn_args: FnArgs) -> bytes:
-    """What the other processes must know of a training."""
-    return json.dumps({name: getattr(fn_args, name) for name in ORDERED}).encode()
 
 
 def train_network(height: int, width: int, job: Job) -> tuple[keras.Model, Curves]:

@@ -52,12 +52,6 @@ def _problems(config: Config) -> Iterator[str]:
     kubeflow, registry = config.kubeflow, config.registry
     if "Tuner" in kubeflow.steps and not config.tuner.trials:
         yield "kubeflow.steps.Tuner: there is no such step while tuner.trials is 0"
-    if config.trainer.strategy == "multi_worker":
-        yield (
-            "trainer.strategy: a step of Kubeflow is one pod, and there is no TF_CONFIG to join "
-            'others by; expected "none", or "mirrored" for all GPUs of the pod; received '
-            '"multi_worker"'
-        )
     files = sorted({PurePosixPath(key).name for key in config.key_uris if _is_file(key)})
     if files and not kubeflow.signing_keys:
         yield (

@@ -90,12 +90,12 @@ class Checkpoint(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, path: Path | None, state: State, others: Sequence[keras.callbacks.Callback]
+        self, path: Path, state: State, others: Sequence[keras.callbacks.Callback]
     ) -> None:
         """Sets out from a state.
 
         Args:
-            path: of the file; None writes none.
+            path: of the file.
             state: that was loaded from there.
             others: callbacks to remember, the one for early stopping among them.
         """
@@ -123,14 +123,12 @@ class Checkpoint(keras.callbacks.Callback):
         for name, value in (logs or {}).items():
             self.curves.setdefault(name, []).append(float(value))
         last = self.model.stop_training or epoch + 1 == self.params["epochs"]
-        if self._path and not last and time.monotonic() - self._saved >= SAVE_SECONDS:
+        if not last and time.monotonic() - self._saved >= SAVE_SECONDS:
             self._state_after(epoch + 1).save(self._path)
             self._saved = time.monotonic()
 
     def finish(self, model: keras.Model) -> None:
         """Writes that the phase is over, and its outcome."""
-        if self._path is None:
-            return
         weights = [variable.numpy() for variable in model.variables]
         State(finished=True, curves=self.curves, weights=weights).save(self._path)
 

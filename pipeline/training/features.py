@@ -78,7 +78,7 @@ class Frozen:
 
     Attributes:
         shape: of what it gives for one input.
-        devices: that compute, in turn, and the processes that share the work.
+        devices: that compute, in turn.
     """
 
     def __init__(
@@ -289,11 +289,8 @@ def extract_from_pixels(
         augmentation: of its images.
         store: with a row for each image and view.
     """
-    devices = network.devices
     views = augmentation.rows
     images = max(1, PREDICT_BATCH // views)
-    # All processes go on where the one that came least far ended.
-    store.written = devices.least(store.written)
     # A batch that was cut short is computed again, whole.
     store.written -= store.written % (images * views) if store.written < store.rows else 0
     if store.written == store.rows:
@@ -302,24 +299,21 @@ def extract_from_pixels(
 
     def augment(number: tf.Tensor, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         pixels = batch[PIXELS]
-        place = number * devices.processes + devices.process
-        indices = skip + place * images + tf.range(tf.shape(pixels)[0], dtype=tf.int64)
+        indices = skip + number * images + tf.range(tf.shape(pixels)[0], dtype=tf.int64)
         return augmentation.all_views(pixels, indices)
 
-    def of_process(batches: tf.data.Dataset) -> tf.data.Dataset:
-        return batches.take(count).shard(devices.processes, devices.process)
-
     count = math.ceil((len(data) - skip) / images)
-    batches = data.examples.batches(images, skip=skip, cut=of_process).enumerate()
+    # Before they are decoded.
+    wanted = data.examples.batches(images, skip=skip, cut=lambda batches: batches.take(count))
+    batches = wanted.enumerate()
     batches = batches.map(augment, num_parallel_calls=tf.data.AUTOTUNE).prefetch(AT_ONCE)
-    _run(network, batches, store, math.ceil(count / devices.processes))
+    for rows in _computed(network, batches, _Pace(store)):
+        # The last batch has more where the store is for the first images of a split only.
+        store.append(rows[: store.rows - store.written])
 
 
 def extract_from_store(network: Frozen, source: FeatureStore, store: FeatureStore) -> None:
-    """Runs more of the frozen layers over stored activations, until another store is full.
-
-    That is little work, which every process does on its own.
-    """
+    """Runs more of the frozen layers over stored activations, until another store is full."""
 
     def batches() -> Iterator[tf.Tensor]:
         for first in range(store.written, store.rows, PREDICT_BATCH):
@@ -328,24 +322,6 @@ def extract_from_store(network: Frozen, source: FeatureStore, store: FeatureStor
 
     for rows in _computed(network, batches(), _Pace(store)):
         store.append(rows)
-
-
-def _run(network: Frozen, batches: Iterable[tf.Tensor], store: FeatureStore, rounds: int) -> None:
-    """Computes this process's batches, and stores those of all processes, in order.
-
-    Args:
-        network: computes them.
-        batches: of this process: every so many-th of all, from its own on.
-        store: is given all of them, whichever process computed them.
-        rounds: in each of which every process computes a batch; the last of them may lack some.
-    """
-    computed = _computed(network, batches, _Pace(store))
-    nothing = np.empty((0, *network.shape), FLOAT32)
-    for _ in range(rounds):
-        rows = network.devices.gather(next(computed, nothing))
-        # The last batch has more where the store is for the first images of a split only.
-        store.append(rows[: store.rows - store.written])
-    next(computed, nothing)  # says how long it took
 
 
 def _computed(

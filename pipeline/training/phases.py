@@ -170,9 +170,8 @@ def _caches(base: keras.Model, part: Split | None, job: Job) -> dict[str, Cache]
         job.config.cache_max_gb * 1e9,
         in_memory=job.shared_cache_dir is None,
     )
-    if not networks or not job.devices.least(plan is not None):
+    if not networks or plan is None:
         return {}
-    assert plan is not None
     caches: dict[str, Cache] = {}
     for phase, (name, network) in networks.items():
         shape = network.output_shape[1:]
@@ -210,7 +209,7 @@ def _rows(job: Job) -> tuple[int, int]:
 
 
 def _extract(network: keras.Model, job: Job, cache: Cache) -> None:
-    if job.devices.least(cache.is_complete):
+    if cache.is_complete:
         return
     frozen = Frozen(network, normalize=True, devices=job.devices)
     unchanged = Augmentation(0, 0, 0, 0, False, 0)
@@ -259,7 +258,7 @@ def _statistics(
         some = LabelledExamples(job.train.examples, job.train.label_ids[:images])
         frozen = Frozen(pooled, normalize=True, devices=job.devices)
         features.extract_from_pixels(frozen, some, job.augmentation, store)
-    return Statistics.of(job.devices.of_chief(store.read(np.arange(images * views))[:, 0, 0]))
+    return Statistics.of(store.read(np.arange(images * views))[:, 0, 0])
 
 
 def _fit(
@@ -274,8 +273,7 @@ def _fit(
     """Fits a model for a phase, from wherever a killed run left it; returns its curves."""
     config, devices = job.config, job.devices
     path = job.state_dir / f"{phase}.npz"
-    # The chief's, which alone writes any: all processes go on from the same epoch.
-    state = State.of_bytes(devices.bytes_of_chief(path.read_bytes() if path.is_file() else b""))
+    state = State.of_bytes(path.read_bytes() if path.is_file() else b"")
     if state.finished:
         _LOG.info("%s: done by an earlier run", phase)
         restore(model, state)
@@ -285,7 +283,7 @@ def _fit(
     keras.utils.set_random_seed(config.seed)
     metrics = compile_model(model, config, learning_rate, steps, epochs)
     remembering = [*schedule_callbacks(config, learning_rate), EarlyStopping(config, before)]
-    checkpoint = Checkpoint(path if devices.is_chief else None, state, remembering)
+    checkpoint = Checkpoint(path, state, remembering)
     callbacks = [
         *_watching(phase, metrics.recall, epochs, learning_rate, job),
         *remembering,

@@ -1,7 +1,6 @@
 """Fits a model on several devices, as Keras' `Model.fit` does on one.
 
-Keras 3's own does not get there: it fails where there are several processes (it averages numbers
-along an axis they don't have), and weighs the parts of an uneven batch alike. Here, each device
+Keras 3's own weighs the parts of an uneven batch alike. Here, each device
 adds up the losses of its images divided by the images of the whole batch, and gradients are added
 up over the devices. So a step is the same however many devices share its batch.
 """
@@ -104,7 +103,7 @@ class _Steps:
             metric.reset_state()
 
     def results(self, prefix: str = "") -> dict[str, float]:
-        """What was counted on all devices: the same in every process."""
+        """What was counted on all devices."""
         metrics = (self._mean, *self._metrics)
         return {f"{prefix}{metric.name}": float(metric.result()) for metric in metrics}
 

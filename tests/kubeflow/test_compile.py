@@ -287,10 +287,6 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         {"trainer": {"base_weights": "weights.h5"}},
         "trainer.base_weights: expected a path below /data",
     ),
-    "a training on several pods": (
-        {"trainer": {"strategy": "multi_worker"}},
-        "trainer.strategy: a step of Kubeflow is one pod",
-    ),
     "an earlier model that the cluster does not have": (
         {"trainer": {"warm_start": "runs/cells/Trainer/model/7/Format-Serving"}},
         "trainer.warm_start: expected a path below /data",

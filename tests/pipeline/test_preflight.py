@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Iterator
@@ -90,34 +89,6 @@ def test_a_split_without_a_class_is_refused(split: str) -> None:
 def test_a_slice_key_that_the_data_lacks_is_refused() -> None:
     with pytest.raises(UserError, match="has no such slice key; it has: camera"):
         checked(gate={"min_slice_accuracy": {"cell_type": 0.5}})
-
-
-def tf_config(index: int) -> str:
-    cluster = {"worker": ["10.0.0.1:1234", "10.0.0.2:1234"]}
-    return json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
-
-
-TOGETHER = {"strategy": "multi_worker"}
-
-
-def test_several_processes_need_tf_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(UserError, match="needs TF_CONFIG in the environment"):
-        checked(trainer=TOGETHER)
-    monkeypatch.setenv("TF_CONFIG", tf_config(0))
-    assert checked(trainer=TOGETHER) == []
-
-
-def test_only_the_first_process_runs_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TF_CONFIG", tf_config(1))
-    with pytest.raises(UserError, match="number 1, which `python -m pipeline train-worker` is for"):
-        checked(trainer=TOGETHER)
-
-
-def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TF_CONFIG", tf_config(0))
-    with pytest.raises(UserError, match=r"a multiple of the 2 processes.*received 33"):
-        checked(trainer={**TOGETHER, "batch_size": 33})
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:

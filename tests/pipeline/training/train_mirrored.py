@@ -1,9 +1,9 @@
-"""Trains in a process of its own, on several devices or with other processes.
+"""Trains in a process of its own, on one device or on several.
 
-    python -m tests.pipeline.training.train_together FOLDER OUTCOME STRATEGY DEVICES [DIE_AFTER]
+    python -m tests.pipeline.training.train_mirrored FOLDER OUTCOME STRATEGY DEVICES [DIE_AFTER]
 
 FOLDER holds `train.gz`, `eval.gz` and the transform graph. What came of each of `CASES` goes to the
-file OUTCOME there. DEVICES CPUs are made of the machine's; other processes are those of TF_CONFIG.
+file OUTCOME there. DEVICES CPUs are made of the machine's.
 With DIE_AFTER, the process kills itself when it has ended that epoch of the first case's
 fine-tuning.
 """
@@ -123,8 +123,7 @@ def different_draws(devices: Devices) -> int:
     assert devices.strategy is not None
     masks = devices.strategy.run(tf.function(lambda: model(tf.ones((1, 64)), training=True)))
     local = devices.strategy.experimental_local_results(masks)
-    everywhere = devices.gather(np.concatenate([mask.numpy() for mask in local]))
-    return len({row.tobytes() for row in everywhere})
+    return len({mask.numpy().tobytes() for mask in local})
 
 
 def train_case(folder: Path, settings: dict[str, Any], devices: Devices) -> dict[str, Any]:
@@ -132,10 +131,9 @@ def train_case(folder: Path, settings: dict[str, Any], devices: Devices) -> dict
     config = TrainerConfig(base_weights="random", **settings)
     files = [str(folder / "train.gz"), str(folder / "eval.gz")]
     splits = [read([file], folder / "graph") for file in files]
-    told = {**settings, "replicas": devices.replicas, "process": devices.process}
+    told = {**settings, "replicas": devices.replicas}
     with state_folder(folder / "checkpoints", told, files) as state_dir:
-        log_dir = folder / f"log-{devices.process}"
-        job = Job(config, LABELS, splits[0], splits[1], log_dir, state_dir, devices=devices)
+        job = Job(config, LABELS, splits[0], splits[1], folder / "log", state_dir, devices=devices)
         with devices.scope():
             keras.utils.set_random_seed(config.seed)
             model, curves = train(build_base(SIDE, SIDE, "random"), job)
@@ -172,8 +170,6 @@ def main(folder: Path, outcome: str, strategy: str, count: int) -> None:
     found["small"] = fit_small_network(devices)
     if devices.strategy:
         found["draws"] = different_draws(devices)
-    sent = bytes(range(256)) * 41 + b"\xff\xff\xff"
-    found["sent"] = devices.bytes_of_chief(sent if devices.is_chief else b"no") == sent
     (folder / outcome).write_text(json.dumps(found))
 
 
