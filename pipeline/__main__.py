@@ -1,4 +1,4 @@
-"""The command line: `python -m pipeline ingest | run | runs | report`."""
+"""The command line: `python -m pipeline ingest | run | runs | export | report`."""
 
 from __future__ import annotations
 
@@ -56,6 +56,15 @@ Every setting, with its unit and default, is described in pipeline/config.py.
 """
 
 
+EXPORT_EXAMPLES = """\
+examples:
+  python -m pipeline export --config configs/demo.toml --to cells       what passed in the last run
+  python -m pipeline export --config configs/demo.toml --to cells --run 20260102
+  python -m pipeline export --config configs/demo.toml --to cells --all  also what did not pass
+
+The folder has <variant>.tflite, preprocessing.json, labels.txt, verdict.json and report.html.
+"""
+
 RUNS_EXAMPLES = """\
 examples:
   python -m pipeline runs --config configs/demo.toml                     the newest first
@@ -101,6 +110,25 @@ def _ingest(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     return run(load_config(options.config, options.set), verbose=options.verbose)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from components.edge_pusher.push import GateNotPassed
+    from pipeline.export import export_run
+    from pipeline.history.runs import Runs
+    from pipeline.summary import export_line
+
+    config = load_config(options.config, options.set)
+    root = (config.run.root / config.name).absolute()
+    runs = Runs.load(root)
+    run = runs.find(options.run) if options.run else runs.last_judged()
+    try:
+        variants = export_run(run, root, options.to, all_variants=options.all)
+    except GateNotPassed as error:
+        print(f"{error}\n--all writes all variants all the same", file=sys.stderr)
+        return error.exit_code
+    print(export_line(variants, options.to))
+    return 0
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -210,6 +238,20 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page")
     _add_set(runs)
     runs.set_defaults(command=_runs)
+
+    export = _add_command(
+        commands, "export", "write the TFLite files of a run into a folder", EXPORT_EXAMPLES
+    )
+    export.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML")
+    export.add_argument(
+        "--to", type=Path, required=True, metavar="DIR", help="the folder; made, or replaced"
+    )
+    export.add_argument("--run", metavar="RUN", help="which run (default: the last judged one)")
+    export.add_argument(
+        "--all", action="store_true", help="also the variants that did not pass the gate"
+    )
+    _add_set(export)
+    export.set_defaults(command=_export)
 
     report = _add_command(
         commands, "report", "open or write the last run's report", REPORT_EXAMPLES

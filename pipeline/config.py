@@ -327,6 +327,7 @@ def _no_key_itself(uri: str) -> str:
 class RegistryConfig(_Section):
     """`[registry]`: where models that earned it go, and what the pipeline signs them with.
 
+    It may be left out, where there is no fleet yet: a run then ends with a folder of files.
     `edgeline registry init` makes the registry and the keys. Credentials for a server come from
     Docker's config.json, a passphrase from the environment variable EDGELINE_PASSPHRASE.
     """
@@ -498,17 +499,32 @@ class Config(_Section):
     tuner: TunerConfig = TunerConfig()
     rewriter: RewriterConfig = RewriterConfig()
     gate: GateConfig
-    registry: RegistryConfig = RegistryConfig()
+    registry: RegistryConfig | None = None
     run: RunConfig = RunConfig()
     beam: BeamConfig = BeamConfig()
     kubeflow: KubeflowConfig = KubeflowConfig()
 
     @property
+    def publishing(self) -> RegistryConfig:
+        """`[registry]`, of a configuration that publishes.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.registry is None:
+            raise UserError("registry: missing; expected the section [registry], to publish to")
+        return self.registry
+
+    @property
     def key_uris(self) -> tuple[str, ...]:
-        """Where the keys are that releases are signed with."""
-        beside = self.registry.root.parent
+        """Where the keys are that releases are signed with.
+
+        Raises:
+            UserError: there is no registry.
+        """
+        beside = self.publishing.root.parent
         default = (str(beside / "online.pem"), str(beside / f"{self.name}-ci.pem"))
-        return self.registry.keys or default
+        return self.publishing.keys or default
 
     @model_validator(mode="after")
     def _what_is_tuned_is_free(self) -> Config:

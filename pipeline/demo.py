@@ -53,8 +53,8 @@ def main(overrides: Sequence[str]) -> int:
     with console(log) as screen:
         if make_registry(config):
             screen.say(
-                f"{config.registry.location}: made, with THROWAWAY KEYS in "
-                f"{config.registry.root.parent}: in the open, without a passphrase"
+                f"{config.publishing.location}: made, with THROWAWAY KEYS in "
+                f"{config.publishing.root.parent}: in the open, without a passphrase"
             )
         ingest_for_a_person(table, config.data.path, config.ingest, screen)
         screen.say()
@@ -75,9 +75,9 @@ def make_registry(config: Config) -> bool:
     Raises:
         UserError: what is there is something else, or has lost its keys.
     """
-    location, root = config.registry.location, config.registry.root
+    location, root = config.publishing.location, config.publishing.root
     try:
-        store = open_store(location, config.registry.connection)
+        store = open_store(location, config.publishing.connection)
         tags = store.tags()
     except RegistryError:
         tags = []  # Nothing there yet; or something else, which `init` refuses.
@@ -152,7 +152,7 @@ def _base_weights(overrides: Sequence[str]) -> list[str]:
 
 def _promote(config: Config) -> str:
     """Has production serve what the channel does, by the command that a person would type."""
-    settings = config.registry
+    settings = config.publishing
     outcome = json.loads(
         _edgeline(
             *("registry", "promote", settings.location, config.name),
@@ -169,8 +169,8 @@ def _predict(images: Iterable[tuple[Path, str]], config: Config) -> str:
     images = list(images)
     lines = _edgeline(
         *("predict", *(str(path) for path, _ in images), "--json"),
-        *("--registry", config.registry.location, "--model", config.name),
-        *("--root", str(config.registry.root)),
+        *("--registry", config.publishing.location, "--model", config.name),
+        *("--root", str(config.publishing.root)),
     )
     predictions = [json.loads(line) for line in lines.splitlines()]
     rows = [

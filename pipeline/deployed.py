@@ -28,6 +28,8 @@ def baseline_digest(config: Config, dataset: Dataset) -> str:
         edgeline.errors.RegistryError: the registry's metadata is not to be trusted, or the release
             is damaged.
     """
+    if config.registry is None:
+        return ""
     registry = destination(config).open()
     served = registry.repository.channel(config.name, config.registry.channel)
     if served is None:

@@ -26,22 +26,27 @@ GIT_TIMEOUT = 10.0  # seconds
 
 def origin(config: Config, dataset: Dataset, builder: str = LOCAL_BUILDER) -> Origin:
     """Gathers what is known of a run before it starts; `builder` is the URI of what runs it."""
-    settings = _settings(config, dataset)
-    content = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
-    images = {split: sum(by_label.values()) for split, by_label in dataset.counts.items()}
     return Origin(
         builder=builder,
         parameters={
             "model": config.name,
-            "channel": config.registry.channel,
-            "config": settings,
+            "channel": config.publishing.channel,
+            "config": _settings(config, dataset),
         },
-        dependencies=(
-            Resource("config", {"sha256": hashlib.sha256(content).hexdigest()}),
-            Resource("dataset", {"sha256": dataset.digest}, annotations={"images": images}),
-            *_weights(config.trainer),
-            _code(),
-        ),
+        dependencies=dependencies(config, dataset),
+    )
+
+
+def dependencies(config: Config, dataset: Dataset) -> tuple[Resource, ...]:
+    """What a model is made from: settings, data, weights and code, each by its digest."""
+    settings = _settings(config, dataset)
+    content = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
+    images = {split: sum(by_label.values()) for split, by_label in dataset.counts.items()}
+    return (
+        Resource("config", {"sha256": hashlib.sha256(content).hexdigest()}),
+        Resource("dataset", {"sha256": dataset.digest}, annotations={"images": images}),
+        *_weights(config.trainer),
+        _code(),
     )
 
 

@@ -25,6 +25,7 @@ from components.statistics_gen.component import StatisticsGen
 from components.tflite_evaluator.component import TFLiteEvaluator
 from components.tflite_predictor.component import TFLitePredictor
 from components.tflite_rewriter.component import TFLiteRewriter
+from edgeline.registry.store import Connection
 from pipeline import evaluation
 from pipeline.config import Config
 from pipeline.content_digest import code_digest, file_digest, tree_digest
@@ -145,8 +146,8 @@ def create_pipeline(
         tflite_models=rewriter.outputs["tflite_models"],
         split=gate.split,
         slice_keys=dataset.slice_keys,
-        registry=config.registry.location,
-        connection=config.registry.connection,
+        registry=config.registry.location if config.registry else "",
+        connection=config.registry.connection if config.registry else Connection(),
         baseline_digest=baseline_digest,
         code_digest=code_digest("components.tflite_predictor.executor"),
     )
@@ -166,12 +167,16 @@ def create_pipeline(
         inputs_digest=inputs_digest(config, dataset),
         code_digest=code_digest("components.tflite_evaluator.executor"),
     )
-    pusher = EdgePusher(
-        tflite_models=rewriter.outputs["tflite_models"],
-        verdict=tflite_evaluator.outputs["verdict"],
-        model_blessing=evaluator.outputs["blessing"],
-        destination=destination(config),
-        origin=origin(config, dataset, builder),
+    pusher = (
+        EdgePusher(
+            tflite_models=rewriter.outputs["tflite_models"],
+            verdict=tflite_evaluator.outputs["verdict"],
+            model_blessing=evaluator.outputs["blessing"],
+            destination=destination(config),
+            origin=origin(config, dataset, builder),
+        )
+        if config.registry
+        else None
     )
     steps: list[BaseComponent] = [
         example_gen,
@@ -185,7 +190,7 @@ def create_pipeline(
         rewriter,
         predictor,
         tflite_evaluator,
-        pusher,
+        *([pusher] if pusher else []),
     ]
     beam_steps = {step.id: step for step in steps}
     for name, arguments in config.beam.steps.items():

@@ -28,7 +28,7 @@ def check(config: Config, dataset: Dataset) -> list[str]:
     _check_slices(config, dataset)
     _check_gate(config, dataset)
     _check_batch_size(config, dataset)
-    registry_warnings = check_registry(config)
+    registry_warnings = check_registry(config) if config.registry else []
     _check_weights(config)
     return [*_warnings(config, dataset), *check_proofs(config, dataset), *registry_warnings]
 

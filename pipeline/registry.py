@@ -25,7 +25,7 @@ def destination(config: Config) -> Destination:
     Raises:
         UserError: the trusted root can't be read.
     """
-    settings = config.registry
+    settings = config.publishing
     try:
         with settings.root.open("rb") as file:
             root = file.read(MAX_TUF_METADATA)
@@ -59,14 +59,14 @@ def check_registry(config: Config) -> list[str]:
         registry = where.open()
     _check_metadata(config, registry)
     with _as_setting("registry.keys"):
-        registry.repository.check_can_sign(config.name, config.registry.channel)
+        registry.repository.check_can_sign(config.name, config.publishing.channel)
         registry.try_keys(config.name)
     return list(_expiring(config, registry))
 
 
 def init_command(config: Config, keys: str = "") -> str:
     """The command that makes the configuration's registry, with its keys in a folder."""
-    settings = config.registry
+    settings = config.publishing
     options = ["--model", config.name, "--keys", keys or str(settings.root.parent)]
     command = ["init", settings.location, *options, *_connection_options(config)]
     return shlex.join([*_COMMAND, *command])
@@ -74,7 +74,7 @@ def init_command(config: Config, keys: str = "") -> str:
 
 def _check_metadata(config: Config, registry: Registry) -> None:
     """Checks that the registry is there and to be trusted, and that it knows the model."""
-    location = config.registry.location
+    location = config.publishing.location
     try:
         roles = {role.name for role in registry.repository.roles()}
     except NotFoundError as error:
@@ -95,7 +95,7 @@ def _check_metadata(config: Config, registry: Registry) -> None:
 
 
 def _add_model_commands(config: Config) -> str:
-    settings = config.registry
+    settings = config.publishing
     folder = settings.root.parent
     ci, release = (folder / f"{config.name}-{role}.pem" for role in ("ci", "release"))
     options = ["--ci-key", str(ci.with_suffix(".pub"))]
@@ -111,7 +111,7 @@ def _add_model_commands(config: Config) -> str:
 
 def _expiring(config: Config, registry: Registry) -> Iterator[str]:
     """A warning when signatures are about to expire, or have."""
-    settings = config.registry
+    settings = config.publishing
     ending = {
         role.name: role.expires
         for role in registry.repository.roles()
@@ -127,7 +127,7 @@ def _expiring(config: Config, registry: Registry) -> Iterator[str]:
 
 
 def _connection_options(config: Config) -> list[str]:
-    settings = config.registry
+    settings = config.publishing
     options = [
         ("--ca-file", settings.ca_file),
         ("--client-cert", settings.client_cert),

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.history.journal import Journal
 from pipeline.history.tracking import track
 from pipeline.local_step import Step
-from pipeline.summary import ingest_outcome, release_line, verdict_tables
+from pipeline.summary import export_line, ingest_outcome, release_line, verdict_tables
 
 # Beam's own default may be a runner that downloads itself. Without a container image, which this
 # runner has no use for, TFX packs itself up in each step for workers elsewhere: seconds a step.
@@ -104,6 +104,7 @@ def _run_steps(
     from absl import logging
     from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
+    from components.edge_pusher.push import GateNotPassed
     from pipeline import local_runner
     from pipeline.deployed import baseline_digest
     from pipeline.pipeline import create_pipeline
@@ -130,7 +131,7 @@ def _run_steps(
         journal.step(step)
         judged.extend([step.outputs["verdict"]] if "verdict" in step.outputs else [])
 
-    failure: local_runner.StepFailed | None = None
+    failure: Exception | None = None
     steps: Mapping[str, Step] = {}
     try:
         steps = local_runner.run(definition, NEVER_CACHED, report_step)
@@ -143,18 +144,44 @@ def _run_steps(
         screen.say(f"\n{verdict_tables(Verdict.load(folder))}")
         screen.say(f"\nReport\n  {_shown(root / REPORT_FILE)}")
     screen.say()
+    if not failure and config.registry is None:
+        try:
+            screen.say(_export(steps, root))
+        except GateNotPassed as error:
+            failure = error
     if failure:
         code, reason = explain(failure)
         journal.failed(code, reason)
         screen.say(reason)
         return code
-    screen.say(release_line(config, steps["EdgePusher"].outputs["pushed_model"]))
+    if config.registry:
+        screen.say(release_line(config, steps["EdgePusher"].outputs["pushed_model"]))
     return 0
+
+
+def _export(steps: Mapping[str, Step], root: Path) -> str:
+    """Writes the files that passed; returns what to say of it.
+
+    Raises:
+        GateNotPassed: there are none.
+    """
+    from tfx.components.evaluator.constants import BLESSED_FILE_NAME
+
+    from pipeline.export import FOLDER, export
+
+    folder = root / FOLDER
+    exported = export(
+        steps["TFLiteRewriter"].outputs["tflite_models"],
+        steps["TFLiteEvaluator"].outputs["verdict"],
+        folder,
+        blessed=(steps["Evaluator"].outputs["blessing"] / BLESSED_FILE_NAME).is_file(),
+    )
+    return export_line(exported, _shown(folder))
 
 
 def explain(failure: Exception) -> tuple[int, str]:
     """The exit code for a step that failed, and why it did, which is the failure's cause."""
-    cause = failure.__cause__
+    cause = failure.__cause__ or failure
     code = getattr(cause, "exit_code", None)
     if code is not None:  # one of ours: its message stands alone
         # The device package numbers its errors by another table.

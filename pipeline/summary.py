@@ -89,7 +89,7 @@ def next_commands(config: Config, config_file: Path, overrides: Sequence[str], i
     tools = Path(sys.executable).parent
     if tools.is_relative_to(Path.cwd()):
         tools = tools.relative_to(Path.cwd())
-    location, root = config.registry.location, ["--root", str(config.registry.root)]
+    location, root = config.publishing.location, ["--root", str(config.publishing.root)]
     where = ["--registry", location, "--model", config.name]
     run = [f"{tools}/python", "-m", "pipeline", "run", "--config", str(config_file)]
     commands = [
@@ -141,8 +141,13 @@ def release_line(config: Config, pushed_model: Path) -> str:
     what = "new release" if release["created"] else "already the same release"
     return (
         f"Release\n  {config.name} {release['tag']} in {release['registry']}, channel "
-        f"{config.registry.channel} ({what}, {release['digest'][:19]}...)"
+        f"{config.publishing.channel} ({what}, {release['digest'][:19]}...)"
     )
+
+
+def export_line(variants: Sequence[str], folder: Path) -> str:
+    """Says which variants' files are in a folder."""
+    return f"Files\n  {folder}: {', '.join(variants)}, with contract, labels, verdict and report"
 
 
 def _main_gated(checks: Sequence[Check]) -> dict[_Key, Check]:

@@ -51,6 +51,8 @@ min_accuracy = 0.3
 require = ["float16"]
 max_drop = 0.05
 min_slice_accuracy = { cell_type = 0.1 }
+
+[registry]
 """
 
 

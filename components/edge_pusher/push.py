@@ -6,6 +6,7 @@ variant passed, nothing is published.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from components.edge_pusher.origin import Origin, describe
@@ -63,7 +64,7 @@ def push(
     }
     if not files:
         raise GateNotPassed(f"none of the variants that passed is among {models.folder}")
-    subjects = _checked_digests(files, verdict)
+    subjects = checked_digests(files, verdict)
     registry = destination.open()
     # First of all: what follows takes seconds, and is in vain without the keys.
     registry.repository.check_can_sign(destination.model, destination.channel)
@@ -96,8 +97,12 @@ def refusal(verdict: Verdict, *, blessed: bool) -> str:
     return "\n  ".join(lines)
 
 
-def _checked_digests(files: dict[str, Path], verdict: Verdict) -> dict[str, str]:
-    """The SHA-256 of each file, which is the one that was judged."""
+def checked_digests(files: Mapping[str, Path], verdict: Verdict) -> dict[str, str]:
+    """The SHA-256 of each variant's file.
+
+    Raises:
+        ValueError: a file is not the one that was judged.
+    """
     judged = {variant.variant: variant.sha256 for variant in verdict.variants}
     digests = {name: sha256_of(path) for name, path in files.items()}
     for name, found in digests.items():

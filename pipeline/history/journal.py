@@ -17,7 +17,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.history import record
 from pipeline.history.record import DoneStep, Outcome, Released, RunRecord
 from pipeline.local_step import Step
-from pipeline.origin import origin
+from pipeline.origin import dependencies
 
 GATE_NOT_PASSED = 3  # exit code
 
@@ -40,7 +40,7 @@ class Journal:
         self._started = datetime.now().astimezone()
         self._config = config.model_dump(mode="json")
         self._images = dataset.counts
-        self._inputs = {each.name: each.digest for each in origin(config, dataset).dependencies}
+        self._inputs = {each.name: each.digest for each in dependencies(config, dataset)}
         self._steps: dict[str, Step] = {}
         self._outcome: Outcome | None = None
         self._reason: str | None = None
@@ -52,7 +52,7 @@ class Journal:
         self._steps[step.name] = step
 
     def failed(self, exit_code: int, reason: str) -> None:
-        """Notes why the run ends without a release."""
+        """Notes why the run ends before its end."""
         self._outcome = "refused" if exit_code == GATE_NOT_PASSED else "failed"
         self._reason = reason[: record.MOST_REASON]
 
@@ -84,11 +84,12 @@ class Journal:
 
     def _record(self) -> RunRecord:
         verdict, pushed = self.output("verdict"), self.output("pushed_model")
+        models = self.output("tflite_models")
         return RunRecord(
             id=self.id,
             started=self._started,
             seconds=round((datetime.now().astimezone() - self._started).total_seconds(), 1),
-            outcome=self._outcome or "released",
+            outcome=self._outcome or ("released" if pushed else "passed"),
             reason=self._reason,
             config=self._config,
             inputs=self._inputs,
@@ -101,6 +102,7 @@ class Journal:
             judgement=record.judgement(Verdict.load(verdict), verdict, self._root)
             if verdict
             else None,
+            models=models.relative_to(self._root).as_posix() if models else None,
             release=_released(pushed) if pushed else None,
         )
 

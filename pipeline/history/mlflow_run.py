@@ -32,6 +32,7 @@ MOST_CHARACTERS = 6000
 _ODD = re.compile(r"[^\w\-./: ]")  # in a key
 _STATUS = {
     "released": RunStatus.FINISHED,
+    "passed": RunStatus.FINISHED,
     "refused": RunStatus.FINISHED,  # the run did what it is for
     "failed": RunStatus.FAILED,
     "interrupted": RunStatus.KILLED,

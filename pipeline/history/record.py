@@ -26,7 +26,8 @@ HISTORY = "history"  # folder below a run root
 MOST_BYTES = 4 * 2**20  # 1,000 classes of images to count take 0.1 MB
 MOST_REASON = 2000  # characters of why a run ended as it did
 
-Outcome = Literal["released", "refused", "failed", "interrupted"]
+Outcome = Literal["released", "passed", "refused", "failed", "interrupted"]
+ArtifactFolder = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*$")]
 RunId = Annotated[str, Field(pattern=r"^[0-9]{8}-[0-9]{6}(-[0-9]{1,4})?$")]
 
 
@@ -71,7 +72,7 @@ class Judgement(_Part):
         fastest: of these, where it was judged; a device that isn't told which measures for itself.
     """
 
-    folder: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*$")]
+    folder: ArtifactFolder
     split: str
     images: int
     models: tuple[Judged, ...]
@@ -108,7 +109,7 @@ class RunRecord(_Part):
         id: from when it started, in local time; its log has the same name.
         started: the same, with the time zone.
         seconds: that it took.
-        outcome: what became of it.
+        outcome: what became of it; "passed" where there is no registry to release to.
         reason: why there is no release, where there is none.
         config: all settings, as the configuration file has them.
         inputs: digests of what it was made from ("config", "dataset", "code", ...), by algorithm.
@@ -116,6 +117,7 @@ class RunRecord(_Part):
         images: of the dataset, by split and class.
         steps: those that were reached.
         judgement: None where the run did not come to a verdict.
+        models: folder of the TFLiteModels artifact, below the run root; None where there is none.
         release: None where nothing was published.
     """
 
@@ -131,6 +133,7 @@ class RunRecord(_Part):
     images: Mapping[str, Mapping[str, int]]
     steps: tuple[DoneStep, ...]
     judgement: Judgement | None = None
+    models: ArtifactFolder | None = None
     release: Released | None = None
 
     @property

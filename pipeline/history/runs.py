@@ -70,6 +70,17 @@ class Runs:
         )
         raise UserError(f"{one_line(name)}: no such run; {hint}")
 
+    def last_judged(self) -> RunRecord:
+        """The last run that came to a verdict.
+
+        Raises:
+            UserError: none did.
+        """
+        judged = [run for run in self.records if run.judgement]
+        if not judged:
+            raise UserError("no run on record came to a verdict; `python -m pipeline runs` has why")
+        return judged[-1]
+
     def pair(self, names: Sequence[str]) -> tuple[RunRecord, RunRecord]:
         """Two runs to compare: those named, or one and the last, or the last two.
 

@@ -27,7 +27,7 @@ def in_cluster(config: Config) -> Config:
     problems = list(_problems(config))
     if problems:
         raise UserError("\n".join(problems))
-    registry = config.registry
+    registry = config.publishing
     there = RegistryConfig(
         location=registry_location(config),
         channel=registry.channel,
@@ -45,11 +45,11 @@ def in_cluster(config: Config) -> Config:
 
 def registry_location(config: Config) -> str:
     """The registry as steps reach it."""
-    return config.kubeflow.registry or config.registry.location
+    return config.kubeflow.registry or config.publishing.location
 
 
 def _problems(config: Config) -> Iterator[str]:
-    kubeflow, registry = config.kubeflow, config.registry
+    kubeflow, registry = config.kubeflow, config.publishing
     if "Tuner" in kubeflow.steps and not config.tuner.trials:
         yield "kubeflow.steps.Tuner: there is no such step while tuner.trials is 0"
     files = sorted({PurePosixPath(key).name for key in config.key_uris if _is_file(key)})

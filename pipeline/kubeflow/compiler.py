@@ -351,9 +351,9 @@ def _warnings(config: Config, image: str, pinned: bool) -> Iterator[str]:
             f"--image: {image} has no digest, so that the code can change under the run: no step "
             "is cached; give it as NAME@sha256:..."
         )
-    if config.registry.location.startswith("oci://") and not config.kubeflow.registry_login:
+    if config.publishing.location.startswith("oci://") and not config.kubeflow.registry_login:
         yield (
-            f"kubeflow.registry_login: not set, so that steps reach {config.registry.location} "
+            f"kubeflow.registry_login: not set, so that steps reach {config.publishing.location} "
             "without credentials"
         )
 

@@ -285,7 +285,10 @@ def test_parameters_replace_settings_and_are_checked_as_such(tmp_path: Path) -> 
     }
     config = configured(given, tmp_path / "root.json")
     assert (config.data.path, config.trainer.epochs) == (Path("/data/new"), 3)
-    assert (config.registry.location, config.registry.channel) == ("oci://host/models", "canary")
+    assert (config.publishing.location, config.publishing.channel) == (
+        "oci://host/models",
+        "canary",
+    )
     assert (config.gate.min_accuracy, config.gate.max_drop) == (0.5, 0.02)
     with pytest.raises(UserError, match=r"parameters: gate\.min_accuracy: expected .*received 2"):
         configured({**given, "min_accuracy": 2}, tmp_path / "root.json")

@@ -109,11 +109,21 @@ def test_a_mistake_is_one_line_that_names_file_key_expected_and_received(
 
 
 def test_the_keys_are_looked_for_beside_the_root_and_named_after_the_model(tmp_path: Path) -> None:
-    assert load(tmp_path).key_uris == ("keys/online.pem", "keys/cells-ci.pem")
+    assert load(tmp_path, f"{MINIMAL}[registry]").key_uris == (
+        "keys/online.pem",
+        "keys/cells-ci.pem",
+    )
     elsewhere = load(tmp_path, MINIMAL, "registry.root=/safe/root.json")
     assert elsewhere.key_uris == ("/safe/online.pem", "/safe/cells-ci.pem")
     given = load(tmp_path, MINIMAL, 'registry.keys=["envvar:CI_KEY"]')
     assert given.key_uris == ("envvar:CI_KEY",)
+
+
+def test_without_a_registry_there_is_nothing_to_sign_with(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    assert config.registry is None
+    with pytest.raises(UserError, match="registry: missing; expected the section"):
+        _ = config.key_uris
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:

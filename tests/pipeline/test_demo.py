@@ -24,28 +24,28 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 def test_it_is_made_once_with_keys_that_can_publish(config: Config) -> None:
     assert make_registry(config)
-    root = config.registry.root.read_bytes()
+    root = config.publishing.root.read_bytes()
     assert not make_registry(config)
-    assert config.registry.root.read_bytes() == root
+    assert config.publishing.root.read_bytes() == root
     assert check_registry(config) == []
 
 
 def test_a_registry_without_its_root_is_somebody_elses(config: Config) -> None:
     make_registry(config)
-    config.registry.root.unlink()
+    config.publishing.root.unlink()
     with pytest.raises(UserError, match="its trusted root, is gone; move demo/registry away"):
         make_registry(config)
 
 
 def test_keys_without_their_registry_are_not_used_again(config: Config) -> None:
     make_registry(config)
-    shutil.rmtree(config.registry.location)
+    shutil.rmtree(config.publishing.location)
     with pytest.raises(UserError, match="gone, and its keys are not; move demo/keys away"):
         make_registry(config)
 
 
 def test_a_registry_of_before_signing_is_told_from_a_new_one(config: Config) -> None:
-    store = open_for_writing(config.registry.location)
+    store = open_for_writing(config.publishing.location)
     with store.exclusive():
         manifest = store.put_manifest(b'{"schemaVersion": 2}', OCI_MANIFEST)
         store.commit([("v1", manifest), ("cells.candidate", manifest)], expected={})
@@ -54,7 +54,7 @@ def test_a_registry_of_before_signing_is_told_from_a_new_one(config: Config) -> 
 
 
 def test_a_folder_of_something_else_is_left_alone(config: Config) -> None:
-    folder = Path(config.registry.location)
+    folder = Path(config.publishing.location)
     folder.mkdir(parents=True)
     (folder / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match=r"registry init demo/registry .*\nfailed: "):

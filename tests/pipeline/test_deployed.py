@@ -39,7 +39,7 @@ def configured(tmp_path: Path, min_accuracy: float = 0.9, channel: str = "candid
 
 
 def published(config: Config, model: bytes, verdict: bytes) -> Published:
-    folder = Path(config.registry.location).parent
+    folder = Path(config.publishing.location).parent
     return publish_release(folder, "pets", {"float32": model}, CONTRACT, verdict=verdict)
 
 
@@ -107,8 +107,8 @@ def test_a_release_that_nobody_signed_for_is_no_baseline(config: Config, tmp_pat
     """Whoever can write to the store could lower the bar by putting a bad release there."""
     published(config, b"1", verdict("other inputs"))
     make_registry(tmp_path / "attacker", "pets")
-    ours = configured(tmp_path).registry
-    theirs = Path(configured(tmp_path / "attacker").registry.location)
+    ours = configured(tmp_path).publishing
+    theirs = Path(configured(tmp_path / "attacker").publishing.location)
     published(configured(tmp_path / "attacker"), b"worse", verdict("other inputs"))
     Path(ours.location).rename(tmp_path / "away")
     theirs.rename(ours.location)

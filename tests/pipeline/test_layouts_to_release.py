@@ -1,4 +1,4 @@
-"""Two layouts of the field, ingested and trained to a release where paths are full of odd signs.
+"""Two layouts of the field, trained to a release and to files, where paths are full of odd signs.
 
 TFX and TensorFlow read files by patterns: in a path, `[`, `*` and `?` mean something to them.
 """
@@ -6,6 +6,7 @@ TFX and TensorFlow read files by patterns: in a path, `[`, `*` and `?` mean some
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.pipeline.data.test_record_sources import tfds_features, write
 
 LABELS = ("daisy", "rose [red]", "tulip*")
 ODD = "[odd] *?{a} ["
+RUNS = "runs {a} ]"
 CONFIG = """\
 name = "flowers"
 
@@ -97,7 +99,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     folder = base / f"work {ODD}"
     folder.mkdir()
     make_registry(folder, "flowers")
-    (folder / "flowers.toml").write_text(CONFIG)
+    (folder / "records.toml").write_text(f"{CONFIG}\n[registry]\n")
+    (folder / "folders.toml").write_text(CONFIG)
     sources = {
         "records": write_tfds(folder / f"tfds {ODD}"),
         "folders": write_folders(folder / f"photos {ODD}"),
@@ -107,8 +110,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
         out = f"{ODD}/{name}"
         ingested = command(folder, "ingest", source.name, out)
         assert ingested.returncode == 0, ingested.stdout + ingested.stderr
-        settings = ["--set", f"data.path={out}", "--set", f"run.root={base / 'runs {a} ]'}"]
-        run = command(folder, "run", "--config", "flowers.toml", *settings)
+        settings = ["--set", f"data.path={out}", "--set", f"run.root={base / RUNS}"]
+        run = command(folder, "run", "--config", f"{name}.toml", *settings)
         assert run.returncode == 0, run.stdout + run.stderr
         said[name] = run.stdout
     return Workplace(folder, said)
@@ -140,9 +143,8 @@ def test_what_is_for_validation_is_what_the_training_is_evaluated_by(
     assert "features: 15 views" in workplace.said[name]
 
 
-def test_each_becomes_a_release_that_a_device_takes(workplace: Workplace) -> None:
+def test_records_become_a_release_that_a_device_takes(workplace: Workplace) -> None:
     assert "flowers v1 in registry" in workplace.said["records"]
-    assert "flowers v2 in registry" in workplace.said["folders"]
     with Classifier.from_registry(
         str(workplace.folder / "registry"),
         model="flowers",
@@ -153,8 +155,24 @@ def test_each_becomes_a_release_that_a_device_takes(workplace: Workplace) -> Non
         assert classifier.predict(photo(0, 46)).label in LABELS
 
 
+def test_folders_become_files_where_there_is_no_registry(workplace: Workplace) -> None:
+    runs = workplace.folder.parent / RUNS
+    made = runs / "flowers" / "export"
+    expected = {"float32.tflite", "preprocessing.json", "labels.txt", "verdict.json", "report.html"}
+    assert {path.name for path in made.iterdir()} == expected
+    assert f"{made}: float32, with" in workplace.said["folders"]
+    assert (made / "labels.txt").read_text().splitlines() == list(LABELS)
+    settings = ["--config", "folders.toml", "--set", f"run.root={runs}"]
+    exported = command(workplace.folder, "export", *settings, "--to", "files")
+    assert (exported.returncode, exported.stderr) == (0, "")
+    for file in made.iterdir():
+        assert (workplace.folder / "files" / file.name).read_bytes() == file.read_bytes()
+    listed = command(workplace.folder, "runs", *settings, "--json")
+    assert [run["outcome"] for run in json.loads(listed.stdout)["runs"]] == ["released", "passed"]
+
+
 def test_a_run_root_that_is_a_pattern_is_refused_at_once(workplace: Workplace) -> None:
     settings = ["--set", f"data.path={ODD}/records"]
-    refused = command(workplace.folder, "run", "--config", "flowers.toml", *settings)
+    refused = command(workplace.folder, "run", "--config", "records.toml", *settings)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith(f"run.root: TFX can't read files in {workplace.folder}/runs")

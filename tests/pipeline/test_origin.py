@@ -22,6 +22,7 @@ def configured(**sections: dict[str, Any]) -> Config:
         "name": "pets",
         "data": {"path": "/home/somebody/photos"},
         "gate": {"min_accuracy": 0.9},
+        "registry": {},
         **sections,
     }
     return parse_config(document, "test")

@@ -42,15 +42,15 @@ def test_a_release_on_it_is_what_a_new_model_is_compared_with(config: Config) ->
     assert check_registry(config) == []
     assert baseline_digest(config, DATASET) == ""
     published = publish_release(
-        config.registry.root.parents[1],
+        config.publishing.root.parents[1],
         "pets",
         {"float32": b"weights", "int8": b"small"},
         CONTRACT,
-        location=config.registry.location,
+        location=config.publishing.location,
     )
     digest = baseline_digest(config, DATASET)
     assert digest == published.digest
-    settings = config.registry
+    settings = config.publishing
     baseline = load_baseline(settings.location, settings.connection, digest, CONTRACT.labels)
     assert baseline is not None
     assert (baseline.release.tag, baseline.release.default) == ("v1", "int8")
