@@ -32,6 +32,7 @@ from pipeline.base_weights import cached_file
 from pipeline.config import TrainerConfig
 from pipeline.preprocessing import PIXELS
 from pipeline.trainer import train_network
+from pipeline.training.bases import BASES
 from pipeline.training.inputs import Job
 
 STOPPING_SHARE = 0.1
@@ -79,8 +80,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     options = parser.parse_args(arguments)
     rows: list[list[str]] = []
     for start in options.starts:
-        if start == "imagenet" and not cached_file().is_file():
-            print(f"imagenet: not run, {cached_file()} is not there", flush=True)
+        if start == "imagenet" and not (file := cached_file(BASES[TrainerConfig().base])).is_file():
+            print(f"imagenet: not run, {file} is not there", flush=True)
             continue
         measured = []
         with tempfile.TemporaryDirectory() as folder:

@@ -54,29 +54,29 @@ def main() -> None:
     print(tabulate(rows, headers=["head", "variant", "", "ratio"], tablefmt="plain"))
 
 
-def save(head: str, folder: Path) -> Path:
+def save(head: str, folder: Path, *, base: str = "densenet121", side: int = SIDE) -> Path:
     """Saves an untrained model as the Trainer does, as far as the rewriter looks at it."""
     keras.utils.set_random_seed(0)
-    base = build_base(SIDE, SIDE, "random")
-    statistics = Statistics.of(np.random.default_rng(0).random((4, 1024), np.float32))
-    shape = base.output_shape[1:]
-    model = join(base, build_head(head, shape, len(LABELS), 0.0, statistics))
+    network = build_base(side, side, "random", base)
+    shape = network.output_shape[1:]
+    statistics = Statistics.of(np.random.default_rng(0).random((4, shape[-1]), np.float32))
+    model = join(network, build_head(head, shape, len(LABELS), 0.0, statistics))
     module = tf.Module()
     module.model = model
 
-    @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE, 3], tf.float32, "pixels")])
+    @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32, "pixels")])
     def pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"probabilities": model(pixels, training=False)}
 
     tf.saved_model.save(module, str(folder), signatures={"pixels": pixels})
     (folder / "assets.extra").mkdir()
-    content = contract(SIDE, SIDE, 512, LABELS).to_json()
+    content = contract(side, side, 512, LABELS).to_json()
     (folder / "assets.extra" / "preprocessing.json").write_bytes(content)
     return folder
 
 
-def noise(count: int) -> Images:
+def noise(count: int, side: int = SIDE) -> Images:
     """Images of noise: what is in them changes neither sizes nor how long a conversion takes."""
-    pixels = np.random.default_rng(0).random((count, SIDE, SIDE, 3), np.float32)
+    pixels = np.random.default_rng(0).random((count, side, side, 3), np.float32)
     ids = tuple(str(index) for index in range(count))
     return Images(ids, [(pixels, np.arange(count) % len(LABELS))])

@@ -1,4 +1,4 @@
-"""Gets the ImageNet weights of DenseNet121, or says within seconds why they can't be had.
+"""Gets the ImageNet weights of a base, or says within seconds why they can't be had.
 
 Keras' own download waits without limit on a network that swallows packets. Here the server has a
 bounded time to answer before Keras fetches, checks and caches the file.
@@ -15,58 +15,70 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.training.bases import Base
 
-# Name, place and hash as in keras.applications.densenet.
-FILE_NAME = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
-URL = "https://storage.googleapis.com/tensorflow/keras-applications/densenet/" + FILE_NAME
-MD5 = "30ee3e1110167f948a6b9946edeeb738"
 ANSWER_TIMEOUT = 8.0  # seconds until the first answer
 STALL_TIMEOUT = 30.0  # seconds without a byte while downloading
 
 
-def check_imagenet_weights(url: str = URL, timeout: float = ANSWER_TIMEOUT) -> None:
+def check_imagenet_weights(
+    base: Base, url: str | None = None, timeout: float = ANSWER_TIMEOUT
+) -> None:
     """Checks that the weights are cached, or that the server that has them answers.
 
     Needs no Keras, so that a run can fail in seconds instead of at its sixth step.
 
     Args:
-        url: where the file would be fetched from.
+        base: whose weights.
+        url: where the file would be fetched from; by default its record's address.
         timeout: seconds to wait for the server's answer.
 
     Raises:
         UserError: neither is so.
     """
-    if cached_file().is_file():
+    if not base.digest:
+        raise UserError(
+            f'trainer.base_weights: "imagenet" can\'t be checked for {base.name}: Keras publishes '
+            f"no digest of {base.weights}. Download it, and set trainer.base_weights to its path"
+        )
+    if cached_file(base).is_file():
         return
+    url = url or base.weights
     problem = _why_unreachable(url, timeout)
     if problem:
         raise UserError(
             f"ImageNet weights can't be downloaded: {problem}\n"
-            f"expected them at {cached_file()} or from {url}\n"
+            f"expected them at {cached_file(base)} or from {url}\n"
             "put the file there, or set trainer.base_weights to the path of a weights file, or to "
             '"random" to train on an untrained base'
         )
 
 
-def imagenet_weights_file() -> Path:
+def imagenet_weights_file(base: Base) -> Path:
     """Returns the weights file, downloading it into Keras' cache when it isn't there yet.
 
     Raises:
         UserError: the server can't be reached in time, stalls, or sends another file.
     """
-    check_imagenet_weights()
+    check_imagenet_weights(base)
     import keras  # Here, not above: `check_imagenet_weights` needs no 10 seconds of import.
 
     try:
         with _socket_timeout(STALL_TIMEOUT):
-            return Path(keras.utils.get_file(FILE_NAME, URL, cache_subdir="models", file_hash=MD5))
+            file = keras.utils.get_file(
+                base.file_name, base.weights, cache_subdir="models", file_hash=base.digest
+            )
+            return Path(file)
     except Exception as error:  # Keras wraps what went wrong in a bare Exception.
-        raise UserError(f"ImageNet weights can't be downloaded from {URL}: {error}") from error
+        raise UserError(
+            f"ImageNet weights can't be downloaded from {base.weights}: {error}"
+        ) from error
 
 
-def cached_file() -> Path:
+def cached_file(base: Base) -> Path:
     """Where Keras keeps the weights."""
-    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models" / FILE_NAME
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    return home / "models" / base.file_name
 
 
 def _why_unreachable(url: str, timeout: float) -> str | None:

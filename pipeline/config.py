@@ -23,13 +23,15 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
 from components.tflite_rewriter.variants import PRESETS
 from edgeline.registry.store import Connection
 from pipeline.errors import UserError
-from pipeline.training.blocks import WHOLE_BASE, check_start
+from pipeline.training.bases import BASES, WHOLE_BASE
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -48,6 +50,19 @@ Variant = Literal[
     "int8_selective",
 ]
 Split = Literal["train", "eval", "test"]
+BaseName = Literal[
+    "densenet121",
+    "densenet169",
+    "densenet201",
+    "mobilenetv2",
+    "mobilenetv3small",
+    "mobilenetv3large",
+    "efficientnetv2-b0",
+    "efficientnetv2-b1",
+    "efficientnetv2-b2",
+    "efficientnetv2-b3",
+    "resnet50v2",
+]
 
 
 class _Section(BaseModel):
@@ -127,12 +142,14 @@ class ImageConfig(_Section):
 
 
 class TrainerConfig(_Section):
-    """`[trainer]`: DenseNet121 and its head; see docs/training.md for what to choose when.
+    """`[trainer]`: a base and its head; see docs/training.md for what to choose when.
 
     The head phase trains a head on the frozen base. Fine-tuning then trains the end of the base
     with it, or all of it. Either may be left out with 0 epochs.
     """
 
+    base: BaseName = "densenet121"
+    """The network whose features the head classifies; docs/training.md compares them."""
     base_weights: str = "imagenet"
     """What the base starts from: "imagenet", "random" or the path of a Keras weights file."""
     warm_start: str | None = None
@@ -149,8 +166,9 @@ class TrainerConfig(_Section):
     fine_tune_layers: Positive | None = None
     """How many of the base's last layers the second phase trains; 5 where neither this nor
     `fine_tune_from` is given."""
-    fine_tune_from: Annotated[str, AfterValidator(check_start)] | None = None
-    """The block ("conv5_block16") or stage ("conv5") from which on layers are trained, or "all".
+    fine_tune_from: str | None = None
+    """The base's block ("conv5_block16") or stage ("conv5") from which on layers are trained, or
+    "all".
     Batch norms keep their weights and statistics, unless "all" of a "random" base is trained."""
     fine_tune_learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     """Of the second phase, at its highest."""
@@ -207,6 +225,14 @@ class TrainerConfig(_Section):
         """Whether fine-tuning learns the batch norms, too: only a base without any of its own."""
         untrained = self.base_weights == "random" and self.warm_start is None
         return untrained and self.fine_tune_from == WHOLE_BASE
+
+    @field_validator("fine_tune_from")
+    @classmethod
+    def _is_a_place_in_the_base(cls, start: str | None, info: ValidationInfo) -> str | None:
+        # A base that is wrong is not among what was validated before.
+        if start is not None and "base" in info.data:
+            BASES[info.data["base"]].check_start(start)
+        return start
 
     @model_validator(mode="after")
     def _phases_fit_together(self) -> TrainerConfig:

@@ -30,6 +30,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.run import ingest_for_a_person, ingest_log, run
 from pipeline.summary import next_commands
+from pipeline.training.bases import BASES
 
 CONFIG_FILE = Path("configs/demo.toml")
 FOLDER = Path("demo")
@@ -142,7 +143,8 @@ def _base_weights(overrides: Sequence[str]) -> list[str]:
     if any(override.startswith("trainer.base_weights") for override in overrides):
         return []
     try:
-        check_imagenet_weights()
+        base = load_config(CONFIG_FILE, overrides).trainer.base
+        check_imagenet_weights(BASES[base])
     except UserError as error:
         problem = str(error).splitlines()[0]
         print(f"{problem}: the demo goes on with an untrained base")

@@ -1,4 +1,4 @@
-"""The network: DenseNet121 on normalized pixels, and a classification head.
+"""The network: a base on normalized pixels, and a classification head.
 
 The base and the head are separate Keras models, so that a frozen base need run only once an image;
 `join` makes the one model that is saved and shipped.
@@ -16,32 +16,41 @@ from numpy.typing import NDArray
 from pipeline.base_weights import imagenet_weights_file
 from pipeline.errors import UserError
 from pipeline.preprocessing import CHANNELS, PIXELS
+from pipeline.training.bases import BASES
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 PROBABILITIES = "probabilities"
 HEADS = ("pool", "flatten")
 
 
-def build_base(height: int, width: int, weights: str) -> keras.Model:
-    """Builds a frozen DenseNet121 without its top.
+def build_base(height: int, width: int, weights: str, name: str = "densenet121") -> keras.Model:
+    """Builds a frozen base without its top, which has the name of its record.
 
-    Its output: features, float32 `[batch, height // 32, width // 32, 1024]`.
+    Its output: features, float32 `[batch, height // 32, width // 32, channels]`.
 
     Args:
         height: of the input, in pixels; at least 32.
         width: of the input, in pixels; at least 32.
         weights: "imagenet", "random" (from Keras' global seed), or the path of a Keras weights
             file of the same network.
+        name: of a record in `pipeline.training.bases`.
 
     Raises:
         UserError: the weights can't be had, or are those of another network.
     """
-    base = keras.applications.DenseNet121(
-        include_top=False, weights=None, input_shape=(height, width, CHANNELS)
+    record = BASES[name]
+    base = getattr(keras.applications, record.constructor)(
+        include_top=False,
+        weights=None,
+        input_shape=(height, width, CHANNELS),
+        name=name,
+        **record.options,
     )
+    for layer in base.layers:
+        # Else a frozen base would say something else each time while a head is trained on it.
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
     if weights == "imagenet":
-        base.load_weights(imagenet_weights_file())
+        base.load_weights(imagenet_weights_file(record))
     elif weights != "random":
         _load_weights(base, Path(weights))
     # This, and not `training=False` in a call, keeps batch norms in inference mode: in Keras 3 a
@@ -141,18 +150,18 @@ def finalize_scaling(head: keras.Model) -> None:
 def join(base: keras.Model, head: keras.Model) -> keras.Model:
     """Joins base and head into one model: pixels in [0, 1] to probabilities.
 
-    Normalization to ImageNet's mean and variance is the model's first layer, so that no client can
-    forget it.
+    Normalization is the model's first layer, so that no client can forget it.
     """
     pixels = keras.Input(base.input_shape[1:], name=PIXELS)
-    normalized = normalization()(pixels)
+    normalized = normalization(base)(pixels)
     return keras.Model(pixels, head(base(normalized)), name="classifier")
 
 
-def normalization() -> keras.layers.Layer:
-    """The layer that maps RGB in [0, 1] to ImageNet's zero mean and unit variance."""
+def normalization(base: keras.Model) -> keras.layers.Layer:
+    """The layer that maps RGB in [0, 1] to what a base was made for."""
+    scaling = BASES[base.name].scaling
     return keras.layers.Normalization(
-        mean=IMAGENET_MEAN, variance=np.square(IMAGENET_STD), name="imagenet_normalization"
+        mean=scaling.mean, variance=np.square(scaling.deviation), name=scaling.layer
     )
 
 
@@ -167,6 +176,6 @@ def _load_weights(base: keras.Model, path: Path) -> None:
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(
-            f"trainer.base_weights: {path} does not hold the weights of a DenseNet121 without its "
-            f"top: {reason}"
+            f"trainer.base_weights: {path} does not hold the weights of a "
+            f"{BASES[base.name].constructor} without its top: {reason}"
         ) from error

@@ -15,10 +15,10 @@ from typing import Any
 
 from components.edge_pusher.origin import Origin
 from edgeline.publish.provenance import Resource
-from pipeline.base_weights import MD5, URL
 from pipeline.config import Config, TrainerConfig
 from pipeline.content_digest import file_digest, source_digest, tree_digest
 from pipeline.data.dataset import Dataset
+from pipeline.training.bases import BASES
 
 LOCAL_BUILDER = "https://edgeline.dev/provenance/local-runner/v1"
 GIT_TIMEOUT = 10.0  # seconds
@@ -68,7 +68,8 @@ def _weights(trainer: TrainerConfig) -> Iterator[Resource]:
         yield Resource("warm start", {"sha256": tree_digest(trainer.warm_start)})
     elif trainer.base_weights == "imagenet":
         # Keras downloads them and accepts nothing else.
-        yield Resource("base weights", {"md5": MD5}, uri=URL)
+        base = BASES[trainer.base]
+        yield Resource("base weights", {base.algorithm: base.digest}, uri=base.weights)
     elif digest := file_digest(trainer.base_weights):
         yield Resource("base weights", {"sha256": digest})
 

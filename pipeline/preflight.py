@@ -11,6 +11,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.proofs import check_proofs
 from pipeline.registry import check_registry
+from pipeline.training.bases import BASES
 
 PATTERN_CHARACTERS = "*?[\\"
 
@@ -110,7 +111,7 @@ def _check_batch_size(config: Config, dataset: Dataset) -> None:
 def _check_weights(config: Config) -> None:
     start = config.trainer.warm_start
     if start is None and config.trainer.base_weights == "imagenet":
-        check_imagenet_weights()
+        check_imagenet_weights(BASES[config.trainer.base])
     elif start is not None and not Path(start).exists():
         raise UserError(f"trainer.warm_start: no such file or folder: {start}")
 

@@ -84,7 +84,8 @@ def train_network(height: int, width: int, job: Job) -> tuple[keras.Model, Curve
     config = job.config
     with computing_in(config.precision), job.devices.scope():
         keras.utils.set_random_seed(config.seed)
-        base = build_base(height, width, "random" if config.warm_start else config.base_weights)
+        weights = "random" if config.warm_start else config.base_weights
+        base = build_base(height, width, weights, config.base)
         head = warm_start.load(base, config, job.labels) if config.warm_start else None
         model, curves = train(base, job, head)
     plain = model.dtype_policy.name == "float32" and job.devices.strategy is None

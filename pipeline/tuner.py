@@ -19,14 +19,13 @@ from tfx.components.tuner.component import TunerFnResult
 
 from pipeline.config import TrainerConfig
 from pipeline.model import build_base
+from pipeline.training.bases import BASES
 from pipeline.training.hardware import computing_in, limit_threads
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
 from pipeline.training.recipe import MONITORED, best
 from pipeline.training.setup import NO_FINE_TUNING, Setup, tuned
 from pipeline.training.state_folder import state_digest
-
-STARTS = (NO_FINE_TUNING, "conv5_block16", "conv5_block13", "conv5")
 
 
 def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
@@ -43,7 +42,8 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     folder.mkdir(parents=True, exist_ok=True)
     job = setup.job(setup.config, folder / "log", folder)
     with computing_in(setup.config.precision):
-        base = build_base(custom["height"], custom["width"], setup.config.base_weights)
+        config = setup.config
+        base = build_base(custom["height"], custom["width"], config.base_weights, config.base)
     return TunerFnResult(tuner=Search(base, job, custom["trials"]), fit_kwargs={})
 
 
@@ -129,8 +129,9 @@ def declare(hp: keras_tuner.HyperParameters, config: TrainerConfig) -> dict[str,
         values["learning_rate"] = hp.Float("learning_rate", 1e-4, 1e-2, sampling="log")
     if config.fine_tune_epochs:
         # Without a head phase, there is nothing but fine-tuning.
-        starts = STARTS if config.epochs else STARTS[1:]
-        values["fine_tune_from"] = hp.Choice("fine_tune_from", list(starts))
+        none = [NO_FINE_TUNING] if config.epochs else []
+        starts = [*none, *BASES[config.base].tuned_starts]
+        values["fine_tune_from"] = hp.Choice("fine_tune_from", starts)
         values["fine_tune_learning_rate"] = hp.Float(
             "fine_tune_learning_rate", 1e-6, 1e-3, sampling="log"
         )

@@ -82,13 +82,18 @@ class Frozen:
     """
 
     def __init__(
-        self, network: keras.Model, *, normalize: bool = False, devices: Devices = ONE_DEVICE
+        self,
+        network: keras.Model,
+        *,
+        of_pixels: keras.Model | None = None,
+        devices: Devices = ONE_DEVICE,
     ) -> None:
         """Traces a network.
 
         Args:
             network: of the base's layers, made in the devices' scope.
-            normalize: whether it reads normalized pixels, but is given pixels in [0, 1].
+            of_pixels: the base whose normalized pixels it reads, where it is given pixels in
+                [0, 1].
             devices: to compute on.
         """
         self.shape: tuple[int, ...] = tuple(network.output_shape[1:])
@@ -96,7 +101,7 @@ class Frozen:
         spec = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
 
         def on(device: str) -> Any:
-            first = normalization() if normalize else keras.layers.Identity()
+            first = normalization(of_pixels) if of_pixels else keras.layers.Identity()
 
             def compute(batch: tf.Tensor) -> tf.Tensor:
                 with tf.device(device):  # which has a copy of the variables

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import keras
 
 from pipeline.errors import UserError
-from pipeline.training.blocks import WHOLE_BASE
+from pipeline.training.bases import BASES, WHOLE_BASE
 
 # Of the batch norms' running statistics. Keras' 0.99 needs hundreds of steps until they mean
 # something; before, what is evaluated has little to do with what was trained.
@@ -53,8 +53,8 @@ def first_trained(base: keras.Model, start: str | None, last_layers: int) -> int
     """The index of the first layer that fine-tuning may train.
 
     Args:
-        base: DenseNet121.
-        start: a name of `pipeline.training.blocks`; None counts layers instead.
+        base: whose record knows the start.
+        start: one of the record's; None counts layers instead.
         last_layers: how many of the last layers, where there is no start.
 
     Raises:
@@ -70,7 +70,7 @@ def first_trained(base: keras.Model, start: str | None, last_layers: int) -> int
     if start == WHOLE_BASE:
         return 0
     for index, layer in enumerate(base.layers):
-        if layer.name.startswith(f"{start}_"):
+        if BASES[base.name].begins(start, layer.name):
             return index
     raise UserError(f"trainer.fine_tune_from: the base has no layer of {start}")
 

@@ -184,7 +184,7 @@ def _caches(base: keras.Model, part: Split | None, job: Job) -> dict[str, Cache]
             if FINE_TUNE in caches:
                 _extract_further(part, job, caches[FINE_TUNE], cache)
             else:
-                _extract(network, job, cache)
+                _extract(network, base, job, cache)
         caches[phase] = cache
     return caches
 
@@ -208,10 +208,10 @@ def _rows(job: Job) -> tuple[int, int]:
     return len(job.train) * job.augmentation.rows, len(job.evaluation)
 
 
-def _extract(network: keras.Model, job: Job, cache: Cache) -> None:
+def _extract(network: keras.Model, base: keras.Model, job: Job, cache: Cache) -> None:
     if cache.is_complete:
         return
-    frozen = Frozen(network, normalize=True, devices=job.devices)
+    frozen = Frozen(network, of_pixels=base, devices=job.devices)
     unchanged = Augmentation(0, 0, 0, 0, False, 0)
     features.extract_from_pixels(frozen, job.train, job.augmentation, cache.train)
     features.extract_from_pixels(frozen, job.evaluation, unchanged, cache.evaluation)
@@ -256,7 +256,7 @@ def _statistics(
         features.extract_from_store(further, source, store)
     else:
         some = LabelledExamples(job.train.examples, job.train.label_ids[:images])
-        frozen = Frozen(pooled, normalize=True, devices=job.devices)
+        frozen = Frozen(pooled, of_pixels=base, devices=job.devices)
         features.extract_from_pixels(frozen, some, job.augmentation, store)
     return Statistics.of(store.read(np.arange(images * views))[:, 0, 0])
 

@@ -14,6 +14,7 @@ from edgeline.errors import EdgelineError
 from pipeline.config import TrainerConfig
 from pipeline.errors import UserError
 from pipeline.model import build_head, finalize_scaling, join
+from pipeline.training.bases import BASES
 
 WEIGHTS_SUFFIX = ".weights.h5"
 SETTING = "trainer.warm_start"
@@ -23,7 +24,7 @@ def load(base: keras.Model, config: TrainerConfig, labels: Sequence[str]) -> ker
     """Loads an earlier model's weights into a base, and into a head of their own.
 
     Args:
-        base: DenseNet121; its weights are replaced.
+        base: its weights are replaced.
         config: `warm_start` is a SavedModel's folder or a .weights.h5 file of the joined model.
         labels: the classes, which must be the earlier model's, in its order.
 
@@ -81,6 +82,7 @@ def _load_weights(path: Path, model: keras.Model, config: TrainerConfig) -> None
 
 def _other_network(path: Path, config: TrainerConfig) -> UserError:
     return UserError(
-        f"{SETTING}: {path} does not hold a DenseNet121 with a {config.head!r} head for as many "
-        "classes and this image size: set trainer.head and [image] as they were, or leave it out"
+        f"{SETTING}: {path} does not hold a {BASES[config.base].constructor} with a "
+        f"{config.head!r} head for as many classes and this image size: set trainer.base, "
+        "trainer.head and [image] as they were, or leave it out"
     )

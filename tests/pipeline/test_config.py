@@ -126,6 +126,13 @@ def test_without_a_registry_there_is_nothing_to_sign_with(tmp_path: Path) -> Non
         _ = config.key_uris
 
 
+def test_where_training_starts_is_a_place_in_its_base(tmp_path: Path) -> None:
+    small = MINIMAL + '[trainer]\nbase = "mobilenetv3small"\nfine_tune_from = '
+    assert load(tmp_path, f'{small}"expanded_conv_8"').trainer.base == "mobilenetv3small"
+    with pytest.raises(UserError, match=r"fine_tune_from: expected .*\"expanded_conv_10\"; rec"):
+        load(tmp_path, f'{small}"conv5"')
+
+
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load(tmp_path, MINIMAL + "[trainer]\nepochs = -1\nseed = -1")

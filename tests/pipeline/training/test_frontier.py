@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
+import re
+
 import keras
 import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.training.blocks import BLOCKS_BY_STAGE, STARTS
+from pipeline.model import build_base
+from pipeline.training.bases import BASES, Base
 from pipeline.training.frontier import clean_cuts, first_trained, split, unfreeze
 
 
 def test_every_block_ends_in_a_clean_cut_and_none_has_one_inside(base: keras.Model) -> None:
     cuts = clean_cuts(base)
-    blocks = [s for s in STARTS if "_block" in s]
-    assert len(blocks) == sum(BLOCKS_BY_STAGE.values()) == 58
+    blocks = BASES["densenet121"].blocks
+    assert len(blocks) == 58
     assert {name for name in cuts if "_block" in name} == {f"{block}_concat" for block in blocks}
+
+
+# One of each kind: building all eleven takes a minute.
+KINDS = ("mobilenetv2", "mobilenetv3small", "efficientnetv2-b0", "resnet50v2")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_base_can_be_cut_before_each_of_its_blocks(name: str) -> None:
+    base, record = build_base(32, 32, "random", name), BASES[name]
+    position = {layer.name: index for index, layer in enumerate(base.layers)}
+    cuts = [position[split(base, first_trained(base, start, 0)).cut] for start in record.blocks]
+    assert len(set(cuts)) == len(cuts), "no two blocks begin at the same cut"
+    assert cuts == sorted(cuts)
+    assert len(record.blocks) == len(set(blocks_of(base, record)))
+
+
+def blocks_of(base: keras.Model, record: Base) -> list[str]:
+    """The blocks that the layers' names tell of, without what is before the first."""
+    kind = re.sub(
+        r"\d+[a-z]?",
+        lambda number: r"\d+[a-z]" if number[0][-1].isalpha() else r"\d+",
+        record.blocks[-1],
+    )
+    found = (re.match(rf"{kind}(?=_)", layer.name) for layer in base.layers)
+    return [match[0] for match in found if match]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_parts_of_every_base_give_what_the_whole_gives(name: str) -> None:
+    base = build_base(32, 32, "random", name)
+    part = split(base, first_trained(base, BASES[name].blocks[-1], 0))
+    assert part.prefix is not None
+    pixels = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    whole = base(pixels, training=True).numpy()  # as where a head is trained without a cache
+    np.testing.assert_array_equal(part.suffix(part.prefix(pixels)).numpy(), whole)
+    assert whole.shape[1:] == base.output_shape[1:]
 
 
 @pytest.mark.parametrize(
