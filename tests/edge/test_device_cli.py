@@ -266,6 +266,11 @@ def _expired(store: Store, models: Path, state: Path) -> None:
         store.repository().refresh()
 
 
+def _signed_for_too_long(store: Store, models: Path, state: Path) -> None:
+    with signed_days_ago(-400):
+        store.repository().refresh()
+
+
 def _damage_trust(store: Store, models: Path, state: Path) -> None:
     (state / "trusted.json").write_bytes(b"{}")
 
@@ -281,6 +286,7 @@ def _damage_trust(store: Store, models: Path, state: Path) -> None:
         (_reject, "problem", "channel", "v2 failed its trial here: nan"),
         (_expiring, "warning", "signatures", "they expire soon: timestamp on"),
         (_expired, "problem", "registry", "too old to be trusted"),
+        (_signed_for_too_long, "problem", "signatures", "than root lets them: timestamp until"),
         (_damage_trust, "problem", "registry", "trusted.json is damaged"),
     ],
 )

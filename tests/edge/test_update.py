@@ -389,7 +389,7 @@ def test_a_clock_that_went_back_does_not_make_old_signatures_new(
     assert serving(pets) == 1
 
 
-def test_a_floor_comes_from_when_metadata_was_signed(
+def test_a_floor_comes_from_when_root_was_signed_and_falls_with_the_next_root(
     store: Store, models: Path, state: Path
 ) -> None:
     with signed_days_ago(-3):
@@ -397,7 +397,19 @@ def test_a_floor_comes_from_when_metadata_was_signed(
     pets = device(store, state)
     pets.update()
     remembered = pets.folder.read()
-    assert remembered.floor - remembered.checked == pytest.approx(3 * DAY, abs=DAY / 10)
+    assert remembered.floor == remembered.checked, "the online key raises no floor"
+    with signed_days_ago(-2):
+        store.repository().rotate("root")
+    pets.update()
+    remembered = pets.folder.read()
+    assert remembered.floor - remembered.checked == pytest.approx(2 * DAY, abs=DAY / 10)
+    with pets.folder.locked():
+        pets.folder.write(replace(remembered, floor=remembered.floor + 400 * DAY))
+    with pytest.raises(ExpiredError, match="root expired on"):
+        pets.update()
+    store.repository().rotate("root")
+    pets.update()
+    assert pets.folder.read().floor == pytest.approx(remembered.checked, abs=DAY / 10)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing", "no release.json"])

@@ -3,7 +3,6 @@
 import argparse
 import getpass
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.access import first_root, require_publishing, store_to_write
-from edgeline.cli.options import add_command, add_connection, add_json, add_store, at_least
+from edgeline.cli.options import (
+    add_command,
+    add_connection,
+    add_expires,
+    add_json,
+    add_store,
+    at_least,
+)
 from edgeline.cli.output import UsageError, note, print_json, print_table
 from edgeline.errors import NotFoundError, RegistryError
 
@@ -68,15 +74,7 @@ def add_init(group: Any) -> None:
         help="how many of them must sign a new root, default: 2",
     )
     add_no_passphrase(parser)
-    parser.add_argument(
-        "--expires",
-        action="append",
-        type=_expiry,
-        default=[],
-        metavar="ROLE=DAYS",
-        help=f"how long signatures of {', '.join(_ROLES)} hold; repeatable; default: 365, "
-        "of snapshot and timestamp 30",
-    )
+    add_expires(parser, _ROLES, "365, of snapshot and timestamp 30")
     add_json(parser)
     add_connection(parser)
 
@@ -284,13 +282,3 @@ and where releases are promoted:
 and every day:
   edgeline registry refresh {store} --root {root} --key {folder / "online"}.pem"""
     )
-
-
-def _expiry(text: str) -> tuple[str, int]:
-    role, _, days = text.partition("=")
-    number = int(days) if re.fullmatch(r"[0-9]{1,4}", days, re.ASCII) else 0
-    if role not in _ROLES or not 1 <= number <= 3650:
-        raise argparse.ArgumentTypeError(
-            f"expected ROLE=DAYS, a role of {', '.join(_ROLES)} and 1 to 3650 days; got {text!r}"
-        )
-    return role, number

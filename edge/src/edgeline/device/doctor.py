@@ -141,18 +141,11 @@ def _memory() -> Finding:
 
 def _registry(device: "Device") -> Iterator[Finding]:
     """Look at the registry as an update does, and change nothing but what is trusted."""
-    from edgeline.registry.trust import TrustedChannels
-
     started = time.monotonic()
     try:
-        floor = device.folder.read().floor
+        state = device.folder.read()
         store = open_store(device.registry, device.connection)
-        channels = TrustedChannels(
-            store,
-            root=device.root,
-            state=device.folder.base,
-            not_before=clock.as_time(floor) if floor else None,
-        )
+        channels = device.channels(store, state)
         found = channels.channel(device.model, device.channel)
         roles = channels.roles()
     except EdgelineError as error:
@@ -161,10 +154,18 @@ def _registry(device: "Device") -> Iterator[Finding]:
     yield Finding(
         "registry", "ok", f"{store.location} answered in {time.monotonic() - started:.2f} seconds"
     )
-    now = max(time.time(), floor)
+    now = max(time.time(), state.floor)
     soon = [role for role in roles if role.expires.timestamp() < now + _SOON]
     expiring = ", ".join(f"{role.name} on {role.expires:%Y-%m-%d}" for role in soon)
-    if expiring:
+    too_long = ", ".join(f"{r.name} until {r.says:%Y-%m-%d}" for r in roles if r.expires < r.says)
+    if too_long:
+        yield Finding(
+            "signatures",
+            "problem",
+            f"they last longer than root lets them: {too_long}. If this device's clock is right, "
+            "whoever signed has a wrong one, or a stolen key: tell the registry's keeper",
+        )
+    elif expiring:
         text = f"they expire soon: {expiring}. Tell the registry's keeper to sign anew"
         yield Finding("signatures", "warning", text)
     else:

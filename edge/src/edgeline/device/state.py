@@ -146,7 +146,8 @@ class State:
     root: str | None = None  # SHA-256 of the root that led to what is active
     held: str | None = None  # digest that the channel served when its user rolled back from it
     rejected: Rejection | None = None
-    floor: float = 0.0  # a time that has passed, whatever the clock says
+    floor: float = 0.0  # a time that has passed, whatever the clock says; see `clock`
+    floor_root: int = 0  # the version of root under which it was found
     expires: float = 0.0  # when the first of the signatures does
     checked: float = 0.0  # when the registry was last found genuine
     failed: float = 0.0  # when a check last failed, 0 if the last one did not

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from edgeline.registry.format import Descriptor
     from edgeline.registry.reader import Release, Variant
     from edgeline.registry.store import ReadStore
+    from edgeline.registry.trust import TrustedChannels
 
 _SPEEDS_FILE = "speeds.json"
 
@@ -168,6 +169,13 @@ class Device:
             finally:
                 self.folder.clear_downloads()
 
+    def channels(self, store: "ReadStore", state: State) -> "TrustedChannels":
+        """Return the registry's channels as this device trusts them."""
+        from edgeline.registry.trust import TimeFloor, TrustedChannels
+
+        floor = TimeFloor(clock.as_time(state.floor), state.floor_root)
+        return TrustedChannels(store, root=self.root, state=self.folder.base, floor=floor)
+
     def repair(self) -> None:
         """Read every byte of the installed models, and forget those that are damaged.
 
@@ -234,24 +242,20 @@ class _Check:
             yield release, variant, self._bring(release, variant, downloads)
 
     def _trusted_channel(self, store: "ReadStore") -> "Channel":
-        from edgeline.registry.trust import TrustedChannels
-
-        now, floor = time.time(), self.state.floor
+        now = time.time()
+        channels = self._device.channels(store, self.state)
+        found = channels.channel(self._device.model, self._device.channel)
+        roles = channels.roles()
+        root = next(role for role in roles if role.name == "root")
+        floor = self.state.floor if root.version <= self.state.floor_root else 0.0
         complaint = clock.complaint(now, floor)
         if complaint:
             _log.warning("%s", complaint)
-        channels = TrustedChannels(
-            store,
-            root=self._device.root,
-            state=self._folder.base,
-            not_before=clock.as_time(floor) if floor else None,
-        )
-        found = channels.channel(self._device.model, self._device.channel)
-        roles = channels.roles()
         self.state = replace(
             self.state,
             root=self._folder.root,
-            floor=clock.raised_floor(floor, now, roles),
+            floor=clock.raised_floor(floor, now, root),
+            floor_root=root.version,
             expires=min(role.expires.timestamp() for role in roles),
             checked=now,
             failed=0.0,

@@ -15,6 +15,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Role, Root, Targets
 from edgeline.errors import RegistryError
 from edgeline.publish.keys import check_usable, short
 from edgeline.publish.signatures import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
+from edgeline.registry.bundle import EXPIRY_FIELD
 from edgeline.registry.format import CHANNELS, check_model
 
 ONLINE = "online"  # what snapshot and timestamp are called together: they share their keys
@@ -41,7 +42,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Expiry:
-    """How long signatures last, in days. A role keeps its time when it is signed anew."""
+    """How long signatures last, in days. Root says it, and targets for the delegated roles."""
 
     root: int = 365
     targets: int = 365
@@ -99,6 +100,13 @@ def rotate_root(
     """
     for name in (SNAPSHOT, TIMESTAMP) if role == ONLINE else (role,):
         _rotate(root, name, add, remove, threshold)
+
+
+def set_expiry(root: Root, days: Mapping[str, int]) -> None:
+    """Have root say for how many days the signatures of roles last."""
+    root.unrecognized_fields.pop(EXPIRY_FIELD, None)  # where it was said before
+    for name, number in days.items():
+        root.roles[name].unrecognized_fields[EXPIRY_FIELD] = number
 
 
 def rotate_delegated(

@@ -23,6 +23,7 @@ from edgeline._text import one_line
 from edgeline.errors import RegistryError
 from edgeline.publish.keys import Signers, short
 from edgeline.publish.signatures import ROOT, add_signatures, parse, verify_root_chain
+from edgeline.registry.bundle import expiry_days
 
 _FORMAT = "edgeline-root-draft"
 _MAX_DRAFT = 16 << 20  # bytes
@@ -51,6 +52,9 @@ class RootDraft:
             lines += [f"{name} gains key {key}" for key in after.keyids if key not in before.keyids]
             if before.threshold != after.threshold:
                 lines.append(f"{name} needs {after.threshold} signatures, not {before.threshold}")
+            lasts, lasted = (expiry_days(role.unrecognized_fields) for role in (after, before))
+            if lasts != lasted:
+                lines.append(f"{name} lasts {lasts or 'any'} days, not {lasted or 'any'}")
         return lines
 
     @property

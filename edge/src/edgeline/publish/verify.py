@@ -190,7 +190,7 @@ def _signed(
         return [], []
 
 
-def _expiring(roles: Iterable[RoleStatus], now: datetime) -> Iterator[Finding]:
+def _expiring(roles: Collection[RoleStatus], now: datetime) -> Iterator[Finding]:
     for role in roles:
         if role.expires is None:
             continue
@@ -208,6 +208,20 @@ def _expiring(roles: Iterable[RoleStatus], now: datetime) -> Iterator[Finding]:
                 f"role {role.name}",
                 f"What it signed expires on {when}. Sign anew with `edgeline registry refresh`",
             )
+        elif role.is_too_long(now):
+            yield Finding(
+                "error",
+                f"role {role.name}",
+                f"What it signed expires on {when}, which is more than {role.days} days away. "
+                "Whoever signed it has a wrong clock, or a stolen key: see docs/registry-trust.md",
+            )
+    if not all(role.is_bounded for role in roles):
+        yield Finding(
+            "warning",
+            "role root",
+            "It does not say how long signatures may last, so that a stolen online key could sign "
+            "for ever. Have it say so with `edgeline registry keys expiry`",
+        )
 
 
 def _check_releases(

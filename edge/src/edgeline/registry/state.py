@@ -11,7 +11,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgeline._files import write_whole
@@ -26,6 +28,15 @@ _FILE = "trusted.json"
 _FORMAT = 1
 _MAX_SIZE = 64 << 20  # bytes
 _PROTECTS = re.compile(rf"{ROOTS}/.*|(timestamp|snapshot)\.json")  # what going back is seen by
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a device has trusted last."""
+
+    files: Mapping[str, bytes] = MappingProxyType({})  # of the TUF client, by their names
+    # When files that were signed for too long were first seen, by SHA-256, in seconds since 1970.
+    seen: Mapping[str, float] = MappingProxyType({})
 
 
 class State:
@@ -52,8 +63,8 @@ class State:
         finally:
             os.close(lock)
 
-    def load(self) -> dict[str, bytes]:
-        """Return the files; none when this is the first time.
+    def load(self) -> Kept:
+        """Return what was saved last; nothing when this is the first time.
 
         Raises:
             TrustError: they are damaged.
@@ -64,7 +75,7 @@ class State:
                 with self._file.open("rb") as file:
                     data = file.read(_MAX_SIZE)
             except FileNotFoundError:
-                return {}
+                return Kept()
         try:
             return _unpack(data)
         except ValueError as error:
@@ -74,16 +85,17 @@ class State:
                 "the registry is known to be the genuine one now"
             ) from None
 
-    def save(self, files: Mapping[str, bytes]) -> None:
-        """Replace the files, unless they are the same.
+    def save(self, kept: Kept) -> None:
+        """Replace what was saved, unless it is the same.
 
         Raises:
             RegistryError: they cannot be written.
         """
-        data = pack(files)
+        data = pack(kept)
         if len(data) > _MAX_SIZE:
             # The rest can be downloaded again, and tells nothing about what is old.
-            data = pack({name: files[name] for name in files if _PROTECTS.fullmatch(name)})
+            files = {name: data for name, data in kept.files.items() if _PROTECTS.fullmatch(name)}
+            data = pack(replace(kept, files=files))
         with self._translated():
             with suppress(FileNotFoundError):
                 if self._file.read_bytes() == data:
@@ -101,14 +113,16 @@ class State:
             ) from error
 
 
-def pack(files: Mapping[str, bytes]) -> bytes:
-    """Return the state's file with these files in it."""
-    texts = {name: data.decode() for name, data in files.items()}
-    return dump_canonical({"format": _FORMAT, "sha256": _checksum(texts), "files": texts})
+def pack(kept: Kept) -> bytes:
+    """Return what the state's file holds then."""
+    texts = {name: data.decode() for name, data in kept.files.items()}
+    seen = dict(kept.seen)
+    checksum = _checksum(texts, seen)
+    return dump_canonical({"format": _FORMAT, "sha256": checksum, "files": texts, "seen": seen})
 
 
-def _unpack(data: bytes) -> dict[str, bytes]:
-    """Return the files of a state.
+def _unpack(data: bytes) -> Kept:
+    """Return what a state's file holds.
 
     Raises:
         ValueError: it is damaged.
@@ -117,12 +131,14 @@ def _unpack(data: bytes) -> dict[str, bytes]:
     files = document.get("files")
     if not isinstance(files, dict) or document.get("format") != _FORMAT:
         raise ValueError("it is of another format")
-    if document.get("sha256") != _checksum(files):
+    seen = document.get("seen", {})  # earlier versions have none
+    if document.get("sha256") != _checksum(files, seen):
         raise ValueError("its checksum does not fit")
     if not all(NAME.fullmatch(name) and isinstance(text, str) for name, text in files.items()):
         raise ValueError("it holds something else than metadata")
-    return {name: text.encode() for name, text in files.items()}
+    return Kept({name: text.encode() for name, text in files.items()}, seen)
 
 
-def _checksum(files: Mapping[str, Any]) -> str:
-    return hashlib.sha256(dump_canonical(files)).hexdigest()
+def _checksum(files: Mapping[str, Any], seen: Mapping[str, float]) -> str:
+    data = dump_canonical(files) + (dump_canonical(seen) if seen else b"")
+    return hashlib.sha256(data).hexdigest()
