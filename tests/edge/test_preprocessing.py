@@ -252,3 +252,16 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300_000_000)
     with pytest.raises(ImageError, match="unpacks to 20000 x 20000 pixels"):
         load_image(_bomb())
+
+
+@pytest.mark.parametrize(
+    ("top", "hint"),
+    [
+        (1.0, r"from 0 to 1\. Give np\.round\(values \* 255\)\.astype\(np\.uint8\)"),
+        (255.0, r"from 0 to 255\. Give np\.round\(values\)\.astype\(np\.uint8\)"),
+        (256.0, r"got float32 \[2, 2, 3\]$"),
+    ],
+)
+def test_an_array_of_floats_is_refused_with_a_hint(top: float, hint: str) -> None:
+    with pytest.raises(ImageError, match=hint):
+        load_image(np.full((2, 2, 3), top, np.float32))

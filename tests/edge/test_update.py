@@ -24,6 +24,7 @@ from edgeline.errors import (
     TrustError,
     UnreachableError,
 )
+from edgeline.registry.format import MAX_HISTORY, ReleaseRef
 from tests.edge.devices import (
     device,
     golden_pair,
@@ -244,6 +245,52 @@ def test_a_local_rollback_holds_until_the_channel_moves(
     release(store, models, 3)
     assert pets.update().action == "updated"
     assert serving(pets) == 3
+
+
+def test_a_withdrawn_release_does_not_come_back(store: Store, models: Path, state: Path) -> None:
+    pets = device(store, state)
+    for number in (1, 2):
+        release(store, models, number)
+        pets.update()
+    store.repository().rollback("pets", "production")
+    assert pets.update().installed.version == 1
+    with pytest.raises(NotFoundError, match="no model before"):
+        pets.rollback()
+    release(store, models, 3)
+    assert pets.update().installed.version == 3
+    assert pets.rollback().version == 1
+
+
+def test_a_release_that_is_withdrawn_while_another_is_served_does_not_come_back(
+    store: Store, models: Path, state: Path
+) -> None:
+    """The device went from v2 to v3, and the channel by way of v1."""
+    pets = device(store, state)
+    release(store, models, 1)
+    release(store, models, 2)
+    pets.update()
+    store.repository().rollback("pets", "production")
+    release(store, models, 3)
+    pets.update()
+    assert serving(pets) == 3
+    with pytest.raises(NotFoundError, match="no model before"):
+        pets.rollback()
+
+
+def test_a_release_that_is_older_than_the_history_may_be_gone_back_to(
+    store: Store, models: Path, state: Path
+) -> None:
+    pets = device(store, state)
+    release(store, models, 1)
+    pets.update()
+    last = store.repository().channel("pets", "production")
+    assert last is not None
+    for number in range(2, MAX_HISTORY + 3):
+        index = replace(last.release.index, digest=f"sha256:{number:064x}")
+        store.repository().point("pets", "production", ReleaseRef(number, index))
+    release(store, models, 99)
+    pets.update()
+    assert pets.rollback().version == 1
 
 
 def test_a_full_disk_is_noticed_first(

@@ -164,11 +164,18 @@ def _load(source: ImageSource) -> Image.Image:
         return _decode(source, "the image")
     if isinstance(source, bytes):
         return _open(io.BytesIO(source), "the image")
+    if not isinstance(source, str | PathLike):
+        # None is what cameras give when they have no frame.
+        raise ImageError(
+            "Expected an image as a path, a file's bytes, a Pillow image or a uint8 array; got "
+            f"{type(source).__name__}"
+        )
     try:
         with Path(source).open("rb") as file:
             return _open(file, str(source))
-    except OSError as error:
-        raise ImageError(f"Cannot read {source}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"Cannot read {str(source)!r}: {reason}") from None
 
 
 def _resized(contract: PreprocessingContract, image: Image.Image) -> NDArray[np.float32]:
@@ -252,7 +259,15 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8 or not known or array.size == 0:
         raise ImageError(
             "Expected an image as a uint8 array [height, width] or [height, width, 1, 3 or 4]; "
-            f"got {array.dtype} {list(array.shape)}"
+            f"got {array.dtype} {list(array.shape)}{_hint(array)}"
         )
     _check_pixels(array.shape[1], array.shape[0], "the array")
     return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _hint(array: NDArray[Any]) -> str:
+    """Return how to make a uint8 array of one of floating-point numbers in a usual range."""
+    if array.dtype.kind != "f" or array.size == 0 or not 0 <= array.min() <= array.max() <= 255:
+        return ""
+    scaled, scale = ("values * 255", 1) if array.max() <= 1 else ("values", 255)
+    return f" with values from 0 to {scale}. Give np.round({scaled}).astype(np.uint8)"

@@ -44,6 +44,7 @@ from edgeline.errors import (
     NotFoundError,
     RejectedError,
 )
+from edgeline.registry.format import MAX_HISTORY
 from edgeline.registry.home import default_state
 from edgeline.registry.store import Connection, open_store
 from edgeline.runtime.threads import default_threads
@@ -221,6 +222,7 @@ class _Check:
         store = open_store(self._device.registry, self._device.connection)
         channel = self._trusted_channel(store)
         digest = channel.release.index.digest
+        self._forget_withdrawn(channel)
         if self.state.held not in (None, digest):
             self.state = replace(self.state, held=None)
         active = self._active()
@@ -269,6 +271,16 @@ class _Check:
             )
         return found
 
+    def _forget_withdrawn(self, channel: "Channel") -> None:
+        """Let go of the model before when its release was withdrawn: nobody shall go back to it.
+
+        What a channel is rolled back from leaves its history, unlike what is only older than the
+        history reaches back.
+        """
+        previous = self._folder.models(self.state).get(self.state.previous or "")
+        if previous is not None and not _still_counts(previous, channel):
+            self.state = replace(self.state, previous=None)
+
     def _active(self) -> InstalledModel | None:
         return None if self.state.active is None else self._folder.describe(self.state.active)
 
@@ -300,7 +312,7 @@ class _Check:
 
     def _install(self, store: "ReadStore", channel: "Channel") -> InstalledModel:
         installed, files = self._choose(self._open(store, channel), self._downloads(store))
-        self._switch(installed, files)
+        self._switch(installed, files, channel)
         return installed
 
     def _open(self, store: "ReadStore", channel: "Channel") -> "Release":
@@ -373,7 +385,12 @@ class _Check:
         with self._folder.translated():
             write_whole(path, contract)
         files = {CONTRACT_FILE: path, MODEL_FILE: downloads.get(variant.model)}
-        if variant.golden is not None:
+        if variant.golden is None:
+            _log.warning(
+                "%s %s %s has no golden pair: that it runs is all that can be tried",
+                release.model, release.tag, variant.name,
+            )  # fmt: skip
+        else:
             files[GOLDEN_FILE] = downloads.get(variant.golden)
         return files
 
@@ -394,23 +411,36 @@ class _Check:
         self._remember(rejected=rejected)
         return self._rejection(rejected)
 
-    def _switch(self, installed: InstalledModel, files: Mapping[str, Path]) -> None:
-        """Serve another model from now on; the one before is kept."""
+    def _switch(
+        self, installed: InstalledModel, files: Mapping[str, Path], channel: "Channel"
+    ) -> None:
+        """Serve another model from now on; the one before is kept, unless it was withdrawn."""
         if installed.id in (self.state.active, self.state.previous):
             # Going back to a release that is still here: it is not touched unless it is damaged.
             self.state = self._folder.forget_damaged(self.state)
         if installed.id not in (self.state.active, self.state.previous):
             self._folder.install(installed, files)
-        before = self.state.active
+        before = self._active()
+        if before is None or before.id == installed.id:
+            previous = self.state.previous
+        else:
+            previous = before.id if _still_counts(before, channel) else None
         self._remember(
             active=installed.id,
-            previous=before if before != installed.id else self.state.previous,
+            previous=previous,
             preference=self._preference,
             held=None,
             rejected=None,
         )
         self._folder.clear_downloads()
         self._folder.sweep(self.state)
+
+
+def _still_counts(installed: InstalledModel, channel: "Channel") -> bool:
+    """Tell whether a channel serves an installed release, or has moved on from it."""
+    known = {ref.index.digest: ref.version for ref in (channel.release, *channel.history)}
+    forgotten = len(channel.history) == MAX_HISTORY and installed.version < min(known.values())
+    return installed.digest in known or forgotten
 
 
 def _blobs(variant: "Variant") -> list["Descriptor"]:

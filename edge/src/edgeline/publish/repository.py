@@ -47,10 +47,11 @@ from edgeline.publish.signatures import (
     renew,
 )
 from edgeline.publish.store import WriteStore
-from edgeline.registry.bundle import MAX_HISTORY, Channel, expiry_days
+from edgeline.registry.bundle import Channel, expiry_days
 from edgeline.registry.format import (
     CHANNELS,
     MAX_EXPIRY_DAYS,
+    MAX_HISTORY,
     MAX_MANIFEST,
     OCI_INDEX,
     TUF_TAG,

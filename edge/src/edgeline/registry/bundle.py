@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError
 from edgeline.registry.format import (
     MAX_EXPIRY_DAYS,
+    MAX_HISTORY,
     MAX_MANIFEST,
     MAX_TUF_METADATA,
     OCI_INDEX,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from edgeline.registry.store import ReadStore
 
 CLOCK_TOLERANCE = timedelta(days=1)  # by which the clocks of signers and readers may differ
-MAX_HISTORY = 10  # releases that a channel served before
 EXPIRY_FIELD = "x-edgeline-expiry-days"  # in root, for each role: how long its signatures last
 
 # Beyond this is malice; file names and tags stay short, and numbers exact in every language.

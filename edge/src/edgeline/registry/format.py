@@ -62,6 +62,7 @@ LAYOUT_VERSION = "1.0.0"
 INDEX_FILE = "index.json"
 
 MAX_VARIANTS = 64  # of a release
+MAX_HISTORY = 10  # releases that a channel served before
 MAX_EXPIRY_DAYS = 3650  # that a signature may last
 
 # Largest sizes in bytes that a reader accepts, and so a writer produces.
