@@ -148,6 +148,7 @@ def test_status_says_what_is_wrong(run: Run, store: Store, models: Path, state: 
     run("pull")
     release(store, models, 2, ["nan"])
     assert run("pull").code == 3
+    assert run("retry").code == 3
     said = run("status")
     assert "rejected    v2: nan: The model gave a probability that is not a finite" in said.output
     assert "last error" in said.output
@@ -282,7 +283,7 @@ def _damage_trust(store: Store, models: Path, state: Path) -> None:
         (_moved, "warning", "channel", "`edgeline pull` installs it"),
         (_floor, "problem", "clock", "Set it"),
         (_flip, "problem", "model", "missing or damaged"),
-        (_break_state, "problem", "state", "Delete"),
+        (_break_state, "ok", "state", "pets.production"),
         (_reject, "problem", "channel", "v2 failed its trial here: nan"),
         (_expiring, "warning", "signatures", "they expire soon: timestamp on"),
         (_expired, "problem", "registry", "too old to be trusted"),

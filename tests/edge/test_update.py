@@ -6,7 +6,9 @@ import json
 import logging
 import sys
 import threading
+import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +103,7 @@ def test_going_back_to_the_previous_release_keeps_both(
         ("kill -SEGV $$", "it crashed here (SIGSEGV)"),
         ("echo 'out of luck' >&2; exit 3", "it ended its process here with exit code 3: out of"),
         ("sleep 60", "it hangs here: not ready after 1 seconds"),
+        ("kill -KILL $$", "it was killed here, as the kernel does when memory runs out"),
         ("echo nonsense", "it ended its process here with exit code 0"),
     ],
 )
@@ -164,6 +167,93 @@ def test_a_rejected_release_is_left_alone_until_the_channel_moves(
     release(store, models, 2, golden=golden_pair(models, store))
     assert pets.update().installed.version == 2
     assert pets.folder.read().rejected is None
+
+
+def test_bad_luck_is_tried_again_ever_more_rarely(
+    store: Store, models: Path, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pets = device(store, state)
+    release(store, models, 1)
+
+    def rejected_until() -> float:
+        with pytest.raises(RejectedError, match=r"It is tried again from .* UTC on, by `edgeline"):
+            pets.update()
+        rejected = pets.folder.read().rejected
+        assert rejected is not None
+        assert rejected.until is not None
+        return rejected.until - time.time()
+
+    def wait(seconds: float) -> None:
+        with pets.folder.locked():
+            state = pets.folder.read()
+            assert state.rejected is not None
+            rejected = replace(state.rejected, until=time.time() - seconds)
+            pets.folder.write(replace(state, rejected=rejected))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", _shell(tmp_path / "python", "kill -KILL $$"))
+        for tries in range(10):
+            assert rejected_until() == pytest.approx(min(900 * 2**tries, DAY), abs=60)
+            wait(1)
+    wait(-60)
+    rejected_until()  # it is not its time yet
+    wait(-2 * DAY)  # by a clock that was set back
+    assert pets.update().installed.version == 1
+
+
+def test_a_rejected_release_is_tried_again_when_its_user_says_so(
+    store: Store, models: Path, state: Path
+) -> None:
+    said: list[str] = []
+    pets = device(store, state, progress=said.append)
+    release(store, models, 1, ["nan"])
+    for _ in range(2):
+        with pytest.raises(RejectedError):
+            pets.update()
+    pets.retry()
+    with pytest.raises(RejectedError):
+        pets.update()
+    assert len([line for line in said if line.startswith("trying")]) == 2
+    rejected = pets.folder.read().rejected
+    assert rejected is not None
+    assert rejected.until is None, "it is the model's fault"
+    for name in ("ai-edge-litert", "edgeline", "numpy", "pillow"):
+        assert f"{name} {version(name)}" in rejected.runtime
+
+
+def test_what_rotted_on_the_card_is_not_used_for_another_release(
+    store: Store, models: Path, state: Path
+) -> None:
+    pets = device(store, state)
+    release(store, models, 1)
+    pets.update()
+    (file,) = state.rglob("model.tflite")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    release(store, models, 1, ["float32", "int8_io"])
+    assert pets.update(["float32"]).action == "updated"
+    assert serving(pets) == 2
+
+
+def test_a_damaged_state_is_made_anew_of_what_is_there(
+    store: Store, models: Path, state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pets = device(store, state)
+    for number in (1, 2):
+        release(store, models, number)
+        pets.update()
+    file = pets.folder.path / "state.json"
+    file.write_bytes(file.read_bytes().replace(b'"failed":0.0', b'"failed":9.0'))
+    assert serving(pets) == 2
+    assert "state.json is damaged" in caplog.text
+    assert pets.update().action == "current"
+    caplog.clear()
+    assert pets.rollback().version == 1
+    assert caplog.text == ""
+    file.write_bytes(b"")
+    pets.folder.file(str(pets.folder.read().active), "model.tflite").write_bytes(b"")
+    assert serving(pets) == 1, "the one that is whole"
 
 
 def test_another_variant_or_runtime_is_another_chance(
@@ -482,16 +572,6 @@ def test_a_damaged_model_is_not_served_and_repaired(
     pets.repair()
     assert pets.update().action == "updated"
     assert serving(pets) == 2
-
-
-def test_a_damaged_state_is_told(store: Store, models: Path, state: Path) -> None:
-    release(store, models, 1)
-    pets = device(store, state)
-    pets.update()
-    file = state / "pets.production" / "state.json"
-    file.write_bytes(file.read_bytes().replace(b'"failed":0.0', b'"failed":9.0'))
-    with pytest.raises(DeviceError, match=r"its checksum does not fit.* Delete"):
-        pets.update()
 
 
 def test_a_model_trusted_by_another_root_is_not_served(

@@ -212,6 +212,21 @@ def test_a_damaged_model_is_replaced_while_watching(
             time.sleep(0.02)
 
 
+def test_what_rots_while_watching_is_replaced(
+    store: Store, models: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeline.device.watch.LOOK_SECONDS", 0.0)
+    release(store, models, 1)
+    watcher = Watcher(device(store, state))
+    watcher.check()
+    (file,) = state.rglob("model.tflite")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    watcher.check()
+    assert file.read_bytes() == whole
+    assert watcher.classify(IMAGE)[0].version == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [{"interval": 0}, {"interval": 10, "max_interval": 5}, {"jitter": 1.0}, {"jitter": -0.1}],

@@ -32,6 +32,7 @@ def add_device_commands(commands: Any) -> None:
     from edgeline.cli.watch import add_watch
 
     _add_pull(commands)
+    _add_retry(commands)
     add_watch(commands)
     _add_status(commands)
     add_benchmark(commands)
@@ -172,6 +173,29 @@ def _add_pull(commands: Any) -> None:
     add_variant(parser)
     add_threads(parser)
     add_json(parser)
+
+
+def _add_retry(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "retry",
+        run=_retry,
+        summary="try a release again that failed its trial here",
+        description="Bring the model on this device up to date as `pull` does, and try a release "
+        "again\nthat failed its trial here before.",
+        examples="""\
+  edgeline retry --registry oci://registry.example/cells --root root.json --model solar-cells
+""",
+    )
+    add_device(parser)
+    add_variant(parser)
+    add_threads(parser)
+    add_json(parser)
+
+
+def _retry(options: argparse.Namespace) -> int:
+    open_device(options).retry()
+    return _pull(options)
 
 
 def _pull(options: argparse.Namespace) -> int:

@@ -21,6 +21,14 @@ _MAX_SAID = 2000  # characters of a child's output that are shown
 class ChildError(Exception):
     """The work failed, or its process did. Its text says why, in one line."""
 
+    passing = False  # whether it may be the device's fault, at this moment
+
+
+class OverloadedError(ChildError):
+    """The child ran out of time or memory, which another time may be there."""
+
+    passing = True
+
 
 def ask_child(
     module: str, request: Mapping[str, Any], *, folder: Path, seconds: float
@@ -38,17 +46,20 @@ def ask_child(
         DeviceError: no process can be started.
     """
     done = _run(module, json.dumps({**request, "seconds": seconds}), folder, seconds)
+    if done.returncode == -signal.SIGKILL:
+        raise OverloadedError("it was killed here, as the kernel does when memory runs out")
     if done.returncode < 0:
         raise ChildError(f"it crashed here ({_signal(-done.returncode)}){_said(done.stderr)}")
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
-        error = answer.pop("error")
+        error, short = answer.pop("error"), answer.pop("out_of_memory", False)
     except (AttributeError, LookupError, TypeError, ValueError):
         raise ChildError(
             f"it ended its process here with exit code {done.returncode}{_said(done.stderr)}"
         ) from None
     if error is not None:
-        raise ChildError(" ".join(str(error).split())[:_MAX_SAID])
+        kind = OverloadedError if short else ChildError
+        raise kind(" ".join(str(error).split())[:_MAX_SAID])
     return dict(answer)
 
 
@@ -59,8 +70,10 @@ def answer_parent(work: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Non
     signal.alarm(int(request["seconds"]) + 1)
     try:
         answer = {"error": None, **work(request)}
-    except (EdgelineError, MemoryError) as error:
-        answer = {"error": str(error) or "there is not enough memory for it"}
+    except MemoryError:
+        answer = {"error": "there is not enough memory for it", "out_of_memory": True}
+    except EdgelineError as error:
+        answer = {"error": str(error)}
     print(json.dumps(answer), flush=True)
 
 
@@ -87,7 +100,7 @@ def _run(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ChildError(f"it hangs here: not ready after {seconds:.0f} seconds") from None
+        raise OverloadedError(f"it hangs here: not ready after {seconds:.0f} seconds") from None
     except OSError as error:
         raise DeviceError(
             f"No process can be started to run the model in: {error.strerror}. "

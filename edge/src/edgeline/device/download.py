@@ -129,7 +129,8 @@ class Downloads:
 
     def _append(self, blob: "Descriptor", part: Path, offset: int) -> None:
         local = self._installed.get(blob.digest)
-        if local is not None and local.stat().st_size == blob.size:
+        # What is installed may have rotted on the card.
+        if local is not None and _size(local) == blob.size and _sha256(local) == _hex(blob):
             chunks = _read(local, offset)
         else:
             chunks = self._store.stream_blob(blob, offset=offset)

@@ -47,6 +47,14 @@ def runtime_version() -> str:
     return version("ai-edge-litert")
 
 
+def versions() -> str:
+    """Return the versions of all that what a model says depends on."""
+    from importlib.metadata import version
+
+    names = ("ai-edge-litert", "edgeline", "numpy", "pillow")
+    return ", ".join(f"{name} {version(name)}" for name in names)
+
+
 @cache
 def device_name() -> str:
     """Return what speed depends on: the kind of the device, its processor and its cores."""

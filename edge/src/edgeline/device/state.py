@@ -133,7 +133,9 @@ class Rejection:
     version: int
     reason: str
     preference: tuple[str, ...]
-    runtime: str
+    runtime: str  # versions of what ran it
+    tries: int = 1
+    until: float | None = None  # when it is tried again, since it may have been bad luck
 
 
 @dataclass(frozen=True)
@@ -176,10 +178,10 @@ class StateFolder:
         self._file = self.path / _STATE_FILE
 
     def read(self) -> State:
-        """Return the state, which is empty the first time.
+        """Return the state, which is empty the first time, and made of what is there if damaged.
 
         Raises:
-            DeviceError: it cannot be read, or is damaged.
+            DeviceError: it cannot be read.
         """
         with self.translated():
             try:
@@ -189,10 +191,12 @@ class StateFolder:
         try:
             return _parse_state(data)
         except (ValueError, TypeError, KeyError) as error:
-            raise DeviceError(
-                f"{self._file} is damaged ({error}), so the card or disk may be failing. Delete "
-                f"{self.path} and pull again; the registry's trusted metadata beside it stays"
-            ) from None
+            _log.warning(
+                "%s is damaged (%s), so the card or disk may be failing. The model that was "
+                "installed last is served, until the next check finds which one should be",
+                self._file, error,
+            )  # fmt: skip
+            return self._rebuilt()
 
     def write(self, state: State) -> None:
         """Replace the state. Only who holds the lock may.
@@ -349,6 +353,9 @@ class StateFolder:
     def forget_damaged(self, state: State) -> State:
         """Read every byte of the installed models, and remove those that are not whole.
 
+        Returns:
+            The state without them.
+
         Raises:
             DeviceError: the folder cannot be read or written.
         """
@@ -390,6 +397,22 @@ class StateFolder:
                 f"The state folder {self.path} cannot be used: {error.strerror or error}. It has "
                 "to be a folder with free space that this user can write; name another with --state"
             ) from error
+
+    def _rebuilt(self) -> State:
+        """Return a state of the models that are there, newest first.
+
+        What was trusted of the registry is kept elsewhere, so that an older copy of it still shows.
+        """
+        with self.translated():
+            folders = [path for path in self._models.glob("*") if _ID.fullmatch(path.name)]
+            folders.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        whole = []
+        for folder in folders:
+            with suppress(IntegrityError):
+                self.load(folder.name)
+                whole.append(folder.name)
+        active, previous = (*whole[:2], None, None)[:2]
+        return State(active=active, previous=previous, root=self.root if active else None)
 
     def _acquire(self, lock: int, end: float) -> None:
         while True:

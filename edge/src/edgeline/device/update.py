@@ -24,7 +24,7 @@ from edgeline.device.selection import (
     Speeds,
     available_memory,
     candidates,
-    runtime_version,
+    versions,
 )
 from edgeline.device.state import (
     CONTRACT_FILE,
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from edgeline.registry.store import ReadStore
     from edgeline.registry.trust import TrustedChannels
 
+MAX_RETRY_SECONDS = 86_400.0  # between two trials of a release that failed by bad luck
+
+_RETRY_SECONDS = 900.0  # after the first of them; doubled with each
 _SPEEDS_FILE = "speeds.json"
 
 _log = logging.getLogger(__name__)
@@ -177,14 +180,27 @@ class Device:
         floor = TimeFloor(clock.as_time(state.floor), state.floor_root)
         return TrustedChannels(store, root=self.root, state=self.folder.base, floor=floor)
 
-    def repair(self) -> None:
-        """Read every byte of the installed models, and forget those that are damaged.
+    def retry(self) -> None:
+        """Forget that a release failed its trial here, so that the next update tries it again.
 
         Raises:
             DeviceError: the state folder cannot be used, or another process is updating.
         """
         with self.folder.locked(self.limits.lock_seconds):
-            self.folder.forget_damaged(self.folder.read())
+            self.folder.write(replace(self.folder.read(), rejected=None))
+
+    def repair(self) -> bool:
+        """Read every byte of the installed models, and forget those that are damaged.
+
+        Returns:
+            Whether there were any.
+
+        Raises:
+            DeviceError: the state folder cannot be used, or another process is updating.
+        """
+        with self.folder.locked(self.limits.lock_seconds):
+            state = self.folder.read()
+            return self.folder.forget_damaged(state) != state
 
     def rollback(self) -> InstalledModel:
         """Go back to the model before, and stay there until the channel moves.
@@ -295,19 +311,25 @@ class _Check:
 
     def _refuse_rejected(self, digest: str) -> None:
         rejected = self.state.rejected
-        if rejected is None:
+        if rejected is None or not self._is_same_trial(rejected, digest):
             return
-        tried_with = rejected.digest, rejected.preference, rejected.runtime
-        if tried_with == (digest, self._preference, runtime_version()):
+        # A clock that was set back must not make it wait for longer.
+        if rejected.until is None or 0 < rejected.until - time.time() <= MAX_RETRY_SECONDS:
             raise self._rejection(rejected)
+
+    def _is_same_trial(self, rejected: Rejection, digest: str) -> bool:
+        tried_with = rejected.digest, rejected.preference, rejected.runtime
+        return tried_with == (digest, self._preference, versions())
 
     def _rejection(self, rejected: Rejection) -> RejectedError:
         active = self._active()
         goes_on = f"{active.tag} goes on" if active else "there is no model to go on with"
+        until = rejected.until and f"from {clock.as_time(rejected.until):%Y-%m-%d %H:%M} UTC on, "
         return RejectedError(
             f"{self._device.model} v{rejected.version} failed its trial on this device, and "
-            f"{goes_on}: {rejected.reason}. It is tried again when the channel has moved, with "
-            "another --variant, or with another version of ai-edge-litert"
+            f"{goes_on}: {rejected.reason}. It is tried again {until or ''}by `edgeline retry`, "
+            "when the channel has moved, with another --variant, or with other "
+            "versions of edgeline, ai-edge-litert, NumPy or Pillow"
         )
 
     def _install(self, store: "ReadStore", channel: "Channel") -> InstalledModel:
@@ -347,7 +369,7 @@ class _Check:
         downloads.keep_only(blob for variant in options for blob in _blobs(variant))
         if measure:
             downloads.check_space(blob for variant in options for blob in _blobs(variant))
-        failures: dict[str, str] = {}
+        failures: dict[str, ChildError] = {}
         passed: dict[str, float | None] = {}
         tried: dict[str, Mapping[str, Path]] = {}
         for variant in options:
@@ -359,7 +381,7 @@ class _Check:
                 passed[variant.name] = self._try(tried[variant.name], measure=measure)
             except ChildError as error:
                 _log.warning("%s %s %s: %s", release.model, release.tag, variant.name, str(error))
-                failures[variant.name] = str(error)
+                failures[variant.name] = error
                 continue
             if not measure:
                 break
@@ -402,10 +424,22 @@ class _Check:
             seconds=self._device.limits.trial_seconds,
         )
 
-    def _reject(self, release: "Release", failures: Mapping[str, str]) -> RejectedError:
-        reason = "; ".join(f"{name}: {why}" for name, why in failures.items())
+    def _reject(self, release: "Release", failures: Mapping[str, ChildError]) -> RejectedError:
+        before = self.state.rejected
+        tries = 1
+        if before is not None and self._is_same_trial(before, release.digest):
+            tries = before.tries + 1
+        until = None
+        if any(error.passing for error in failures.values()):
+            until = time.time() + min(_RETRY_SECONDS * 2.0 ** (tries - 1), MAX_RETRY_SECONDS)
         rejected = Rejection(
-            release.digest, release.version, reason, self._preference, runtime_version()
+            digest=release.digest,
+            version=release.version,
+            reason="; ".join(f"{name}: {error}" for name, error in failures.items()),
+            preference=self._preference,
+            runtime=versions(),
+            tries=tries,
+            until=until,
         )
         self._folder.clear_downloads()
         self._remember(rejected=rejected)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from edgeline.preprocessing import ImageSource
     from edgeline.runtime.classifier import Classifier, Prediction
 
+LOOK_SECONDS = 3600.0  # between two looks at every byte of what is installed
+
 _log = logging.getLogger(__name__)
 
 
@@ -69,7 +71,7 @@ class Watcher:
         self._on_update = on_update
         self._predicts = predicts
         self._failures = 0
-        self._repaired = False
+        self._look_again = 0.0  # monotonic time at which to read all that is installed
         self._serving: InstalledModel | None = None
         self._classifier: Classifier | None = None
         self._state = State()
@@ -86,10 +88,12 @@ class Watcher:
         """Check once, and switch if there is something newer; return the seconds to wait then."""
         problem = None
         try:
-            if not self._repaired:
-                self.device.repair()
-                self._repaired = True
             outcome = self.device.update(self._preference)
+            # Only now: with the registry there, what has rotted is brought anew at once.
+            if time.monotonic() >= self._look_again:
+                if self.device.repair():
+                    outcome = self.device.update(self._preference)
+                self._look_again = time.monotonic() + LOOK_SECONDS
         except EdgelineError as error:
             self.metrics.checked("failed")
             problem = str(error)
@@ -192,7 +196,8 @@ class Watcher:
             _log.warning("%s", str(error))
             return
         # When the previous one had to step in, the next check brings the active one anew.
-        self._repaired = self._repaired and installed.id == active
+        if installed.id != active:
+            self._look_again = 0.0
         self._serving = installed
         self.metrics.new_model()
         _log.info("serving %s %s %s", installed.model, installed.tag, installed.variant)
