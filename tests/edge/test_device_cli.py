@@ -387,7 +387,7 @@ def test_the_health_server_is_careful(environment: None, store: Store, models: P
         assert _get(port, "/elsewhere", b"x")[0] == 404
         assert _get(port, "/metrics", Host="evil.example")[0] == 403
         assert _get(port, "/predict", b"x", Origin="http://evil.example")[0] == 403
-        assert 'edgeline_last_error_info{error="' in _get(port, "/metrics")[1]
+        assert 'edgeline_last_error_info{kind="NotFoundError"} 1' in _get(port, "/metrics")[1]
         for head, code in (
             (b"Content-Length: 99999999999", b"413"),
             (b"Content-Length: -1", b"411"),

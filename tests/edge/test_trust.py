@@ -14,7 +14,9 @@ from unittest import mock
 
 import pytest
 
+from edgeline._files import locked
 from edgeline.errors import (
+    ConflictError,
     ExpiredError,
     IntegrityError,
     NotFoundError,
@@ -208,6 +210,17 @@ def test_a_damaged_state_is_not_silently_forgotten(
     file.write_bytes(good)
     device.visit()
     file.unlink()
+    device.visit()
+
+
+def test_a_state_that_another_process_uses_is_not_waited_for_without_end(
+    world: World, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeline.registry.state.LOCK_SECONDS", 0.2)
+    device = world.device(state)
+    device.visit()
+    with locked(state / "lock", 0), pytest.raises(ConflictError, match="Try again when it is"):
+        device.visit()
     device.visit()
 
 

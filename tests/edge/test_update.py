@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +29,9 @@ from edgeline.errors import (
     TrustError,
     UnreachableError,
 )
-from edgeline.registry.format import MAX_HISTORY, ReleaseRef
+from edgeline.registry.format import MAX_HISTORY, Descriptor, ReleaseRef
+from edgeline.registry.layout import LayoutStore
+from edgeline.runtime import memory
 from tests.edge.devices import (
     device,
     golden_pair,
@@ -417,6 +422,7 @@ def test_an_up_to_date_check_is_one_request(store: Store, models: Path, state: P
         server.log.clear()
         assert pets.update().action == "current"
         assert [seen.path.rpartition("/")[2] for seen in server.log] == ["tuf"]
+        assert server.log[0].headers["user-agent"] == f"edgeline/{version('edgeline')}"
 
 
 def _large(store: Store, models: Path, number: int) -> None:
@@ -447,6 +453,91 @@ def test_a_broken_download_goes_on_where_it_broke_off(
         assert pets.update().action == "updated"
         (request,) = server.asked("GET", large)
         assert request.headers["range"] == f"bytes={kept}-"
+
+
+def test_a_server_that_breaks_off_again_and_again_is_left_in_peace(
+    store: Store, models: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte at each try is progress, and no reason to ask at once again."""
+    _large(store, models, 1)
+    pauses: list[float] = []
+    monkeypatch.setattr("edgeline.device.download.time.sleep", pauses.append)
+    monkeypatch.setattr("edgeline.device.download.random.uniform", lambda _, longest: longest)
+    pets = device(store, state)
+
+    def a_byte(_: object, blob: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
+        yield b"x"
+        if len(pauses) < 10:
+            raise UnreachableError("it broke off")
+        raise IntegrityError("enough")
+
+    monkeypatch.setattr(LayoutStore, "stream_blob", a_byte)
+    with pytest.raises(IntegrityError, match="enough"):
+        pets.update()
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_what_is_here_is_not_said_to_be_downloaded(store: Store, models: Path, state: Path) -> None:
+    said: list[str] = []
+    pets = device(store, state, progress=said.append)
+    release(store, models, 1)
+    pets.update()
+    assert any("downloading" in line for line in said)
+    said.clear()
+    release(store, models, 1, ["float32", "int8_io"])
+    assert pets.update(["float32"]).action == "updated"
+    assert [line for line in said if "download" in line] == []
+
+
+def test_others_find_the_active_model_at_one_path(store: Store, models: Path, state: Path) -> None:
+    pets = device(store, state)
+    for number in (1, 2):
+        release(store, models, number)
+        pets.update()
+        loaded = pets.folder.load_active()
+        assert (pets.folder.current / "model.tflite").read_bytes() == loaded.content
+        assert (pets.folder.current / "contract.json").read_bytes() == loaded.contract
+        pets.folder.current.unlink()  # as if the power had failed just before
+        pets.update()
+    assert pets.rollback().version == 1
+    loaded = pets.folder.load_active()
+    assert (pets.folder.current / "model.tflite").read_bytes() == loaded.content
+
+
+def test_memory_that_the_kernel_can_take_back_is_available(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "cgroup")
+    for name, text in {
+        "proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 5000 kB\n",
+        "proc/self/cgroup": "0::/a/b\n",
+        "cgroup/a/b/memory.max": "3000000\n",
+        "cgroup/a/b/memory.current": "2900000\n",
+        "cgroup/a/b/memory.stat": "anon 1\ninactive_file 1000000\nactive_file 500000\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert memory.available_memory() == 1_600_000
+
+
+def test_a_child_is_the_first_to_go_when_memory_runs_out() -> None:
+    code = (
+        "from edgeline.device.child import answer_parent\n"
+        "import resource\n"
+        "from pathlib import Path\n"
+        "answer_parent(lambda _: {'score': Path('/proc/self/oom_score_adj').read_text().strip(),"
+        " 'core': resource.getrlimit(resource.RLIMIT_CORE)[0],"
+        " 'data': resource.getrlimit(resource.RLIMIT_DATA)[0]})"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], input='{"seconds": 60}', text=True, env=environment,
+        capture_output=True, check=True,
+    )  # fmt: skip
+    answer = json.loads(done.stdout)
+    assert (answer["score"], answer["core"]) == ("1000", 0)
+    assert 0 < answer["data"] < 1 << 50
 
 
 def test_a_part_that_was_damaged_does_not_count(store: Store, models: Path, state: Path) -> None:

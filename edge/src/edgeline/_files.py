@@ -1,7 +1,13 @@
 """Files that are either whole or not there, whenever the process ends or the power fails."""
 
+import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_LOCK_POLL = 0.1  # seconds
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -22,3 +28,31 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def locked(path: Path, wait: float) -> Iterator[None]:
+    """Keep other processes and threads out, by a file that is made when it is first needed.
+
+    Args:
+        path: The file.
+        wait: For how many seconds to wait for who holds it.
+
+    Raises:
+        BlockingIOError: it is held for longer.
+        OSError: the file cannot be used.
+    """
+    end = time.monotonic() + wait
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(_LOCK_POLL)
+        yield
+    finally:
+        os.close(lock)

@@ -14,7 +14,7 @@ from edgeline.cli.options import (
     add_state,
     at_least,
 )
-from edgeline.cli.output import Progress, print_json, print_table, printable
+from edgeline.cli.output import Progress, UsageError, print_json, print_table, printable
 
 if TYPE_CHECKING:
     from edgeline.device.state import InstalledModel, State
@@ -42,18 +42,13 @@ def add_device_commands(commands: Any) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add which model of which registry the device runs, and how it gets there."""
-    registry, model = os.environ.get(REGISTRY_VARIABLE), os.environ.get(MODEL_VARIABLE)
     parser.add_argument(
         "--registry",
-        default=registry,
-        required=not registry,
         metavar="STORE",
         help=f"a directory, or oci://host[:port]/repository; default: ${REGISTRY_VARIABLE}",
     )
     parser.add_argument(
         "--model",
-        default=model,
-        required=not model,
         metavar="NAME",
         help=f"the model's name in it; default: ${MODEL_VARIABLE}",
     )
@@ -85,19 +80,33 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def registry_and_model(options: argparse.Namespace) -> tuple[str, str]:
+    """Return where the registry is and the model's name, of the command line or the environment.
+
+    Raises:
+        UsageError: one of them is missing.
+    """
+    registry = options.registry or os.environ.get(REGISTRY_VARIABLE)
+    model = options.model or os.environ.get(MODEL_VARIABLE)
+    if not registry or not model:
+        missing = "--registry" if not registry else "--model"
+        variable = MODEL_VARIABLE if registry else REGISTRY_VARIABLE
+        raise UsageError(f"Which one? Name it with {missing}, or in ${variable}")
+    return registry, model
+
+
 def open_device(options: argparse.Namespace) -> "Device":
     """Return the device that the command line describes.
 
     Raises:
-        UsageError: there is no root.
+        UsageError: there is no registry, no model or no root.
         RegistryError: a name is malformed, or the root cannot be read.
     """
     from edgeline.cli.access import connection, required_root
     from edgeline.device.update import Device
 
     return Device(
-        options.registry,
-        options.model,
+        *registry_and_model(options),
         options.channel,
         root=required_root(options),
         state=state_of_device(options),
@@ -266,6 +275,7 @@ def _status_json(
         "registry": device.registry,
         "model": device.model,
         "channel": device.channel,
+        "path": str(device.folder.current) if active else None,
         "active": model_json(active) if active else None,
         "previous": model_json(previous) if previous else None,
         "variants": list(state.preference) or ["auto"],

@@ -6,15 +6,19 @@ device's own process goes on.
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from edgeline.errors import DeviceError, EdgelineError
+from edgeline.runtime.memory import available_memory
 
+_LEAST_MEMORY = 256 << 20  # bytes that a child may always ask for, were it to be killed for it
 _MAX_SAID = 2000  # characters of a child's output that are shown
 
 
@@ -68,6 +72,7 @@ def answer_parent(work: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Non
     request = json.loads(sys.stdin.read())
     # A child whose parent was killed must not stay.
     signal.alarm(int(request["seconds"]) + 1)
+    _be_the_first_to_go()
     try:
         answer = {"error": None, **work(request)}
     except MemoryError:
@@ -75,6 +80,19 @@ def answer_parent(work: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Non
     except EdgelineError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer), flush=True)
+
+
+def _be_the_first_to_go() -> None:
+    """Have the kernel kill this process before any other of the device when memory runs out."""
+    with suppress(OSError):  # not on Linux, or not allowed: then it picks by size
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would fill the disk
+    available = available_memory()
+    if available is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        soft = max(available, _LEAST_MEMORY)
+        if hard == resource.RLIM_INFINITY or soft < hard:
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _run(

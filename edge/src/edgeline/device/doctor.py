@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Literal
 from edgeline.device import clock
 from edgeline.device.child import ChildError
 from edgeline.device.download import SPARE
-from edgeline.device.selection import available_memory, device_name
+from edgeline.device.selection import device_name
 from edgeline.device.state import InstalledModel, State
 from edgeline.device.trial import try_model
 from edgeline.errors import DeviceError, EdgelineError, IntegrityError, NotFoundError
 from edgeline.registry.store import open_store
+from edgeline.runtime.memory import available_memory
 
 if TYPE_CHECKING:
     from edgeline.device.update import Device

@@ -10,6 +10,8 @@ under another name, and bounds what it reads, how long it waits and how much it 
 
 import bisect
 import json
+import logging
+import sys
 import threading
 import time
 from collections import Counter
@@ -26,13 +28,15 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 MAX_IMAGE = 32 << 20  # bytes of a request
-MAX_AT_A_TIME = 4  # requests
+MAX_CONNECTIONS = 16
+MAX_PREDICTIONS = 4  # that are worked on or wait; what is left of the connections asks for health
 SILENCE_SECONDS = 10.0  # of a client, before it is given up
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-_MAX_ERROR = 300  # characters in a label
 _NAMES = ("127.0.0.1", "localhost")
+
+_log = logging.getLogger(__name__)
 
 
 class Histogram:
@@ -162,7 +166,8 @@ class _Server(ThreadingHTTPServer):
     watcher: "Watcher"
 
     def __init__(self, *arguments: Any) -> None:
-        self.busy = threading.BoundedSemaphore(MAX_AT_A_TIME)
+        self.busy = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self.waiting = threading.BoundedSemaphore(MAX_PREDICTIONS)
         self.predicting = threading.Lock()  # a decoded image may take 300 MB
         super().__init__(*arguments)
 
@@ -181,7 +186,9 @@ class _Server(ThreadingHTTPServer):
             self.busy.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that went away."""
+        """Log what is no client that went away."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            _log.exception("A request failed in a way that it should not")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -212,8 +219,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(411, "text/plain", b"expected an image with Content-Length\n")
         elif len(length) > 9 or int(length) > MAX_IMAGE:
             self._answer(413, "text/plain", b"expected an image of at most 32 MiB\n")
+        elif not self.server.waiting.acquire(blocking=False):
+            self._answer(503, "text/plain", b"other predictions are waiting; try again\n")
         else:
-            self._predict(int(length))
+            try:
+                self._predict(int(length))
+            finally:
+                self.server.waiting.release()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the counters do."""
@@ -280,9 +292,10 @@ def _about(channel: str, installed: "InstalledModel | None", state: "State") -> 
     yield f"edgeline_stale {int(0 < state.expires < max(time.time(), state.floor))}"
     yield from _family("edgeline_last_check_failed", "gauge", "Whether the last check failed.")
     yield f"edgeline_last_check_failed {int(state.error is not None)}"
-    if state.error is not None:
+    if state.error_kind is not None:
+        # The kind and not the text, or each text would be another time series.
         yield from _family("edgeline_last_error_info", "gauge", "Why the last check failed.")
-        yield f"edgeline_last_error_info{_labels({'error': state.error[:_MAX_ERROR]})} 1"
+        yield f"edgeline_last_error_info{_labels({'kind': state.error_kind})} 1"
 
 
 def _family(name: str, kind: str, text: str) -> Iterator[str]:

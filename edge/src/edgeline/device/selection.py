@@ -69,21 +69,6 @@ def device_name() -> str:
     return f"{name}, {platform.machine()}, {cores()} cores"
 
 
-def available_memory() -> int | None:
-    """Return how many bytes of memory a new process may take; None where nobody knows."""
-    found = []
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) << 10)
-    with suppress(OSError, ValueError):
-        group = Path("/proc/self/cgroup").read_text().rpartition(":")[2].strip().lstrip("/")
-        folder = Path("/sys/fs/cgroup") / group
-        limit = int((folder / "memory.max").read_text())
-        found.append(max(0, limit - int((folder / "memory.current").read_text())))
-    return min(found) if found else None
-
-
 def candidates(
     release: "Release", preference: Sequence[str], memory: int | None
 ) -> list["Variant"]:

@@ -22,7 +22,6 @@ from edgeline.device.child import ChildError
 from edgeline.device.download import Downloads, Progress
 from edgeline.device.selection import (
     Speeds,
-    available_memory,
     candidates,
     versions,
 )
@@ -47,6 +46,7 @@ from edgeline.errors import (
 from edgeline.registry.format import MAX_HISTORY
 from edgeline.registry.home import default_state
 from edgeline.registry.store import Connection, open_store
+from edgeline.runtime.memory import available_memory
 from edgeline.runtime.threads import default_threads
 
 if TYPE_CHECKING:
@@ -149,7 +149,14 @@ class Device:
                 return check.run()
             except EdgelineError as error:
                 with suppress(DeviceError):  # a full disk must not hide what happened first
-                    self.folder.write(replace(check.state, failed=time.time(), error=str(error)))
+                    self.folder.write(
+                        replace(
+                            check.state,
+                            failed=time.time(),
+                            error=str(error),
+                            error_kind=type(error).__name__,
+                        )
+                    )
                 raise
 
     def lend(
@@ -179,6 +186,15 @@ class Device:
 
         floor = TimeFloor(clock.as_time(state.floor), state.floor_root)
         return TrustedChannels(store, root=self.root, state=self.folder.base, floor=floor)
+
+    def remember_told(self, installed: InstalledModel) -> None:
+        """Remember that `on_update` was called with a model.
+
+        Raises:
+            DeviceError: the state folder cannot be used, or another process is updating.
+        """
+        with self.folder.locked(self.limits.lock_seconds):
+            self.folder.write(replace(self.folder.read(), told=installed.id))
 
     def retry(self) -> None:
         """Forget that a release failed its trial here, so that the next update tries it again.
@@ -278,6 +294,7 @@ class _Check:
             checked=now,
             failed=0.0,
             error=None,
+            error_kind=None,
         )
         if found is None:
             there = ", ".join(f"{each.model}/{each.name}" for each in channels.channels())
@@ -374,7 +391,8 @@ class _Check:
         tried: dict[str, Mapping[str, Path]] = {}
         for variant in options:
             downloads.check_space(_blobs(variant))
-            self._device.progress(f"downloading {release.model} {release.tag} {variant.name}")
+            if downloads.missing(_blobs(variant)):
+                self._device.progress(f"downloading {release.model} {release.tag} {variant.name}")
             tried[variant.name] = self._bring(release, variant, downloads)
             self._device.progress(f"trying {release.model} {release.tag} {variant.name}")
             try:

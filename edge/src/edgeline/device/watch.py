@@ -39,7 +39,8 @@ class Watcher:
         interval: Seconds between two checks.
         jitter: By which part of it each of them is longer or shorter, at random.
         max_interval: Seconds that failures let the interval grow to, doubling it each time.
-        on_update: Called with the new model after each switch; what it raises is logged.
+        on_update: Called with the new model after each switch, also when the process ended between
+            the two, and with the model that is there at the very first; what it raises is logged.
         predicts: Whether to load models; without, it only keeps the state folder up to date.
 
     Raises:
@@ -81,7 +82,7 @@ class Watcher:
 
     def run(self) -> None:
         """Watch until `stop` is called from another thread or a signal handler."""
-        self._follow(first=True)
+        self._follow()
         self._go_on(0.0)
 
     def check(self) -> float:
@@ -107,7 +108,7 @@ class Watcher:
         else:
             self.metrics.checked(outcome.action)
             self._failures = 0
-        self._follow(first=False)
+        self._follow()
         if problem:
             # Not before: who reads it may ask for the state at once.
             _log.warning("%s", problem)
@@ -159,7 +160,7 @@ class Watcher:
         return self.metrics.render(self.device.channel, self._serving, self._state)
 
     def __enter__(self) -> "Watcher":
-        self._follow(first=True)
+        self._follow()
         pause = self.check() if self._serving is None else 0.0
         self._thread = threading.Thread(
             target=self._go_on, args=(pause,), name="edgeline-watch", daemon=True
@@ -184,7 +185,7 @@ class Watcher:
         interval = min(self._interval * 2.0 ** min(self._failures, 30), self._max_interval)
         return interval * (1 + random.uniform(-self._jitter, self._jitter))
 
-    def _follow(self, *, first: bool) -> None:
+    def _follow(self) -> None:
         """Serve what the state folder says, which a rollback from outside changes, too."""
         try:
             self._state = self.device.folder.read()
@@ -201,8 +202,7 @@ class Watcher:
         self._serving = installed
         self.metrics.new_model()
         _log.info("serving %s %s %s", installed.model, installed.tag, installed.variant)
-        if not first:
-            self._tell(installed)
+        self._tell(installed)
 
     def _load(self) -> InstalledModel:
         from edgeline.runtime.classifier import Classifier
@@ -213,10 +213,14 @@ class Watcher:
         return loaded.installed
 
     def _tell(self, installed: InstalledModel) -> None:
-        if self._on_update is None:
+        if self._on_update is None or self._state.told == installed.id:
             return
         try:
             self._on_update(installed)
         except Exception as error:
             self.metrics.hook_failed()
             _log.warning("on_update failed: %s", str(error))
+        try:
+            self.device.remember_told(installed)
+        except EdgelineError as error:
+            _log.warning("%s", str(error))

@@ -11,6 +11,7 @@ is there now. No change is lost, and nothing is signed that was not verified.
 """
 
 import copy
+import logging
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -68,6 +69,8 @@ _PAUSE = 0.1  # seconds, doubled at each attempt
 _LONGEST_PAUSE = 3.0  # seconds
 
 _Result = TypeVar("_Result")
+
+_log = logging.getLogger(__name__)
 
 
 def initialize(
@@ -432,7 +435,8 @@ class Repository:
                     return result, metadata
                 try:
                     metadata.commit(self._signers)
-                except ConflictError:
+                except ConflictError as error:
+                    _log.info("%s. Starting over (attempt %d)", error, attempt + 1)
                     continue
             self._base = TUF_TAG
             return result, metadata

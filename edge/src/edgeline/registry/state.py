@@ -5,24 +5,24 @@ disk, so that there is the old state or the new one whenever the power fails; an
 later is noticed, in the place of taking an older copy of the registry for the newest.
 """
 
-import fcntl
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from edgeline._files import write_whole
+from edgeline._files import locked, write_whole
 from edgeline._json import dump_canonical, parse_object
 from edgeline._text import one_line
-from edgeline.errors import RegistryError, TrustError
+from edgeline.errors import ConflictError, RegistryError, TrustError
 
 ROOTS = "root_history"  # where the TUF client keeps roots, below its folder
 NAME = re.compile(rf"({ROOTS}/[1-9][0-9]*\.)?[a-z0-9]+(-[a-z0-9]+)*\.json")  # of its files
+
+LOCK_SECONDS = 60.0  # to wait for another process, which may be asking a slow registry
 
 _FILE = "trusted.json"
 _FORMAT = 1
@@ -51,17 +51,14 @@ class State:
         """Keep out other processes that use the folder.
 
         Raises:
+            ConflictError: another one has not finished within `LOCK_SECONDS`.
             RegistryError: the folder cannot be used.
         """
-        with self._translated():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
+        with ExitStack() as stack:
             with self._translated():
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self._folder / "lock", LOCK_SECONDS))
             yield
-        finally:
-            os.close(lock)
 
     def load(self) -> Kept:
         """Return what was saved last; nothing when this is the first time.
@@ -106,6 +103,12 @@ class State:
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except BlockingIOError:
+            # It may be waiting for a slow registry.
+            raise ConflictError(
+                f"Another process has used {self._folder} for {LOCK_SECONDS:g} seconds. Try again "
+                "when it is done"
+            ) from None
         except OSError as error:
             raise RegistryError(
                 f"The state folder {self._folder} cannot be used: {error.strerror}. It has to be a "
