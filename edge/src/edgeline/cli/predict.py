@@ -17,7 +17,7 @@ from edgeline.cli.device import (
     state_of_device,
 )
 from edgeline.cli.options import add_command, at_least
-from edgeline.cli.output import UsageError, note, printable
+from edgeline.cli.output import UsageError, note, printable, without_remarks
 from edgeline.errors import ImageError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def add_predict(commands: Any) -> None:
     )
 
 
+@without_remarks()
 def _run(options: argparse.Namespace) -> int:
     """Predict every image that can be read."""
     log_to_stderr()
