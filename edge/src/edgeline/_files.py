@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_LOCK_POLL = 0.1  # seconds
+_LOCK_POLL = 0.01  # seconds
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -21,6 +21,20 @@ def write_whole(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def create_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file that must not be there yet, and have it last.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, mode), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
 def sync_folder(path: Path) -> None:
     """Make what was renamed and removed in a folder last."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -31,19 +45,20 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, wait: float) -> Iterator[None]:
+def locked(path: Path, wait: float, *, mode: int = 0o644) -> Iterator[None]:
     """Keep other processes and threads out, by a file that is made when it is first needed.
 
     Args:
         path: The file.
         wait: For how many seconds to wait for who holds it.
+        mode: The permissions that it is made with.
 
     Raises:
         BlockingIOError: it is held for longer.
         OSError: the file cannot be used.
     """
     end = time.monotonic() + wait
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         while True:
             try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeline._files import create_whole
 from edgeline.cli.access import first_root, require_publishing, store_to_write
 from edgeline.cli.options import (
     add_command,
@@ -20,6 +21,7 @@ from edgeline.cli.options import (
 )
 from edgeline.cli.output import UsageError, note, print_json, print_table
 from edgeline.errors import NotFoundError, RegistryError
+from edgeline.registry.format import signing_roles
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key
@@ -126,11 +128,6 @@ def make_key(file: Path, passphrase: str | None) -> "Key":
     return key
 
 
-def model_key_names(model: str) -> tuple[str, str]:
-    """Return the names of a model's two keys, which are those of its roles."""
-    return f"{model}-ci", f"{model}-release"
-
-
 @dataclass(frozen=True)
 class _KeyFile:
     """A key that was made, and what its holder can do."""
@@ -199,7 +196,7 @@ def _key_files(folder: Path, models: list[str], roots: int, threshold: int) -> I
     yield key("targets", "which models there are, and whose they are", "offline")
     yield key("online", "that all of it is fresh", "with each of those below, and for `refresh`")
     for model in models:
-        ci, release = model_key_names(model)
+        ci, release = signing_roles(model)
         yield key(ci, f"{model}/candidate and {model}/canary", "with the pipeline")
         yield key(release, f"{model}/production", "with whoever promotes, away from the pipeline")
 
@@ -227,7 +224,7 @@ def _initialize(
         targets=keys["targets"],
         online=keys["online"],
         models={
-            model: ModelKeys(*(keys[name] for name in model_key_names(model))) for model in models
+            model: ModelKeys(*(keys[name] for name in signing_roles(model))) for model in models
         },
     )
     return initialize(store, named, signers, Expiry(**dict(options.expires)))
@@ -252,10 +249,7 @@ def _taken(store: "WriteStore") -> RegistryError:
 
 def _create(path: Path, content: bytes) -> None:
     try:
-        with path.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        create_whole(path, content)
     except OSError as error:
         raise RegistryError(
             f"The registry is initialized, but {path} cannot be written: {error.strerror}. Mend "
@@ -270,7 +264,7 @@ def _explain(store: str, root: Path, files: list[_KeyFile], model: str, *, encry
     print_table([("FILE", "SIGNS", "KEEP IT"), *rows, trusted])
     if not encrypted:
         print("\nThe keys are not encrypted: whoever reads the files can sign.")
-    ci, release = model_key_names(model)
+    ci, release = signing_roles(model)
     folder = root.parent
     print(
         f"""

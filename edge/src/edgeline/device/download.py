@@ -5,7 +5,6 @@ becomes `<hex>` once its length and its SHA-256 are right. The space is checked 
 written, so that a device never fills its disk with a model that it cannot hold.
 """
 
-import hashlib
 import os
 import random
 import shutil
@@ -13,11 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeline._files import sync_folder
 from edgeline.device.state import State, StateFolder
 from edgeline.errors import DeviceError, IntegrityError, UnreachableError
+from edgeline.registry.format import hashed
 
 if TYPE_CHECKING:
     from edgeline.registry.format import Descriptor
@@ -187,7 +187,4 @@ def _size(path: Path) -> int:
 
 
 def _sha256(path: Path) -> str:
-    digest: Any = hashlib.sha256()
-    for chunk in _read(path, 0):
-        digest.update(chunk)
-    return str(digest.hexdigest())
+    return hashed(_read(path, 0))[0].removeprefix("sha256:")

@@ -17,6 +17,7 @@ loaded is what was verified and tried when it came, or an error. Nothing here im
 reading needs, since a device may start a process per image.
 """
 
+import errno
 import hashlib
 import logging
 import os
@@ -38,6 +39,7 @@ from edgeline.registry.format import (
     check_digest,
     check_model,
     check_variant,
+    digest_of,
     version_tag,
 )
 
@@ -409,6 +411,14 @@ class StateFolder:
 
     def _link_current(self, model_id: str | None) -> None:
         """Have `current` lead to a model's folder, from one moment to the next."""
+        try:
+            self._replace_link(model_id)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP):
+                raise
+            _log.debug("%s is on a disk without links, so that it has no `current`", self.path)
+
+    def _replace_link(self, model_id: str | None) -> None:
         if model_id is None:
             remove(self.current)
             return
@@ -445,7 +455,7 @@ class StateFolder:
             data = read_bounded(path, MAX_MODEL if name == MODEL_FILE else MAX_GOLDEN)
         except (OSError, ValueError) as error:
             raise _damaged(path, error) from None
-        if f"sha256:{hashlib.sha256(data).hexdigest()}" != expected.digest:
+        if digest_of(data) != expected.digest:
             raise _damaged(path, ValueError("its digest does not fit"))
         return data
 

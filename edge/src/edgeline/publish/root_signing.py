@@ -10,7 +10,6 @@ that they trust and without the registry, what they are asked to sign.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Root, VerificationResult
 
+from edgeline._files import write_whole
 from edgeline._json import parse_object
 from edgeline._text import one_line
 from edgeline.errors import RegistryError
@@ -104,13 +104,8 @@ class RootDraft:
             "roots": [root.to_dict() for root in self.roots],
             "proposed": self.proposed.to_dict(),
         }
-        temporary = path.with_name(f".{path.name}.part")
         try:
-            with temporary.open("w") as file:
-                json.dump(document, file, indent=1, sort_keys=True)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_whole(path, json.dumps(document, indent=1, sort_keys=True).encode())
         except OSError as error:
             raise RegistryError(f"{path} cannot be written: {error.strerror}") from None
 
