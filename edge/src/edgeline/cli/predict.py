@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeline.cli.device import (
+from edgeline.cli.device_options import (
     add_device,
     add_variant,
     log_to_stderr,

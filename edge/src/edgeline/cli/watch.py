@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgeline.cli.device import (
+from edgeline.cli.device_options import (
     add_device,
     add_threads,
     add_variant,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from edgeline.device.health import Metrics
+from edgeline.device.metrics import Metrics
 from edgeline.device.state import InstalledModel, State
 from edgeline.device.update import Device
 from edgeline.errors import EdgelineError, ImageError, NotFoundError, RejectedError
