@@ -96,7 +96,9 @@ def test_going_back_to_the_previous_release_keeps_both(
     for number in (1, 2):
         release(store, models, number)
         pets.update()
-    store.repository().rollback("pets", "production")
+    served = store.repository().channel("pets", "production")
+    assert served is not None
+    store.repository().point("pets", "production", served.history[0])
     assert pets.update().action == "updated"
     assert (serving(pets), _installed(state)) == (1, 2)
     assert pets.rollback().version == 2

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgeline.device.state import State
     from edgeline.registry.trust import TrustedRole
 
 _TOLERANCE = 60.0  # seconds that clocks of machines in order differ, and are set back now and then
@@ -32,6 +33,11 @@ def complaint(now: float, floor: float) -> str | None:
         f"{as_time(floor):%Y-%m-%d %H:%M} UTC before. Set it (`timedatectl` shows whether NTP is "
         "on); until then, signatures are checked by the later time"
     )
+
+
+def floor_under(root: "TrustedRole", state: "State") -> float:
+    """Return the floor that a state remembers, 0 where a newer root has let it go."""
+    return state.floor if root.version <= state.floor_root else 0.0
 
 
 def raised_floor(floor: float, now: float, root: "TrustedRole") -> float:

@@ -155,7 +155,8 @@ def _registry(device: "Device") -> Iterator[Finding]:
     yield Finding(
         "registry", "ok", f"{store.location} answered in {time.monotonic() - started:.2f} seconds"
     )
-    now = max(time.time(), state.floor)
+    root = next(role for role in roles if role.name == "root")
+    now = max(time.time(), clock.floor_under(root, state))
     soon = [role for role in roles if role.expires.timestamp() < now + _SOON]
     expiring = ", ".join(f"{role.name} on {role.expires:%Y-%m-%d}" for role in soon)
     too_long = ", ".join(f"{r.name} until {r.says:%Y-%m-%d}" for r in roles if r.expires < r.says)
@@ -170,7 +171,6 @@ def _registry(device: "Device") -> Iterator[Finding]:
         text = f"they expire soon: {expiring}. Tell the registry's keeper to sign anew"
         yield Finding("signatures", "warning", text)
     else:
-        root = next(role for role in roles if role.name == "root")
         first = min(roles, key=lambda role: role.expires)
         yield Finding(
             "signatures",

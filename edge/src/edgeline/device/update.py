@@ -281,7 +281,7 @@ class _Check:
         found = channels.channel(self._device.model, self._device.channel)
         roles = channels.roles()
         root = next(role for role in roles if role.name == "root")
-        floor = self.state.floor if root.version <= self.state.floor_root else 0.0
+        floor = clock.floor_under(root, self.state)
         complaint = clock.complaint(now, floor)
         if complaint:
             _log.warning("%s", complaint)
