@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -501,6 +502,9 @@ def test_others_find_the_active_model_at_one_path(store: Store, models: Path, st
         assert (pets.folder.current / "contract.json").read_bytes() == loaded.contract
         pets.folder.current.unlink()  # as if the power had failed just before
         pets.update()
+    shutil.copytree(pets.folder.path, copy := state.with_name("copy"))  # which follows links
+    shutil.rmtree(pets.folder.path)
+    copy.rename(pets.folder.path)
     assert pets.rollback().version == 1
     loaded = pets.folder.load_active()
     assert (pets.folder.current / "model.tflite").read_bytes() == loaded.content

@@ -424,12 +424,14 @@ class StateFolder:
             return
         target = Path(self._models.name) / model_id
         contract = self.path / target / _CONTRACT_LINK
-        if contract.parent.is_dir() and not contract.is_symlink():
+        if contract.parent.is_dir() and not contract.exists():
             contract.symlink_to(CONTRACT_FILE)
         if not self.current.is_symlink() or self.current.readlink() != target:
             new = self.path / "current.new"
             remove(new)
             new.symlink_to(target)
+            if not self.current.is_symlink():
+                remove(self.current)  # what a copy of the state that follows links makes of it
             new.replace(self.current)
             sync_folder(self.path)
 

@@ -426,7 +426,7 @@ class _Check:
             write_whole(path, contract)
         files = {CONTRACT_FILE: path, MODEL_FILE: downloads.get(variant.model)}
         if variant.golden is None:
-            _log.warning(
+            _log.info(
                 "%s %s %s has no golden pair: that it runs is all that can be tried",
                 release.model, release.tag, variant.name,
             )  # fmt: skip
