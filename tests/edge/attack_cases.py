@@ -300,6 +300,21 @@ def _fast_forward(world: World) -> None:
     )
 
 
+def _sign_far_ahead(world: World) -> None:
+    """Sign what lasts for a century, and says that it was signed a day before it expires."""
+
+    def change(document: Document) -> None:
+        document["signed"]["expires"] = "2126-01-01T00:00:00Z"
+        document["signed"]["x-edgeline-expiry-days"] = 1
+
+    world.serve(world.forge(world.files(), change=change))
+
+
+def _refresh_with_a_clock_that_is_ahead(world: World) -> None:
+    with world.clock(days=365):
+        world.repository("online").refresh()
+
+
 # Honest changes, and honest recoveries.
 
 
@@ -454,6 +469,22 @@ _WITH_THE_ONLINE_KEY = (
         by_memory=True,
         prepare=_fast_forward,
         recover=_replace_the_stolen_online_key,
+    ),
+    Case(
+        "the future was signed, and the key replaced",
+        _replace_the_stolen_online_key,
+        None,
+        serves=1,
+        prepare=_sign_far_ahead,
+        recover=_nothing,
+    ),
+    Case(
+        "a clock that was ahead signed, and was put right",
+        lambda world: world.refresh(),
+        None,
+        serves=3,
+        prepare=_refresh_with_a_clock_that_is_ahead,
+        recover=_nothing,
     ),
     Case(
         "versions were fast-forwarded, and the key replaced",

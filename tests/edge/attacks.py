@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -196,6 +196,7 @@ class World:
         drop: str | None = None,
         versions: Mapping[str, int] = {},
         key: str = "online",
+        change: Callable[[Document], None] = lambda _: None,
     ) -> Files:
         """Put other metadata of roles into a bundle; list and sign it with (usually) a stolen key.
 
@@ -205,6 +206,7 @@ class World:
             drop: A role to leave out.
             versions: What snapshot lists and timestamp says in the place of the true versions.
             key: What signs snapshot and timestamp.
+            change: What else to do to both before they are signed.
         """
         forged = dict(files)
         snapshot = read(files, "snapshot")
@@ -218,6 +220,7 @@ class World:
         for role in {*versions} - {"snapshot", "timestamp"}:
             snapshot["signed"]["meta"][f"{role}.json"]["version"] = versions[role]
         snapshot["signed"]["version"] = versions.get("snapshot", snapshot["signed"]["version"] + 1)
+        change(snapshot)
         data = self.sign(snapshot, key)
         del forged[newest(files, "snapshot")]
         forged[f"{snapshot['signed']['version']}.snapshot.json"] = data
@@ -228,6 +231,7 @@ class World:
         timestamp["signed"]["version"] = versions.get(
             "timestamp", timestamp["signed"]["version"] + 1
         )
+        change(timestamp)
         forged["timestamp.json"] = self.sign(timestamp, key)
         return forged
 

@@ -189,14 +189,38 @@ def test_a_batch_is_predicted_in_order(
         np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("bad", [b"no image", None, "a\0path", 7], ids=repr)
 def test_an_image_that_cannot_be_read_does_not_end_a_batch(
-    models: Path, contract: PreprocessingContract, images: list[NDArray[np.uint8]]
+    bad: Any, models: Path, contract: PreprocessingContract, images: list[NDArray[np.uint8]]
 ) -> None:
     classifier = Classifier.from_file(models / "float32.tflite", contract)
-    first, second, third = classifier.predict_batch([images[0], b"no image", images[1]])
+    first, second, third = classifier.predict_batch([images[0], bad, images[1]])
     assert isinstance(first, Prediction)
     assert isinstance(second, ImageError)
     assert isinstance(third, Prediction)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        np.zeros((300, 300, 3), np.uint8),
+        np.zeros((300, 300), np.uint8),
+        Image.new("RGB", (9, 9)),
+        "photo.jpg",
+        Path("photo.jpg"),
+        b"bytes",
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_one_image_is_no_batch(one: Any, models: Path, contract: PreprocessingContract) -> None:
+    classifier = Classifier.from_file(models / "float32.tflite", contract)
+    with pytest.raises(TypeError, match="this is one: a list of them"):
+        classifier.predict_batch(one)
+
+
+def test_an_array_of_images_is_a_batch(models: Path, contract: PreprocessingContract) -> None:
+    classifier = Classifier.from_file(models / "float32.tflite", contract)
+    assert len(list(classifier.predict_batch(np.zeros((2, 30, 30, 3), np.uint8)))) == 2
 
 
 def test_threads_may_share_a_classifier(

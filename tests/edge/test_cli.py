@@ -1,8 +1,11 @@
 """The command line, run as users run it: predictions, and what importing costs."""
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.edge.test_packed import packed_model
+
 if TYPE_CHECKING:
+    from edgeline.contract import PreprocessingContract
     from tests.edge.conftest import Store
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -219,3 +225,52 @@ def test_a_reader_that_has_enough_is_no_error(python: Python, pets: "Store", roo
     )
     done = python("-c", code, "registry", "list", pets.path, "--root", root)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_model_file_predicts_without_a_registry(
+    python: Python, photos: Path, models: Path, contract: "PreprocessingContract", tmp_path: Path
+) -> None:
+    packed = tmp_path / "model.tflite"
+    packed.write_bytes(
+        packed_model(
+            (models / "float32.tflite").read_bytes(), {"preprocessing.json": contract.to_json()}
+        )
+    )
+    done = python("-m", "edgeline", "predict", packed, photos / "red.png")
+    assert (done.returncode, done.stderr) == (0, ""), "LiteRT says nothing of XNNPACK"
+    assert done.stdout.split()[1] in contract.labels
+    done = python("-m", "edgeline", "predict", packed, "x.png", "--registry", "somewhere")
+    assert (done.returncode, "--registry does not apply" in done.stderr) == (2, True)
+    done = python("-m", "edgeline", "predict", packed)
+    assert (done.returncode, "Expected images after" in done.stderr) == (2, True)
+    done = python("-m", "edgeline", "predict", "x.png")
+    assert (done.returncode, "with --registry, or in $EDGELINE" in done.stderr) == (2, True)
+
+
+def test_the_version_is_told(python: Python) -> None:
+    done = python("-m", "edgeline", "--version")
+    assert done.stdout == f"edgeline {version('edgeline')}\n"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "message"),
+    [
+        (">/dev/full", 3, "edgeline: The output cannot be written: No space left on device\n"),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+    ],
+)
+def test_streams_that_take_nothing_are_no_bug(
+    redirection: str, code: int, message: str, python: Python, pets: "Store", root: Path
+) -> None:
+    command = f'exec "$0" -m edgeline registry list "$1" --root "$2" {redirection}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, pets.path, root],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, message)

@@ -100,6 +100,20 @@ def test_numbers_and_times_are_as_asked_for(run: Run, tmp_path: Path) -> None:
     assert [each["subject"] for each in findings] == ["role timestamp"]
 
 
+def test_times_are_changed_by_root(run: Run) -> None:
+    run(INIT)
+    root = "--root keys/root.json --key keys/root-1.pem"
+    done = run(f"keys expiry registry {root} --expires timestamp=3 --draft draft.json")
+    assert done.code == 0, done.error
+    assert "Hand draft.json to their holders" in done.out
+    run("keys sign draft.json --root keys/root.json --key keys/root-2.pem --yes")
+    done = run("keys apply registry draft.json --root keys/root.json --key keys/online.pem")
+    assert done.code == 0, done.error
+    assert "timestamp" in done.out
+    findings = run("verify registry --root keys/root.json --json").document["findings"]
+    assert [each["subject"] for each in findings] == ["role timestamp"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -148,6 +148,7 @@ def test_status_says_what_is_wrong(run: Run, store: Store, models: Path, state: 
     run("pull")
     release(store, models, 2, ["nan"])
     assert run("pull").code == 3
+    assert run("retry").code == 3
     said = run("status")
     assert "rejected    v2: nan: The model gave a probability that is not a finite" in said.output
     assert "last error" in said.output
@@ -266,6 +267,11 @@ def _expired(store: Store, models: Path, state: Path) -> None:
         store.repository().refresh()
 
 
+def _signed_for_too_long(store: Store, models: Path, state: Path) -> None:
+    with signed_days_ago(-400):
+        store.repository().refresh()
+
+
 def _damage_trust(store: Store, models: Path, state: Path) -> None:
     (state / "trusted.json").write_bytes(b"{}")
 
@@ -277,10 +283,11 @@ def _damage_trust(store: Store, models: Path, state: Path) -> None:
         (_moved, "warning", "channel", "`edgeline pull` installs it"),
         (_floor, "problem", "clock", "Set it"),
         (_flip, "problem", "model", "missing or damaged"),
-        (_break_state, "problem", "state", "Delete"),
+        (_break_state, "ok", "state", "pets.production"),
         (_reject, "problem", "channel", "v2 failed its trial here: nan"),
         (_expiring, "warning", "signatures", "they expire soon: timestamp on"),
         (_expired, "problem", "registry", "too old to be trusted"),
+        (_signed_for_too_long, "problem", "signatures", "than root lets them: timestamp until"),
         (_damage_trust, "problem", "registry", "trusted.json is damaged"),
     ],
 )
@@ -380,7 +387,7 @@ def test_the_health_server_is_careful(environment: None, store: Store, models: P
         assert _get(port, "/elsewhere", b"x")[0] == 404
         assert _get(port, "/metrics", Host="evil.example")[0] == 403
         assert _get(port, "/predict", b"x", Origin="http://evil.example")[0] == 403
-        assert 'edgeline_last_error_info{error="' in _get(port, "/metrics")[1]
+        assert 'edgeline_last_error_info{kind="NotFoundError"} 1' in _get(port, "/metrics")[1]
         for head, code in (
             (b"Content-Length: 99999999999", b"413"),
             (b"Content-Length: -1", b"411"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeline import golden as golden_module
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import ModelError
 from edgeline.golden import MIN_TOLERANCE, Golden, GoldenCase, check, make
@@ -113,7 +114,7 @@ def test_another_model_does_not_pass(
 def test_a_pair_for_other_labels_is_refused(
     golden: Golden, models: Path, contract: PreprocessingContract
 ) -> None:
-    cases = (GoldenCase(golden.cases[0].image, (0.5, 0.5)),)
+    cases = (GoldenCase(golden.cases[0].image, (0.2, 0.8)),)
     model = loaded((models / "float32.tflite").read_bytes(), contract)
     with pytest.raises(ModelError, match="expected 3 probabilities, one a label, got 2"):
         check(model, contract, replace(golden, cases=cases))
@@ -124,6 +125,42 @@ def test_no_pair_is_made_of_a_model_that_gives_no_numbers(
 ) -> None:
     with pytest.raises(ModelError, match="not a finite number"):
         make((models / "nan.tflite").read_bytes(), contract)
+
+
+def _saying(said: Any, otherwise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have XNNPACK and TFLite's own kernels say other things of the images."""
+    answers = {True: np.array(said, np.float32), False: np.array(otherwise, np.float32)}
+    monkeypatch.setattr(golden_module, "_answers", lambda *_, xnnpack: answers[xnnpack])
+
+
+def test_no_pair_is_made_where_nothing_is_sure(
+    contract: PreprocessingContract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a tolerance of twice the disagreement, it would let anything pass."""
+    _saying([[0.9, 0.05, 0.05]] * 16, [[0.4, 0.3, 0.3]] * 16, monkeypatch)
+    with pytest.raises(ModelError, match=r"differ by 0\.500 or more .* Leave this variant out"):
+        make(b"", contract)
+
+
+def test_only_images_on_which_implementations_agree_are_kept(
+    contract: PreprocessingContract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [[0.9, 0.05, 0.05]] * 2 + [[0.1, 0.8, 0.1]] * 14
+    _saying(said, said[:2] + [[0.8, 0.1, 0.1]] * 14, monkeypatch)
+    made = make(b"", contract)
+    assert [case.probabilities for case in made.cases] == [(0.9, 0.05, 0.05)] * 2
+    assert made.tolerance == MIN_TOLERANCE
+
+
+def test_the_pair_of_an_undecided_model_does_not_let_pass_what_decides_nothing(
+    contract: PreprocessingContract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [[0.336, 0.332, 0.332]] * 16
+    _saying(said, said, monkeypatch)
+    assert make(b"", contract).tolerance == pytest.approx(0.0027 / 2, abs=1e-4)
+    _saying([[1 / 3] * 3] * 16, [[1 / 3] * 3] * 16, monkeypatch)
+    with pytest.raises(ModelError, match="equally probable"):
+        make(b"", contract)
 
 
 def png_of(width: int, height: int) -> str:
@@ -139,38 +176,46 @@ MALFORMED: dict[str, tuple[object, str]] = {
     "not an object": ([], "not valid JSON"),
     "of a later version": ({"version": 2}, "has version 2, and this edgeline reads 1"),
     "a field too many": (
-        {"version": 1, "tolerance": 0.1, "cases": [ONE], "x": 1},
+        {"version": 1, "tolerance": 0.04, "cases": [ONE], "x": 1},
         "expected the fields",
     ),
-    "no case": ({"version": 1, "tolerance": 0.1, "cases": []}, "expected 1 to 16 cases, got 0"),
-    "too many cases": ({"version": 1, "tolerance": 0.1, "cases": [ONE] * 17}, "16 cases, got 17"),
-    "cases that are none": ({"version": 1, "tolerance": 0.1, "cases": {}}, "a list of cases"),
-    "a case that is none": ({"version": 1, "tolerance": 0.1, "cases": [1]}, "to be an object"),
+    "no case": ({"version": 1, "tolerance": 0.04, "cases": []}, "expected 1 to 16 cases, got 0"),
+    "too many cases": ({"version": 1, "tolerance": 0.04, "cases": [ONE] * 17}, "16 cases, got 17"),
+    "cases that are none": ({"version": 1, "tolerance": 0.04, "cases": {}}, "a list of cases"),
+    "a case that is none": ({"version": 1, "tolerance": 0.04, "cases": [1]}, "to be an object"),
     "no tolerance at all": ({"version": 1, "tolerance": 0, "cases": [ONE]}, "tolerance above 0"),
-    "a tolerance for anything": ({"version": 1, "tolerance": 9, "cases": [ONE]}, "at most 1"),
+    "a tolerance for anything": ({"version": 1, "tolerance": 0.05, "cases": [ONE]}, "at most 0.04"),
     "a tolerance in words": ({"version": 1, "tolerance": "1", "cases": [ONE]}, "got '1'"),
     "no probability": (
-        {"version": 1, "tolerance": 0.1, "cases": [{**ONE, "probabilities": []}]},
+        {"version": 1, "tolerance": 0.04, "cases": [{**ONE, "probabilities": []}]},
         "probabilities from 0 to 1",
     ),
+    "a tolerance within which any answer is": (
+        {
+            "version": 1,
+            "tolerance": 0.02,
+            "cases": [{**ONE, "probabilities": [0.32, 0.33, 0.35]}] * 2,
+        },
+        "let pass a model that finds all labels equally probable",
+    ),
     "a probability of two": (
-        {"version": 1, "tolerance": 0.1, "cases": [{**ONE, "probabilities": [2]}]},
+        {"version": 1, "tolerance": 0.04, "cases": [{**ONE, "probabilities": [2]}]},
         "probabilities from 0 to 1",
     ),
     "an image that is no base64": (
-        {"version": 1, "tolerance": 0.1, "cases": [{**ONE, "image": "!"}]},
+        {"version": 1, "tolerance": 0.04, "cases": [{**ONE, "image": "!"}]},
         "not valid base64",
     ),
     "an image that is no PNG": (
-        {"version": 1, "tolerance": 0.1, "cases": [{**ONE, "image": "AAAA"}]},
+        {"version": 1, "tolerance": 0.04, "cases": [{**ONE, "image": "AAAA"}]},
         "no PNG",
     ),
     "an image that unpacks to megabytes": (
-        {"version": 1, "tolerance": 0.1, "cases": [{**ONE, "image": png_of(8, 9000)}]},
+        {"version": 1, "tolerance": 0.04, "cases": [{**ONE, "image": png_of(8, 9000)}]},
         "got 41 bytes and 8 x 9000",
     ),
     "an image that unpacks to gigabytes": (
-        {"version": 1, "tolerance": 0.1, "cases": [{**ONE, "image": png_of(99_999, 99_999)}]},
+        {"version": 1, "tolerance": 0.04, "cases": [{**ONE, "image": png_of(99_999, 99_999)}]},
         "or a huge one",
     ),
 }
@@ -185,7 +230,9 @@ def test_a_malformed_pair_is_refused(document: object, message: str) -> None:
 
 def test_an_image_without_its_pixels_is_refused(models: Path) -> None:
     contract = PreprocessingContract(height=8, width=8, max_side=512, labels=("a", "b", "c"))
-    golden = Golden.from_json(json.dumps({"version": 1, "tolerance": 0.1, "cases": [ONE]}).encode())
+    golden = Golden.from_json(
+        json.dumps({"version": 1, "tolerance": 0.04, "cases": [ONE]}).encode()
+    )
     model = loaded((models / "float32.tflite").read_bytes(), contract)
     with pytest.raises(ModelError, match=r"malformed: image 1: .*cannot be decoded"):
         check(model, contract, golden)

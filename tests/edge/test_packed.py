@@ -14,7 +14,7 @@ from edgeline.contract import PreprocessingContract
 from edgeline.errors import ContractError
 
 
-def _packed(model: bytes, files: dict[str, bytes]) -> bytes:
+def packed_model(model: bytes, files: dict[str, bytes]) -> bytes:
     file = io.BytesIO(model)
     with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
@@ -31,7 +31,9 @@ def test_a_file_says_by_itself_how_images_are_prepared(
     model: bytes, models: Path, contract: PreprocessingContract, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.tflite"
-    path.write_bytes(_packed(model, {"labels.txt": b"", "preprocessing.json": contract.to_json()}))
+    path.write_bytes(
+        packed_model(model, {"labels.txt": b"", "preprocessing.json": contract.to_json()})
+    )
     image = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
     with (
         Classifier.from_file(path) as packed,
@@ -55,7 +57,7 @@ def test_a_file_without_a_contract_is_refused(
     files: dict[str, bytes] | None, message: str, model: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.tflite"
-    path.write_bytes(model if files is None else _packed(model, files))
+    path.write_bytes(model if files is None else packed_model(model, files))
     with pytest.raises(ContractError, match=message):
         Classifier.from_file(path)
 
@@ -63,7 +65,7 @@ def test_a_file_without_a_contract_is_refused(
 def test_a_damaged_archive_is_refused(
     model: bytes, contract: PreprocessingContract, tmp_path: Path
 ) -> None:
-    whole = _packed(model, {"preprocessing.json": contract.to_json()})
+    whole = packed_model(model, {"preprocessing.json": contract.to_json()})
     path = tmp_path / "model.tflite"
     for position in range(len(model), len(whole), 3):
         damaged = bytearray(whole)

@@ -252,3 +252,33 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300_000_000)
     with pytest.raises(ImageError, match="unpacks to 20000 x 20000 pixels"):
         load_image(_bomb())
+
+
+@pytest.mark.parametrize(
+    ("top", "hint"),
+    [
+        (1.0, r"from 0 to 1\. Give np\.round\(values \* 255\)\.astype\(np\.uint8\)"),
+        (255.0, r"from 0 to 255\. Give np\.round\(values\)\.astype\(np\.uint8\)"),
+        (256.0, r"got float32 \[2, 2, 3\]$"),
+    ],
+)
+def test_an_array_of_floats_is_refused_with_a_hint(top: float, hint: str) -> None:
+    with pytest.raises(ImageError, match=hint):
+        load_image(np.full((2, 2, 3), top, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("mode", "memory", "refused"),
+    [("RGB", 79, True), ("RGB", 81, False), ("RGBA", 81, True), ("I;16", 81, True)],
+)
+def test_an_image_for_which_there_is_no_memory_is_refused(
+    mode: str, memory: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten million pixels take 80 MB at least, and 190 with transparency or 16 bits."""
+    data = _encoded(Image.new(mode, (5000, 2000)))
+    monkeypatch.setattr("edgeline.preprocessing.available_memory", lambda: memory * 1_000_000)
+    if not refused:
+        load_image(data)
+        return
+    with pytest.raises(ImageError, match=r"5000 x 2000 pixels takes \d+ MB of memory, and"):
+        load_image(data)

@@ -28,7 +28,7 @@ from edgeline.publish.root_signing import RootDraft, sign_draft
 from edgeline.publish.store import WriteStore
 from edgeline.registry.format import OCI_INDEX, TUF_TAG, Descriptor, ReleaseRef
 from tests.edge.attack_cases import FORGED, Case
-from tests.edge.attacks import World, newest, read
+from tests.edge.attacks import Document, World, newest, read
 
 
 @pytest.fixture(scope="session")
@@ -511,6 +511,78 @@ def test_an_expired_registry_lives_again(tmp_path: Path) -> None:
 def test_refreshing_needs_the_online_key(world: World) -> None:
     with pytest.raises(RegistryError, match="Role 'snapshot' is signed by 1 of"):
         world.repository("cells-ci").refresh()
+
+
+# How long signatures last.
+
+
+def _of_before_root_said_it(world: World) -> None:
+    """Have every role say for itself how long it lasts, as a thief of the online key would."""
+
+    def say(document: Document) -> None:
+        document["signed"]["x-edgeline-expiry-days"] = 3650
+
+    files = world.files()
+    root = read(files, "root")
+    for role in root["signed"]["roles"].values():
+        del role["x-edgeline-expiry-days"]
+    say(root)
+    world.root = files["1.root.json"] = world.sign(root, "root-1", "root-2")
+    world.serve(world.forge(files, change=say))
+
+
+def _days(world: World) -> dict[str, tuple[int, bool]]:
+    return {role.name: (role.days, role.is_bounded) for role in world.repository().roles()[:4]}
+
+
+def test_root_says_how_long_signatures_last_in_a_registry_of_before(world: World) -> None:
+    _of_before_root_said_it(world)
+    usual = {"root": 365, "targets": 365, "snapshot": 30, "timestamp": 30}
+    assert _days(world) == {name: (days, False) for name, days in usual.items()}
+    device = world.device(world.folder / "state")
+    device.visit()
+    assert world.repository().set_expiry() is None
+    assert _days(world) == {name: (days, True) for name, days in usual.items()}
+    version = json.loads(world.repository().root())["signed"]["version"]
+    world.repository("online").set_expiry()
+    assert json.loads(world.repository().root())["signed"]["version"] == version == 2
+    device.visit()
+    world.refresh()
+    for role in ("root", "timestamp", "snapshot"):
+        assert "x-edgeline-expiry-days" not in read(world.files(), role)["signed"]
+
+
+def test_what_was_signed_for_longer_is_signed_anew(world: World) -> None:
+    draft = world.folder / "draft.json"
+    proposed = world.repository("root-1").set_expiry({"timestamp": 7}, draft=draft)
+    assert proposed is not None
+    assert "timestamp lasts 7 days, not 30" in proposed.changes
+    assert not any("snapshot" in line for line in proposed.changes)
+    before = {role.name: role.version for role in world.repository().roles()}
+    world.repository("root-2", "online").apply_draft(draft)
+    signed = {
+        role.name: role.expires
+        for role in world.repository().roles()
+        if role.version > before[role.name]
+    }
+    assert signed.keys() == {"root", "timestamp"}
+    lasts = signed["timestamp"]
+    assert lasts is not None
+    assert abs(lasts - datetime.now(timezone.utc) - timedelta(days=7)) < timedelta(minutes=10)
+
+
+@pytest.mark.parametrize(
+    ("days", "message"),
+    [
+        ({"timestamp": 0}, "last 1 to 3650 days"),
+        ({"cells-ci": 30}, "Root says it for root, targets, snapshot, timestamp; got cells-ci"),
+    ],
+)
+def test_an_expiry_that_makes_no_sense_is_refused(
+    days: dict[str, int], message: str, world: World
+) -> None:
+    with pytest.raises(RegistryError, match=message):
+        world.repository().set_expiry(days)
 
 
 # Other keys.

@@ -14,7 +14,9 @@ from unittest import mock
 
 import pytest
 
+from edgeline._files import locked
 from edgeline.errors import (
+    ConflictError,
     ExpiredError,
     IntegrityError,
     NotFoundError,
@@ -25,10 +27,10 @@ from edgeline.errors import (
 from edgeline.publish.repository import Expiry, ModelKeys
 from edgeline.registry.format import OCI_INDEX, Descriptor, ReleaseRef
 from edgeline.registry.layout import LayoutStore
-from edgeline.registry.state import pack
+from edgeline.registry.state import Kept, pack
 from edgeline.registry.store import ReadStore
-from edgeline.registry.trust import Channel, TrustedChannels, default_state
-from tests.edge.attacks import World, read
+from edgeline.registry.trust import Channel, TimeFloor, TrustedChannels, default_state
+from tests.edge.attacks import Document, World, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -211,11 +213,22 @@ def test_a_damaged_state_is_not_silently_forgotten(
     device.visit()
 
 
+def test_a_state_that_another_process_uses_is_not_waited_for_without_end(
+    world: World, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeline.registry.state.LOCK_SECONDS", 0.2)
+    device = world.device(state)
+    device.visit()
+    with locked(state / "lock", 0), pytest.raises(ConflictError, match="Try again when it is"):
+        device.visit()
+    device.visit()
+
+
 def test_a_state_does_not_name_files_elsewhere(world: World, state: Path) -> None:
     """A checksum keeps nobody from writing a state, who can write there anyway."""
     state.mkdir(parents=True)
     for name in ("../evil.json", "/evil.json", "root_history/../../evil.json", "a/b.json", "x"):
-        (state / "trusted.json").write_bytes(pack({name: b"{}"}))
+        (state / "trusted.json").write_bytes(pack(Kept({name: b"{}"})))
         with pytest.raises(TrustError, match="holds something else than metadata"):
             world.device(state).visit()
 
@@ -388,7 +401,7 @@ def test_a_time_that_has_passed_counts_when_the_clock_is_behind_it(
     store, now = LayoutStore(world.path), datetime.now(timezone.utc)
     for days, role in ((29, None), (31, "timestamp"), (400, "root")):
         channels = TrustedChannels(
-            store, root=world.root, state=state, not_before=now + timedelta(days=days)
+            store, root=world.root, state=state, floor=TimeFloor(now + timedelta(days=days), root=1)
         )
         if role is None:
             channels.refresh()
@@ -405,9 +418,51 @@ def test_the_roles_that_a_channel_rests_on_are_told(world: World, state: Path) -
     assert list(roles) == ["root", "timestamp", "snapshot", "targets", "cells-ci"]
     published = {role.name: role.expires for role in world.repository().roles()}
     assert all(role.expires == published[name] for name, role in roles.items())
-    signed = roles["timestamp"].signed
+    signed = roles["root"].signed
     assert signed is not None
-    assert roles["timestamp"].expires - signed == timedelta(days=30)
+    assert roles["root"].expires - signed == timedelta(days=365)
+    assert roles["timestamp"].signed is None  # who stole the online key could say anything
+
+
+def test_a_newer_root_lets_go_of_a_time_that_had_not_passed(world: World, state: Path) -> None:
+    floor = TimeFloor(datetime.now(timezone.utc) + timedelta(days=400), root=1)
+    channels = TrustedChannels(world.store, root=world.root, state=state, floor=floor)
+    with pytest.raises(ExpiredError, match=r"root expired on .* Set the clock"):
+        channels.refresh()
+    world.repository().rotate("root")
+    channels.refresh()
+
+
+def test_what_the_online_key_signed_for_a_century_lasts_as_long_as_root_lets_it(
+    world: World, state: Path
+) -> None:
+    def century(document: Document) -> None:
+        document["signed"]["expires"] = "2126-01-01T00:00:00Z"
+
+    def after(days: int, root: int = 1) -> TrustedChannels:
+        floor = TimeFloor(datetime.now(timezone.utc) + timedelta(days=days), root=root)
+        return TrustedChannels(world.store, root=world.root, state=state, floor=floor)
+
+    world.serve(world.forge(world.files(), change=century))
+    timestamp = after(0).roles()[1]
+    assert (timestamp.name, timestamp.says.year) == ("timestamp", 2126)
+    assert timestamp.expires - datetime.now(timezone.utc) < timedelta(days=30)
+    after(29).refresh()
+    with pytest.raises(ExpiredError, match="timestamp expired on"):
+        after(31).refresh()
+    with pytest.raises(ExpiredError, match="timestamp expired on"):
+        after(31).refresh()  # it is not seen for the first time again
+
+
+def test_a_clock_that_is_behind_makes_no_signature_too_long(world: World, state: Path) -> None:
+    """Once it is set, what was seen before is as good as what is seen then."""
+    with world.clock(days=60):
+        world.repository().refresh()
+    roles = TrustedChannels(world.store, root=world.root, state=state).roles()
+    assert roles[1].expires < roles[1].says
+    floor = TimeFloor(datetime.now(timezone.utc) + timedelta(days=60), root=1)
+    channels = TrustedChannels(world.store, root=world.root, state=state, floor=floor)
+    assert [role.name for role in channels.roles() if role.expires < role.says] == []
 
 
 # What the holder of the right key must not do either.

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
+import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +30,9 @@ from edgeline.errors import (
     TrustError,
     UnreachableError,
 )
+from edgeline.registry.format import MAX_HISTORY, Descriptor, ReleaseRef
+from edgeline.registry.layout import LayoutStore
+from edgeline.runtime import memory
 from tests.edge.devices import (
     device,
     golden_pair,
@@ -88,7 +97,9 @@ def test_going_back_to_the_previous_release_keeps_both(
     for number in (1, 2):
         release(store, models, number)
         pets.update()
-    store.repository().rollback("pets", "production")
+    served = store.repository().channel("pets", "production")
+    assert served is not None
+    store.repository().point("pets", "production", served.history[0])
     assert pets.update().action == "updated"
     assert (serving(pets), _installed(state)) == (1, 2)
     assert pets.rollback().version == 2
@@ -100,6 +111,7 @@ def test_going_back_to_the_previous_release_keeps_both(
         ("kill -SEGV $$", "it crashed here (SIGSEGV)"),
         ("echo 'out of luck' >&2; exit 3", "it ended its process here with exit code 3: out of"),
         ("sleep 60", "it hangs here: not ready after 1 seconds"),
+        ("kill -KILL $$", "it was killed here, as the kernel does when memory runs out"),
         ("echo nonsense", "it ended its process here with exit code 0"),
     ],
 )
@@ -163,6 +175,93 @@ def test_a_rejected_release_is_left_alone_until_the_channel_moves(
     release(store, models, 2, golden=golden_pair(models, store))
     assert pets.update().installed.version == 2
     assert pets.folder.read().rejected is None
+
+
+def test_bad_luck_is_tried_again_ever_more_rarely(
+    store: Store, models: Path, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pets = device(store, state)
+    release(store, models, 1)
+
+    def rejected_until() -> float:
+        with pytest.raises(RejectedError, match=r"It is tried again from .* UTC on, by `edgeline"):
+            pets.update()
+        rejected = pets.folder.read().rejected
+        assert rejected is not None
+        assert rejected.until is not None
+        return rejected.until - time.time()
+
+    def wait(seconds: float) -> None:
+        with pets.folder.locked():
+            state = pets.folder.read()
+            assert state.rejected is not None
+            rejected = replace(state.rejected, until=time.time() - seconds)
+            pets.folder.write(replace(state, rejected=rejected))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", _shell(tmp_path / "python", "kill -KILL $$"))
+        for tries in range(10):
+            assert rejected_until() == pytest.approx(min(900 * 2**tries, DAY), abs=60)
+            wait(1)
+    wait(-60)
+    rejected_until()  # it is not its time yet
+    wait(-2 * DAY)  # by a clock that was set back
+    assert pets.update().installed.version == 1
+
+
+def test_a_rejected_release_is_tried_again_when_its_user_says_so(
+    store: Store, models: Path, state: Path
+) -> None:
+    said: list[str] = []
+    pets = device(store, state, progress=said.append)
+    release(store, models, 1, ["nan"])
+    for _ in range(2):
+        with pytest.raises(RejectedError):
+            pets.update()
+    pets.retry()
+    with pytest.raises(RejectedError):
+        pets.update()
+    assert len([line for line in said if line.startswith("trying")]) == 2
+    rejected = pets.folder.read().rejected
+    assert rejected is not None
+    assert rejected.until is None, "it is the model's fault"
+    for name in ("ai-edge-litert", "edgeline", "numpy", "pillow"):
+        assert f"{name} {version(name)}" in rejected.runtime
+
+
+def test_what_rotted_on_the_card_is_not_used_for_another_release(
+    store: Store, models: Path, state: Path
+) -> None:
+    pets = device(store, state)
+    release(store, models, 1)
+    pets.update()
+    (file,) = state.rglob("model.tflite")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    release(store, models, 1, ["float32", "int8_io"])
+    assert pets.update(["float32"]).action == "updated"
+    assert serving(pets) == 2
+
+
+def test_a_damaged_state_is_made_anew_of_what_is_there(
+    store: Store, models: Path, state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pets = device(store, state)
+    for number in (1, 2):
+        release(store, models, number)
+        pets.update()
+    file = pets.folder.path / "state.json"
+    file.write_bytes(file.read_bytes().replace(b'"failed":0.0', b'"failed":9.0'))
+    assert serving(pets) == 2
+    assert "state.json is damaged" in caplog.text
+    assert pets.update().action == "current"
+    caplog.clear()
+    assert pets.rollback().version == 1
+    assert caplog.text == ""
+    file.write_bytes(b"")
+    pets.folder.file(str(pets.folder.read().active), "model.tflite").write_bytes(b"")
+    assert serving(pets) == 1, "the one that is whole"
 
 
 def test_another_variant_or_runtime_is_another_chance(
@@ -246,6 +345,52 @@ def test_a_local_rollback_holds_until_the_channel_moves(
     assert serving(pets) == 3
 
 
+def test_a_withdrawn_release_does_not_come_back(store: Store, models: Path, state: Path) -> None:
+    pets = device(store, state)
+    for number in (1, 2):
+        release(store, models, number)
+        pets.update()
+    store.repository().rollback("pets", "production")
+    assert pets.update().installed.version == 1
+    with pytest.raises(NotFoundError, match="no model before"):
+        pets.rollback()
+    release(store, models, 3)
+    assert pets.update().installed.version == 3
+    assert pets.rollback().version == 1
+
+
+def test_a_release_that_is_withdrawn_while_another_is_served_does_not_come_back(
+    store: Store, models: Path, state: Path
+) -> None:
+    """The device went from v2 to v3, and the channel by way of v1."""
+    pets = device(store, state)
+    release(store, models, 1)
+    release(store, models, 2)
+    pets.update()
+    store.repository().rollback("pets", "production")
+    release(store, models, 3)
+    pets.update()
+    assert serving(pets) == 3
+    with pytest.raises(NotFoundError, match="no model before"):
+        pets.rollback()
+
+
+def test_a_release_that_is_older_than_the_history_may_be_gone_back_to(
+    store: Store, models: Path, state: Path
+) -> None:
+    pets = device(store, state)
+    release(store, models, 1)
+    pets.update()
+    last = store.repository().channel("pets", "production")
+    assert last is not None
+    for number in range(2, MAX_HISTORY + 3):
+        index = replace(last.release.index, digest=f"sha256:{number:064x}")
+        store.repository().point("pets", "production", ReleaseRef(number, index))
+    release(store, models, 99)
+    pets.update()
+    assert pets.rollback().version == 1
+
+
 def test_a_full_disk_is_noticed_first(
     store: Store, models: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +425,7 @@ def test_an_up_to_date_check_is_one_request(store: Store, models: Path, state: P
         server.log.clear()
         assert pets.update().action == "current"
         assert [seen.path.rpartition("/")[2] for seen in server.log] == ["tuf"]
+        assert server.log[0].headers["user-agent"] == f"edgeline/{version('edgeline')}"
 
 
 def _large(store: Store, models: Path, number: int) -> None:
@@ -310,6 +456,94 @@ def test_a_broken_download_goes_on_where_it_broke_off(
         assert pets.update().action == "updated"
         (request,) = server.asked("GET", large)
         assert request.headers["range"] == f"bytes={kept}-"
+
+
+def test_a_server_that_breaks_off_again_and_again_is_left_in_peace(
+    store: Store, models: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte at each try is progress, and no reason to ask at once again."""
+    _large(store, models, 1)
+    pauses: list[float] = []
+    monkeypatch.setattr("edgeline.device.download.time.sleep", pauses.append)
+    monkeypatch.setattr("edgeline.device.download.random.uniform", lambda _, longest: longest)
+    pets = device(store, state)
+
+    def a_byte(_: object, blob: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
+        yield b"x"
+        if len(pauses) < 10:
+            raise UnreachableError("it broke off")
+        raise IntegrityError("enough")
+
+    monkeypatch.setattr(LayoutStore, "stream_blob", a_byte)
+    with pytest.raises(IntegrityError, match="enough"):
+        pets.update()
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_what_is_here_is_not_said_to_be_downloaded(store: Store, models: Path, state: Path) -> None:
+    said: list[str] = []
+    pets = device(store, state, progress=said.append)
+    release(store, models, 1)
+    pets.update()
+    assert any("downloading" in line for line in said)
+    said.clear()
+    release(store, models, 1, ["float32", "int8_io"])
+    assert pets.update(["float32"]).action == "updated"
+    assert [line for line in said if "download" in line] == []
+
+
+def test_others_find_the_active_model_at_one_path(store: Store, models: Path, state: Path) -> None:
+    pets = device(store, state)
+    for number in (1, 2):
+        release(store, models, number)
+        pets.update()
+        loaded = pets.folder.load_active()
+        assert (pets.folder.current / "model.tflite").read_bytes() == loaded.content
+        assert (pets.folder.current / "contract.json").read_bytes() == loaded.contract
+        pets.folder.current.unlink()  # as if the power had failed just before
+        pets.update()
+    shutil.copytree(pets.folder.path, copy := state.with_name("copy"))  # which follows links
+    shutil.rmtree(pets.folder.path)
+    copy.rename(pets.folder.path)
+    assert pets.rollback().version == 1
+    loaded = pets.folder.load_active()
+    assert (pets.folder.current / "model.tflite").read_bytes() == loaded.content
+
+
+def test_memory_that_the_kernel_can_take_back_is_available(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "cgroup")
+    for name, text in {
+        "proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 5000 kB\n",
+        "proc/self/cgroup": "0::/a/b\n",
+        "cgroup/a/b/memory.max": "3000000\n",
+        "cgroup/a/b/memory.current": "2900000\n",
+        "cgroup/a/b/memory.stat": "anon 1\ninactive_file 1000000\nactive_file 500000\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert memory.available_memory() == 1_600_000
+
+
+def test_a_child_is_the_first_to_go_when_memory_runs_out() -> None:
+    code = (
+        "from edgeline.device.child import answer_parent\n"
+        "import resource\n"
+        "from pathlib import Path\n"
+        "answer_parent(lambda _: {'score': Path('/proc/self/oom_score_adj').read_text().strip(),"
+        " 'core': resource.getrlimit(resource.RLIMIT_CORE)[0],"
+        " 'data': resource.getrlimit(resource.RLIMIT_DATA)[0]})"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], input='{"seconds": 60}', text=True, env=environment,
+        capture_output=True, check=True,
+    )  # fmt: skip
+    answer = json.loads(done.stdout)
+    assert (answer["score"], answer["core"]) == ("1000", 0)
+    assert 0 < answer["data"] < 1 << 50
 
 
 def test_a_part_that_was_damaged_does_not_count(store: Store, models: Path, state: Path) -> None:
@@ -389,7 +623,7 @@ def test_a_clock_that_went_back_does_not_make_old_signatures_new(
     assert serving(pets) == 1
 
 
-def test_a_floor_comes_from_when_metadata_was_signed(
+def test_a_floor_comes_from_when_root_was_signed_and_falls_with_the_next_root(
     store: Store, models: Path, state: Path
 ) -> None:
     with signed_days_ago(-3):
@@ -397,7 +631,19 @@ def test_a_floor_comes_from_when_metadata_was_signed(
     pets = device(store, state)
     pets.update()
     remembered = pets.folder.read()
-    assert remembered.floor - remembered.checked == pytest.approx(3 * DAY, abs=DAY / 10)
+    assert remembered.floor == remembered.checked, "the online key raises no floor"
+    with signed_days_ago(-2):
+        store.repository().rotate("root")
+    pets.update()
+    remembered = pets.folder.read()
+    assert remembered.floor - remembered.checked == pytest.approx(2 * DAY, abs=DAY / 10)
+    with pets.folder.locked():
+        pets.folder.write(replace(remembered, floor=remembered.floor + 400 * DAY))
+    with pytest.raises(ExpiredError, match="root expired on"):
+        pets.update()
+    store.repository().rotate("root")
+    pets.update()
+    assert pets.folder.read().floor == pytest.approx(remembered.checked, abs=DAY / 10)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing", "no release.json"])
@@ -423,16 +669,6 @@ def test_a_damaged_model_is_not_served_and_repaired(
     pets.repair()
     assert pets.update().action == "updated"
     assert serving(pets) == 2
-
-
-def test_a_damaged_state_is_told(store: Store, models: Path, state: Path) -> None:
-    release(store, models, 1)
-    pets = device(store, state)
-    pets.update()
-    file = state / "pets.production" / "state.json"
-    file.write_bytes(file.read_bytes().replace(b'"failed":0.0', b'"failed":9.0'))
-    with pytest.raises(DeviceError, match=r"its checksum does not fit.* Delete"):
-        pets.update()
 
 
 def test_a_model_trusted_by_another_root_is_not_served(

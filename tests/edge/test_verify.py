@@ -12,6 +12,9 @@ from edgeline.publish.repository import Expiry, Repository, initialize
 from edgeline.publish.store import open_for_writing
 from edgeline.publish.verify import Finding, Verification, verify
 from edgeline.registry.format import OCI_INDEX, OCI_MANIFEST, Descriptor
+from tests.edge.attacks import World
+from tests.edge.devices import signed_days_ago
+from tests.edge.test_repository import _of_before_root_said_it
 
 if TYPE_CHECKING:
     from tests.edge.conftest import Authority, Store
@@ -154,6 +157,25 @@ def test_finds_what_has_expired(tmp_path: Path, authority: "Authority") -> None:
         ("error", "role timestamp"),
     ]
     assert not found.passed
+
+
+def test_finds_what_was_signed_for_longer_than_root_says(store: "Store") -> None:
+    with signed_days_ago(-400):
+        store.repository().refresh()
+    found = _verify(store)
+    assert [(each.level, each.subject) for each in found.findings] == [
+        ("error", f"role {name}") for name in ("root", "targets", "snapshot", "timestamp")
+    ]
+    assert "more than 30 days away" in found.findings[-1].text
+
+
+def test_finds_a_root_that_does_not_say_how_long_signatures_last(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    _of_before_root_said_it(world)
+    found = verify(world.store, world.repository())
+    assert ("warning", "role root") in {(each.level, each.subject) for each in found.findings}
+    world.repository().set_expiry()
+    assert verify(world.store, world.repository()).findings == ()
 
 
 def test_finds_that_another_root_signed(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import http.client
 import os
 import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 from edgeline.device.bench import process_memory
+from edgeline.device.health import MAX_PREDICTIONS, HealthServer
 from edgeline.device.state import InstalledModel
 from edgeline.device.update import Device
 from edgeline.device.watch import Watcher
@@ -171,6 +174,77 @@ def test_a_rollback_from_outside_is_followed(store: Store, models: Path, state: 
     assert 'edgeline_checks_total{result="held"} 1' in watcher.render_metrics()
 
 
+def test_a_hook_runs_though_the_process_ended_before_it(
+    store: Store, models: Path, state: Path
+) -> None:
+    """The switch was the last thing that an earlier process did."""
+    release(store, models, 1)
+    device(store, state).update()
+    told: list[int] = []
+    for _ in range(2):
+        watcher = Watcher(device(store, state), on_update=lambda each: told.append(each.version))
+        watcher.check()
+        assert told == [1]
+
+
+@contextmanager
+def _predicting(watcher: Watcher, count: int) -> Iterator[int]:
+    """Serve a watcher whose predictions do not end, and let so many begin; gives the port."""
+    begun, end = threading.Semaphore(0), threading.Event()
+
+    def classify(_: object) -> None:
+        begun.release()
+        end.wait(60)
+        raise ImageError("enough")
+
+    watcher.classify = classify  # type: ignore[assignment, method-assign]
+    server = HealthServer(watcher, 0)
+    clients = [
+        http.client.HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(count)
+    ]
+    try:
+        for client in clients:
+            client.request("POST", "/predict", b"x")
+        assert begun.acquire(timeout=60)
+        yield server.port
+    finally:
+        end.set()
+        for client in clients:
+            client.getresponse().read()
+            client.close()
+        server.close()
+
+
+def test_health_is_told_while_all_predictions_run(store: Store, state: Path) -> None:
+    with _predicting(Watcher(device(store, state)), MAX_PREDICTIONS) as port:
+        end = time.monotonic() + 60
+        while True:
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            client.request("GET", "/healthz")
+            assert client.getresponse().status == 503, "there is no model"
+            client.request("POST", "/predict", b"x", {"Host": "localhost"})
+            answer = client.getresponse()
+            if b"other predictions are waiting" in answer.read():
+                break
+            assert time.monotonic() < end
+
+
+def test_a_bug_of_ours_in_a_request_is_logged(
+    store: Store, state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = Watcher(device(store, state))
+    watcher.render_metrics = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+    server = HealthServer(watcher, 0)
+    try:
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        client.request("GET", "/metrics")
+        with pytest.raises((http.client.HTTPException, OSError)):
+            client.getresponse()
+    finally:
+        server.close()
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_a_hook_that_fails_ends_nothing(store: Store, models: Path, state: Path) -> None:
     def fail(_: InstalledModel) -> None:
         raise RuntimeError("out of luck")
@@ -210,6 +284,21 @@ def test_a_damaged_model_is_replaced_while_watching(
         while watcher.classify(IMAGE)[0].version != 2:
             assert time.monotonic() < end, "it was not repaired"
             time.sleep(0.02)
+
+
+def test_what_rots_while_watching_is_replaced(
+    store: Store, models: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeline.device.watch.LOOK_SECONDS", 0.0)
+    release(store, models, 1)
+    watcher = Watcher(device(store, state))
+    watcher.check()
+    (file,) = state.rglob("model.tflite")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    watcher.check()
+    assert file.read_bytes() == whole
+    assert watcher.classify(IMAGE)[0].version == 1
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from edgeline.contract import PreprocessingContract
     from edgeline.device.update import Device
     from edgeline.device.watch import Watcher
-    from edgeline.errors import EdgelineError
+    from edgeline.errors import EdgelineError, ImageError
     from edgeline.runtime.classifier import Classifier, Prediction
 
 __all__ = [
     "Classifier",
     "Device",
     "EdgelineError",
+    "ImageError",
     "Prediction",
     "PreprocessingContract",
     "Watcher",
@@ -32,6 +33,7 @@ _MODULES = {
     "Classifier": "edgeline.runtime.classifier",
     "Device": "edgeline.device.update",
     "EdgelineError": "edgeline.errors",
+    "ImageError": "edgeline.errors",
     "Prediction": "edgeline.runtime.classifier",
     "PreprocessingContract": "edgeline.contract",
     "Watcher": "edgeline.device.watch",

@@ -1,7 +1,13 @@
 """Files that are either whole or not there, whenever the process ends or the power fails."""
 
+import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_LOCK_POLL = 0.01  # seconds
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -15,6 +21,20 @@ def write_whole(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def create_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file that must not be there yet, and have it last.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, mode), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
 def sync_folder(path: Path) -> None:
     """Make what was renamed and removed in a folder last."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -22,3 +42,32 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def locked(path: Path, wait: float, *, mode: int = 0o644) -> Iterator[None]:
+    """Keep other processes and threads out, by a file that is made when it is first needed.
+
+    Args:
+        path: The file.
+        wait: For how many seconds to wait for who holds it.
+        mode: The permissions that it is made with.
+
+    Raises:
+        BlockingIOError: it is held for longer.
+        OSError: the file cannot be used.
+    """
+    end = time.monotonic() + wait
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(_LOCK_POLL)
+        yield
+    finally:
+        os.close(lock)

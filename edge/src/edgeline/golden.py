@@ -11,15 +11,17 @@ resizing is checked too.
 How far a correct device may be off is measured, not guessed. XNNPACK and TFLite's own kernels are
 two implementations of the same operations, and differ by rounding: by 1e-6 for a float model, by
 much more where an integer model's rounding errors add up through many layers. Only images on which
-the two agree are kept, and the tolerance is twice their largest disagreement on those, but never
-below 0.01. Of the images that remain, those are kept on which the model's answers differ most from
-each other: a model that says the same of everything proves nothing.
+the two agree are kept, and the tolerance is twice their largest disagreement on those. It is at
+least 0.01, unless the model is so undecided that this would let pass anything. Of the images that
+remain, those are kept on which the model's answers differ most from each other: a model that says
+the same of everything proves nothing. Where the two agree on no image, there is no pair, and no
+release.
 """
 
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +39,7 @@ MAX_CASES = 16
 MAX_IMAGE_BYTES = 1 << 20
 MAX_IMAGE_SIDE = 1024  # px
 MIN_TOLERANCE = 0.01
+MAX_TOLERANCE = 0.04
 
 _VERSION = 1
 _CASES = 4  # of a golden pair that is made here
@@ -44,7 +47,9 @@ _CANDIDATES = 16  # among which they are chosen
 _HEIGHT, _WIDTH = 72, 96  # px
 _OCTAVES = ((3, 0.6), (12, 0.3), (48, 0.1))  # of the noise: cells along the height, weight
 _CONTRAST = 1.6
-_AGREED = 0.02  # difference of a probability within which the two implementations agree
+_AGREED = (
+    MAX_TOLERANCE / 2
+)  # difference of a probability within which the two implementations agree
 _DECIMALS = 6
 
 
@@ -68,14 +73,18 @@ class Golden:
     cases: tuple[GoldenCase, ...]
 
     def __post_init__(self) -> None:
-        if not _is_probability(self.tolerance) or self.tolerance == 0:
-            raise _malformed(f"expected a tolerance above 0 and at most 1, got {self.tolerance!r}")
+        if not _is_probability(self.tolerance) or not 0 < self.tolerance <= MAX_TOLERANCE:
+            raise _malformed(
+                f"expected a tolerance above 0 and at most {MAX_TOLERANCE}, got {self.tolerance!r}"
+            )
         if not 1 <= len(self.cases) <= MAX_CASES:
             raise _malformed(f"expected 1 to {MAX_CASES} cases, got {len(self.cases)}")
         for case in self.cases:
             _check_image(case.image)
             if not case.probabilities or not all(map(_is_probability, case.probabilities)):
                 raise _malformed("expected probabilities from 0 to 1")
+        if self.tolerance >= _decision(case.probabilities for case in self.cases):
+            raise _malformed("it would let pass a model that finds all labels equally probable")
 
     def to_json(self) -> bytes:
         """Return the golden pair as JSON; equal ones give equal bytes."""
@@ -116,18 +125,24 @@ def make(content: bytes, contract: PreprocessingContract) -> Golden:
         contract: By which it preprocesses.
 
     Raises:
-        ModelError: the model cannot be run, or does not fit the contract.
+        ModelError: the model cannot be run, or does not fit the contract; or it computes something
+            else with each implementation, or finds all labels equally probable.
     """
     images = [_noise(seed) for seed in range(_CANDIDATES)]
     pixels = [preprocess(contract, image) for image in images]
     said = _answers(content, contract, pixels, xnnpack=True)
     disagreement = np.abs(said - _answers(content, contract, pixels, xnnpack=False)).max(axis=1)
+    if disagreement.min() > _AGREED:
+        raise ModelError(
+            "No device could be told from a faulty one: XNNPACK and TFLite's own kernels differ by "
+            f"{disagreement.min():.3f} or more in a probability of every golden image, expected at "
+            f"most {_AGREED}. Leave this variant out"
+        )
     chosen = _choose(said, disagreement)
-    tolerance = max(MIN_TOLERANCE, 2 * float(disagreement[chosen].max()))
-    return Golden(
-        min(1.0, math.ceil(tolerance * 1000) / 1000),
-        tuple(GoldenCase(_png(images[i]), _rounded(said[i])) for i in chosen),
-    )
+    cases = tuple(GoldenCase(_png(images[i]), _rounded(said[i])) for i in chosen)
+    least = min(MIN_TOLERANCE, _decision(case.probabilities for case in cases) / 2)
+    tolerance = max(least, 2 * float(disagreement[chosen].max()))
+    return Golden(min(MAX_TOLERANCE, math.ceil(tolerance * 1e6) / 1e6), cases)
 
 
 def check(model: PixelModel, contract: PreprocessingContract, golden: Golden) -> None:
@@ -190,13 +205,18 @@ def _answers(
 def _choose(said: NDArray[np.float32], disagreement: NDArray[np.float32]) -> list[int]:
     """Return which images to keep: calm ones, then as far from each other as can be."""
     calm = np.argsort(disagreement, kind="stable")
-    usable = calm[: max(_CASES, int((disagreement <= _AGREED).sum()))]
+    usable = calm[: int((disagreement <= _AGREED).sum())]
     chosen = [int(usable[0])]
-    while len(chosen) < _CASES:
+    while len(chosen) < min(_CASES, len(usable)):
         distances = np.abs(said[usable][:, None] - said[chosen][None]).max(axis=2).min(axis=1)
         distances[np.isin(usable, chosen)] = -1
         chosen.append(int(usable[int(distances.argmax())]))
     return chosen
+
+
+def _decision(answers: Iterable[Sequence[float]]) -> float:
+    """Return how far probabilities are from even ones, at most: what tells a model from none."""
+    return max(abs(p - 1 / len(answer)) for answer in answers for p in answer)
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:

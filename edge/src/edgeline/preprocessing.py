@@ -18,6 +18,7 @@ from PIL import Image
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import ImageError
 from edgeline.image_files import EXPECTED, UnreadableKindError, read_image
+from edgeline.runtime.memory import available_memory
 
 __all__ = [
     "ImageSource",
@@ -34,6 +35,11 @@ __all__ = [
 ]
 
 MAX_PIXELS = 100_000_000  # what an image may unpack to
+
+# Bytes a pixel takes at most while it is decoded and turned, and while it is reduced to 8-bit RGB.
+_DECODING = 8
+_REDUCING = 19
+_LARGE = 8_000_000  # pixels from which on the memory is looked at
 
 ImageSource: TypeAlias = str | PathLike[str] | bytes | Image.Image | NDArray[Any]
 
@@ -159,16 +165,23 @@ def limit_side(image: Image.Image, max_side: int) -> Image.Image:
 def _load(source: ImageSource) -> Image.Image:
     """Decode an image to 8-bit RGB, the way its EXIF orientation says; see `load_image`."""
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source))
+        return _to_rgb(_from_array(source), "the array")
     if isinstance(source, Image.Image):
         return _decode(source, "the image")
     if isinstance(source, bytes):
         return _open(io.BytesIO(source), "the image")
+    if not isinstance(source, str | PathLike):
+        # None is what cameras give when they have no frame.
+        raise ImageError(
+            "Expected an image as a path, a file's bytes, a Pillow image or a uint8 array; got "
+            f"{type(source).__name__}"
+        )
     try:
         with Path(source).open("rb") as file:
             return _open(file, str(source))
-    except OSError as error:
-        raise ImageError(f"Cannot read {source}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"Cannot read {source}: {reason}") from None
 
 
 def _resized(contract: PreprocessingContract, image: Image.Image) -> NDArray[np.float32]:
@@ -176,7 +189,10 @@ def _resized(contract: PreprocessingContract, image: Image.Image) -> NDArray[np.
     return resize_bilinear(limited, contract.height, contract.width) / np.float32(255)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode.startswith("I") or image.has_transparency_data:
+        # Of what is decoded already, as much again is not needed.
+        _check_memory(*image.size, name, _REDUCING - _DECODING)
     image = to_8_bit(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -209,7 +225,7 @@ def _blend(
 def _open(file: IO[bytes], name: str) -> Image.Image:
     try:
         image, _ = read_image(file, lambda width, height: _check_pixels(width, height, name))
-        return _to_rgb(upright(image))
+        return _to_rgb(upright(image), name)
     except ImageError:
         raise
     except UnreadableKindError as error:
@@ -228,7 +244,9 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name} has floating-point samples, whose range is anybody's guess")
     try:
         image.load()
-        return _to_rgb(upright(image))
+        return _to_rgb(upright(image), name)
+    except ImageError:
+        raise
     except Exception as error:
         raise _undecodable(name, error) from error
 
@@ -242,6 +260,22 @@ def _check_pixels(width: int, height: int, name: str) -> None:
         raise ImageError(
             f"{name} unpacks to {width} x {height} pixels; at most {MAX_PIXELS} are read"
         )
+    _check_memory(width, height, name, _DECODING)
+
+
+def _check_memory(width: int, height: int, name: str, bytes_per_pixel: int) -> None:
+    """Refuse what would have the kernel end some process of this device.
+
+    Raises:
+        ImageError: there is not enough memory for so many pixels.
+    """
+    needed = width * height * bytes_per_pixel
+    available = available_memory() if width * height > _LARGE else None
+    if available is not None and needed > available:
+        raise ImageError(
+            f"{name} of {width} x {height} pixels takes {needed / 1e6:.0f} MB of memory, and "
+            f"{available / 1e6:.0f} MB are available. Make it smaller, or stop other programs"
+        )
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
@@ -252,7 +286,15 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8 or not known or array.size == 0:
         raise ImageError(
             "Expected an image as a uint8 array [height, width] or [height, width, 1, 3 or 4]; "
-            f"got {array.dtype} {list(array.shape)}"
+            f"got {array.dtype} {list(array.shape)}{_hint(array)}"
         )
     _check_pixels(array.shape[1], array.shape[0], "the array")
     return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _hint(array: NDArray[Any]) -> str:
+    """Return how to make a uint8 array of one of floating-point numbers in a usual range."""
+    if array.dtype.kind != "f" or array.size == 0 or not 0 <= array.min() <= array.max() <= 255:
+        return ""
+    scaled, scale = ("values * 255", 1) if array.max() <= 1 else ("values", 255)
+    return f" with values from 0 to {scale}. Give np.round({scaled}).astype(np.uint8)"

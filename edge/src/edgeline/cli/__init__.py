@@ -7,7 +7,10 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TextIO, cast
 
 from edgeline.cli.device import add_device_commands
 from edgeline.cli.options import EXIT_CODES
@@ -19,14 +22,22 @@ from edgeline.errors import EdgelineError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    options = _parser().parse_args(arguments)
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A label or a file name that the terminal's encoding lacks must not end a batch.
             stream.reconfigure(errors="backslashreplace")
     try:
-        code: int = options.run(options)
-        sys.stdout.flush()
+        with redirect_stdout(cast("TextIO", _Output(sys.stdout))):
+            try:
+                options = _parser().parse_args(arguments)
+                code: int = options.run(options)
+            finally:
+                sys.stdout.flush()
+    except _OutputError as error:
+        _drop_output()
+        note(str(error))
+        return error.exit_code
     except EdgelineError as error:
         note(str(error))
         return error.exit_code
@@ -34,10 +45,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Control-C, or Control-D where a passphrase was asked for.
         return 130
     except BrokenPipeError:
-        # The reader, such as `head`, has enough. Python would fail once more flushing at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader, such as `head`, has enough.
+        _drop_output()
         return 141
     return code
+
+
+class _OutputError(EdgelineError):
+    """What was printed cannot be written, as to a full disk."""
+
+
+class _Output:
+    """The standard output, which tells its own failures from those of other files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._translated():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._translated():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _OutputError(f"The output cannot be written: {error.strerror}") from None
+
+
+def _open_streams() -> None:
+    """Lead standard streams that are closed to nowhere, not to the next file that is opened."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # what Python makes of a closed one
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the process ends
+
+
+def _drop_output() -> None:
+    """Lead the output to nowhere: Python would fail once more flushing it at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Version(argparse.Action):
+    """Prints the version, which takes longer to find than everything else here."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"edgeline {version('edgeline')}")
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print edgeline's version")
     commands = parser.add_subparsers(metavar="command", required=True)
     add_predict(commands)
     add_device_commands(commands)

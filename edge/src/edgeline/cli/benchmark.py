@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeline.cli.device import add_device, log_to_stderr, open_device
+from edgeline.cli.device_options import add_device, log_to_stderr, open_device
 from edgeline.cli.options import add_command, add_json, at_least
 from edgeline.cli.output import megabytes, note, print_json, print_table, printable
 from edgeline.errors import DeviceError

@@ -1,157 +1,37 @@
-"""`edgeline pull`, `status` and `rollback`: the model on this device; and what they share."""
+"""`edgeline pull`, `retry`, `status` and `rollback`: the model on this device."""
 
 import argparse
-import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeline.cli.options import (
-    add_command,
-    add_connection,
-    add_json,
-    add_root,
-    add_state,
-    at_least,
+from edgeline.cli.benchmark import add_benchmark
+from edgeline.cli.device_options import (
+    add_device,
+    add_threads,
+    add_variant,
+    log_to_stderr,
+    model_json,
+    open_device,
+    preference,
 )
-from edgeline.cli.output import Progress, print_json, print_table, printable
+from edgeline.cli.doctor import add_doctor
+from edgeline.cli.options import add_command, add_json
+from edgeline.cli.output import print_json, print_table, printable
+from edgeline.cli.watch import add_watch
 
 if TYPE_CHECKING:
     from edgeline.device.state import InstalledModel, State
     from edgeline.device.update import Device
 
-REGISTRY_VARIABLE = "EDGELINE_REGISTRY"
-MODEL_VARIABLE = "EDGELINE_MODEL"
-SYSTEMD_STATE_VARIABLE = "STATE_DIRECTORY"  # systemd sets it for a unit with StateDirectory=
-
 
 def add_device_commands(commands: Any) -> None:
     """Add the commands to the parser."""
-    from edgeline.cli.benchmark import add_benchmark
-    from edgeline.cli.doctor import add_doctor
-    from edgeline.cli.watch import add_watch
-
     _add_pull(commands)
+    _add_retry(commands)
     add_watch(commands)
     _add_status(commands)
     add_benchmark(commands)
     _add_rollback(commands)
     add_doctor(commands)
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add which model of which registry the device runs, and how it gets there."""
-    registry, model = os.environ.get(REGISTRY_VARIABLE), os.environ.get(MODEL_VARIABLE)
-    parser.add_argument(
-        "--registry",
-        default=registry,
-        required=not registry,
-        metavar="STORE",
-        help=f"a directory, or oci://host[:port]/repository; default: ${REGISTRY_VARIABLE}",
-    )
-    parser.add_argument(
-        "--model",
-        default=model,
-        required=not model,
-        metavar="NAME",
-        help=f"the model's name in it; default: ${MODEL_VARIABLE}",
-    )
-    parser.add_argument(
-        "--channel", default="production", metavar="NAME", help="default: %(default)s"
-    )
-    add_root(parser)
-    add_state(parser)
-    add_connection(parser)
-
-
-def add_variant(parser: argparse.ArgumentParser) -> None:
-    """Add which variants are preferred."""
-    parser.add_argument(
-        "--variant",
-        metavar="NAMES",
-        help="the variant to run, or several with commas between them, best first, or auto for the "
-        "fastest on this device; remembered; default: as said last time, at first auto",
-    )
-
-
-def add_threads(parser: argparse.ArgumentParser) -> None:
-    """Add how many threads an inference takes."""
-    parser.add_argument(
-        "--threads",
-        type=at_least(1),
-        metavar="N",
-        help="threads per inference, default: one per core, at most 4",
-    )
-
-
-def open_device(options: argparse.Namespace) -> "Device":
-    """Return the device that the command line describes.
-
-    Raises:
-        UsageError: there is no root.
-        RegistryError: a name is malformed, or the root cannot be read.
-    """
-    from edgeline.cli.access import connection, required_root
-    from edgeline.device.update import Device
-
-    return Device(
-        options.registry,
-        options.model,
-        options.channel,
-        root=required_root(options),
-        state=state_of_device(options),
-        connection=connection(options),
-        num_threads=getattr(options, "threads", None),
-        progress=Progress(),
-    )
-
-
-def state_of_device(options: argparse.Namespace) -> Path | None:
-    """Return the state folder that was named, on the command line or in the environment."""
-    from edgeline.cli.access import state_folder
-
-    # Of several names, systemd's own first one counts.
-    systemd = os.environ.get(SYSTEMD_STATE_VARIABLE, "").partition(":")[0]
-    return state_folder(options) or (Path(systemd) if systemd else None)
-
-
-def preference(options: argparse.Namespace) -> tuple[str, ...] | None:
-    """Return the preferred variants, None when nothing is said.
-
-    Raises:
-        RegistryError: a name is malformed.
-    """
-    from edgeline.device.selection import parse_preference
-
-    return None if options.variant is None else parse_preference(options.variant)
-
-
-def log_to_stderr(*, verbose: bool = False) -> None:
-    """Have warnings that the package logs, or all it logs, look like the command line's own."""
-    import logging
-
-    class Formatter(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            text = super().format(record)
-            return text if record.exc_info else printable(text)
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Formatter("edgeline: %(message)s"))
-    logger = logging.getLogger("edgeline")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO if verbose else logging.WARNING)
-    logger.propagate = False
-
-
-def model_json(installed: "InstalledModel") -> dict[str, Any]:
-    """Return an installed model for programs."""
-    return {
-        "model": installed.model,
-        "version": installed.version,
-        "tag": installed.tag,
-        "digest": installed.digest,
-        "variant": installed.variant,
-    }
 
 
 def _add_pull(commands: Any) -> None:
@@ -172,6 +52,29 @@ def _add_pull(commands: Any) -> None:
     add_variant(parser)
     add_threads(parser)
     add_json(parser)
+
+
+def _add_retry(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "retry",
+        run=_retry,
+        summary="try a release again that failed its trial here",
+        description="Bring the model on this device up to date as `pull` does, and try a release "
+        "again\nthat failed its trial here before.",
+        examples="""\
+  edgeline retry --registry oci://registry.example/cells --root root.json --model solar-cells
+""",
+    )
+    add_device(parser)
+    add_variant(parser)
+    add_threads(parser)
+    add_json(parser)
+
+
+def _retry(options: argparse.Namespace) -> int:
+    open_device(options).retry()
+    return _pull(options)
 
 
 def _pull(options: argparse.Namespace) -> int:
@@ -242,6 +145,7 @@ def _status_json(
         "registry": device.registry,
         "model": device.model,
         "channel": device.channel,
+        "path": str(device.folder.current) if device.folder.current.exists() else None,
         "active": model_json(active) if active else None,
         "previous": model_json(previous) if previous else None,
         "variants": list(state.preference) or ["auto"],

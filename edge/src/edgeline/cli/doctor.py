@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from edgeline.cli.device import add_device, log_to_stderr, open_device
+from edgeline.cli.device_options import add_device, log_to_stderr, open_device
 from edgeline.cli.options import add_command, add_json
 from edgeline.cli.output import print_json, printable
 

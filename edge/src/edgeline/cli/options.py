@@ -1,9 +1,12 @@
 """What the commands' options have in common: their help, their shared arguments, their syntax."""
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from edgeline.registry.format import MAX_EXPIRY_DAYS
 
 EXIT_CODES = """\
 exit codes:
@@ -120,6 +123,29 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser, what: str = "one JSON object") -> None:
     """Add the output for programs."""
     parser.add_argument("--json", action="store_true", help=f"print {what} instead of tables")
+
+
+def add_expires(parser: argparse.ArgumentParser, roles: Sequence[str], default: str) -> None:
+    """Add for how long the signatures of some roles last: pairs of a role and days."""
+
+    def expiry(text: str) -> tuple[str, int]:
+        role, _, days = text.partition("=")
+        number = int(days) if re.fullmatch(r"[0-9]{1,4}", days, re.ASCII) else 0
+        if role not in roles or not 1 <= number <= MAX_EXPIRY_DAYS:
+            raise argparse.ArgumentTypeError(
+                f"expected ROLE=DAYS, a role of {', '.join(roles)} and 1 to {MAX_EXPIRY_DAYS} "
+                f"days; got {text!r}"
+            )
+        return role, number
+
+    parser.add_argument(
+        "--expires",
+        action="append",
+        type=expiry,
+        default=[],
+        metavar="ROLE=DAYS",
+        help=f"how long signatures of {', '.join(roles)} last; repeatable; default: {default}",
+    )
 
 
 def add_yes(parser: argparse.ArgumentParser) -> None:

@@ -2,17 +2,20 @@
 
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from edgeline.errors import EdgelineError
 
 if TYPE_CHECKING:
     from edgeline.publish.metadata import RoleStatus
 
+_REMARK = b"Created TensorFlow Lite XNNPACK delegate"
 _SHORT = 12  # digits of a key's id that tables show
 _PATIENCE = 2.0  # seconds before progress is told, and between two lines of it
 
@@ -41,6 +44,37 @@ class Progress:
 def note(text: str) -> None:
     """Print a remark on stderr, where it is in no program's way."""
     print(f"edgeline: {printable(text)}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def without_remarks() -> Iterator[None]:
+    """Drop LiteRT's remark on stderr that it uses XNNPACK, which nothing else turns off.
+
+    What else native code says is passed on at the end; what Python says, at once.
+    """
+    import tempfile
+
+    with ExitStack() as stack:
+        said = stack.enter_context(tempfile.TemporaryFile())
+        stderr = os.dup(2)
+        stack.callback(os.close, stderr)
+        if _leads_to(sys.stderr, 2):
+            own = stack.enter_context(os.fdopen(os.dup(2), "w", 1, errors="backslashreplace"))
+            stack.enter_context(redirect_stderr(own))
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            said.seek(0)
+            os.write(2, b"".join(line for line in said if _REMARK not in line))
+
+
+def _leads_to(stream: TextIO, descriptor: int) -> bool:
+    try:
+        return stream.fileno() == descriptor
+    except (OSError, ValueError):  # it is none of the operating system's
+        return False
 
 
 def print_json(document: Mapping[str, Any]) -> None:

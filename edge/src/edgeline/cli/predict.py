@@ -9,9 +9,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeline.cli.device import add_device, add_variant, log_to_stderr, state_of_device
+from edgeline.cli.device_options import (
+    add_device,
+    add_variant,
+    log_to_stderr,
+    registry_and_model,
+    state_of_device,
+)
 from edgeline.cli.options import add_command, at_least
-from edgeline.cli.output import note, printable
+from edgeline.cli.output import UsageError, note, printable, without_remarks
 from edgeline.errors import ImageError
 
 if TYPE_CHECKING:
@@ -19,8 +25,12 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 
+_MODEL_SUFFIX = ".tflite"
+_OF_REGISTRY = ("registry", "model", "root", "state", "variant")  # options for no model file
+
 _EXAMPLES = """\
   edgeline predict cell.png --registry registry --root root.json --model solar-cells
+  edgeline predict model.tflite cell.png
   export EDGELINE_ROOT=root.json
   edgeline predict photos --registry registry --model solar-cells --channel candidate --top 3
   edgeline predict 'photos/**/*.jpg' --registry oci://registry.example/cells --model solar-cells
@@ -35,7 +45,8 @@ def add_predict(commands: Any) -> None:
         "predict",
         run=_run,
         summary="classify images with a verified release",
-        description="Classify images with the release that a channel names, once verified.\n"
+        description="Classify images with the release that a channel names, once verified; or "
+        "with a model\nfile of the pipeline's, named before the images and trusted as it is.\n"
         "Prints one line per image: path, label, probability.",
         examples=_EXAMPLES,
     )
@@ -43,8 +54,9 @@ def add_predict(commands: Any) -> None:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC; a folder with such files in it; a "
-        "pattern; or - for paths from the standard input, a line each",
+        help="first a *.tflite, if that predicts; then a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF "
+        "or HEIC; a folder with such files in it; a pattern; or - for paths from the standard "
+        "input, a line each",
     )
     add_device(predict)
     add_variant(predict)
@@ -71,27 +83,16 @@ def add_predict(commands: Any) -> None:
     )
 
 
+@without_remarks()
 def _run(options: argparse.Namespace) -> int:
     """Predict every image that can be read."""
-    from edgeline.cli.access import connection, required_root
-    from edgeline.runtime.classifier import Classifier
-
     log_to_stderr()
     code = 0
-    with Classifier.from_registry(
-        options.registry,
-        options.model,
-        options.channel,
-        root=required_root(options),
-        state=state_of_device(options),
-        connection=connection(options),
-        variant=options.variant,
-        update=options.update,
-        num_threads=options.threads,
-    ) as classifier:
-        paths: Iterator[str] = _paths(options.images)
+    classifier, images = _classifier(options)
+    with classifier:
+        paths: Iterator[str] = _paths(images)
         width = 0
-        if STDIN not in options.images:
+        if STDIN not in images:
             known = [*paths]
             paths, width = iter(known), max(map(len, known), default=0)
         columns = width, max(map(len, classifier.labels))
@@ -104,6 +105,43 @@ def _run(options: argparse.Namespace) -> int:
             else:
                 print(_prediction_line(printable(path), found.top(options.top), columns))
     return code
+
+
+def _classifier(options: argparse.Namespace) -> tuple["Classifier", list[str]]:
+    """Return what predicts, and the images that it shall predict.
+
+    Raises:
+        UsageError: the command line names a model file and a registry, or neither, or no image.
+    """
+    from edgeline.runtime.classifier import Classifier
+
+    first, *others = options.images
+    if not first.endswith(_MODEL_SUFFIX):
+        return _of_registry(options), options.images
+    of_registry = [each for each in _OF_REGISTRY if getattr(options, each) is not None]
+    if of_registry:
+        raise UsageError(f"{first} is a model file, to which --{of_registry[0]} does not apply")
+    if not others:
+        raise UsageError(f"Expected images after {first}")
+    return Classifier.from_file(first, num_threads=options.threads), others
+
+
+def _of_registry(options: argparse.Namespace) -> "Classifier":
+    from edgeline.cli.access import connection, required_root
+    from edgeline.runtime.classifier import Classifier
+
+    registry, model = registry_and_model(options)
+    return Classifier.from_registry(
+        registry,
+        model,
+        options.channel,
+        root=required_root(options),
+        state=state_of_device(options),
+        connection=connection(options),
+        variant=options.variant,
+        update=options.update,
+        num_threads=options.threads,
+    )
 
 
 def _predict(

@@ -3,17 +3,25 @@
 import argparse
 import getpass
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeline._files import create_whole
 from edgeline.cli.access import first_root, require_publishing, store_to_write
-from edgeline.cli.options import add_command, add_connection, add_json, add_store, at_least
+from edgeline.cli.options import (
+    add_command,
+    add_connection,
+    add_expires,
+    add_json,
+    add_store,
+    at_least,
+)
 from edgeline.cli.output import UsageError, note, print_json, print_table
 from edgeline.errors import NotFoundError, RegistryError
+from edgeline.registry.format import signing_roles
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key
@@ -68,15 +76,7 @@ def add_init(group: Any) -> None:
         help="how many of them must sign a new root, default: 2",
     )
     add_no_passphrase(parser)
-    parser.add_argument(
-        "--expires",
-        action="append",
-        type=_expiry,
-        default=[],
-        metavar="ROLE=DAYS",
-        help=f"how long signatures of {', '.join(_ROLES)} hold; repeatable; default: 365, "
-        "of snapshot and timestamp 30",
-    )
+    add_expires(parser, _ROLES, "365, of snapshot and timestamp 30")
     add_json(parser)
     add_connection(parser)
 
@@ -126,11 +126,6 @@ def make_key(file: Path, passphrase: str | None) -> "Key":
     note(f"{file} is there already, and is used")
     (key,) = Signers.load([str(file)], lambda _: passphrase).public_keys
     return key
-
-
-def model_key_names(model: str) -> tuple[str, str]:
-    """Return the names of a model's two keys, which are those of its roles."""
-    return f"{model}-ci", f"{model}-release"
 
 
 @dataclass(frozen=True)
@@ -201,7 +196,7 @@ def _key_files(folder: Path, models: list[str], roots: int, threshold: int) -> I
     yield key("targets", "which models there are, and whose they are", "offline")
     yield key("online", "that all of it is fresh", "with each of those below, and for `refresh`")
     for model in models:
-        ci, release = model_key_names(model)
+        ci, release = signing_roles(model)
         yield key(ci, f"{model}/candidate and {model}/canary", "with the pipeline")
         yield key(release, f"{model}/production", "with whoever promotes, away from the pipeline")
 
@@ -229,7 +224,7 @@ def _initialize(
         targets=keys["targets"],
         online=keys["online"],
         models={
-            model: ModelKeys(*(keys[name] for name in model_key_names(model))) for model in models
+            model: ModelKeys(*(keys[name] for name in signing_roles(model))) for model in models
         },
     )
     return initialize(store, named, signers, Expiry(**dict(options.expires)))
@@ -254,10 +249,7 @@ def _taken(store: "WriteStore") -> RegistryError:
 
 def _create(path: Path, content: bytes) -> None:
     try:
-        with path.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        create_whole(path, content)
     except OSError as error:
         raise RegistryError(
             f"The registry is initialized, but {path} cannot be written: {error.strerror}. Mend "
@@ -272,7 +264,7 @@ def _explain(store: str, root: Path, files: list[_KeyFile], model: str, *, encry
     print_table([("FILE", "SIGNS", "KEEP IT"), *rows, trusted])
     if not encrypted:
         print("\nThe keys are not encrypted: whoever reads the files can sign.")
-    ci, release = model_key_names(model)
+    ci, release = signing_roles(model)
     folder = root.parent
     print(
         f"""
@@ -284,13 +276,3 @@ and where releases are promoted:
 and every day:
   edgeline registry refresh {store} --root {root} --key {folder / "online"}.pem"""
     )
-
-
-def _expiry(text: str) -> tuple[str, int]:
-    role, _, days = text.partition("=")
-    number = int(days) if re.fullmatch(r"[0-9]{1,4}", days, re.ASCII) else 0
-    if role not in _ROLES or not 1 <= number <= 3650:
-        raise argparse.ArgumentTypeError(
-            f"expected ROLE=DAYS, a role of {', '.join(_ROLES)} and 1 to 3650 days; got {text!r}"
-        )
-    return role, number

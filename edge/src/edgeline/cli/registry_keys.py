@@ -22,7 +22,7 @@ from edgeline.cli.options import (
 )
 from edgeline.cli.output import note_expired, print_json, print_roles, print_table, role_json
 from edgeline.cli.registry_init import add_no_passphrase, new_passphrase
-from edgeline.cli.registry_rotate import add_apply, add_rotate, add_sign
+from edgeline.cli.registry_rotate import add_apply, add_expiry, add_rotate, add_sign
 
 
 def add_key_commands(group: Any) -> None:
@@ -44,6 +44,7 @@ def add_key_commands(group: Any) -> None:
     _add_list(commands)
     _add_add_model(commands)
     add_rotate(commands)
+    add_expiry(commands)
     add_sign(commands)
     add_apply(commands)
 

@@ -14,6 +14,7 @@ from edgeline.cli.access import (
 )
 from edgeline.cli.options import (
     add_command,
+    add_expires,
     add_json,
     add_keys,
     add_root,
@@ -69,12 +70,31 @@ def add_rotate(commands: Any) -> None:
     parser.add_argument(
         "--threshold", type=at_least(1), metavar="N", help="how many of the keys have to sign"
     )
-    parser.add_argument(
-        "--draft",
-        type=Path,
-        metavar="FILE",
-        help="write the new root to it if others have to sign it too",
+    _add_draft(parser)
+    _add_base(parser)
+    add_signing(parser)
+
+
+def add_expiry(commands: Any) -> None:
+    """Add `expiry` to the parser."""
+    parser = add_command(
+        commands,
+        "expiry",
+        run=_expiry,
+        summary="have root say how long signatures last",
+        description="Have root say for how many days the signatures of root, targets, snapshot "
+        "and timestamp last.\nDevices believe nothing that the online key signed for longer. Gives "
+        "a registry of before root\nsaid it what it lacks, when no role is named. Needs the root "
+        "keys and the online key.",
+        examples="""\
+  edgeline registry keys expiry registry --root keys/root.json --key keys/root-1.pem \\
+      --key keys/root-2.pem --key keys/online.pem
+  edgeline registry keys expiry registry --expires timestamp=7 --draft draft.json
+""",
     )
+    add_store(parser)
+    add_expires(parser, ("root", "targets", "snapshot", "timestamp"), "as before, at most 365")
+    _add_draft(parser)
     _add_base(parser)
     add_signing(parser)
 
@@ -121,6 +141,15 @@ def add_apply(commands: Any) -> None:
     add_signing(parser)
 
 
+def _add_draft(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--draft",
+        type=Path,
+        metavar="FILE",
+        help="write the new root to it if others have to sign it too",
+    )
+
+
 def _add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base",
@@ -139,10 +168,13 @@ def _rotate(options: argparse.Namespace) -> int:
         threshold=options.threshold,
         draft=options.draft,
     )
-    if draft is None:
-        _report_roles(trusted.roles(), options)
-    else:
-        _report_draft(draft, options.draft, options)
+    _report(trusted, draft, options)
+    return 0
+
+
+def _expiry(options: argparse.Namespace) -> int:
+    trusted = _repository_from(options)
+    _report(trusted, trusted.set_expiry(dict(options.expires), draft=options.draft), options)
     return 0
 
 
@@ -191,6 +223,13 @@ def _key_ids(given: Sequence[str], trusted: "Repository") -> list[str]:
             )
         found += matching
     return found
+
+
+def _report(trusted: "Repository", draft: "RootDraft | None", options: argparse.Namespace) -> None:
+    if draft is None:
+        _report_roles(trusted.roles(), options)
+    else:
+        _report_draft(draft, options.draft, options)
 
 
 def _report_roles(roles: list["RoleStatus"], options: argparse.Namespace) -> None:

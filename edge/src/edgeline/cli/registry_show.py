@@ -20,6 +20,7 @@ from edgeline.cli.output import (
 )
 from edgeline.cli.registry_list import release_json
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError
+from edgeline.registry.format import signing_roles
 
 if TYPE_CHECKING:
     from edgeline.publish.metadata import RoleStatus
@@ -149,7 +150,7 @@ def _provenance(
     """Return what the release says of where it comes from, and whether that is vouched for."""
     from edgeline.publish.verify import check_provenance
 
-    names = (f"{release.model}-ci", f"{release.model}-release")
+    names = signing_roles(release.model)
     keys = [key for role in roles if role.name in names for key in role.keys]
     try:
         checked = check_provenance(reader, release, keys)

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgeline.cli.device import (
+from edgeline.cli.device_options import (
     add_device,
     add_threads,
     add_variant,
@@ -19,6 +19,7 @@ from edgeline.errors import DeviceError
 
 if TYPE_CHECKING:
     from edgeline.device.state import InstalledModel
+    from edgeline.device.update import Device
 
 HOOK_SECONDS = 60.0
 
@@ -75,7 +76,8 @@ def add_watch(commands: Any) -> None:
         metavar="COMMAND",
         help="run a program after each switch, with the arguments that follow, so that this option "
         f"is the last one; without a shell, for at most {HOOK_SECONDS:.0f} seconds, and with "
-        "EDGELINE_MODEL, EDGELINE_VERSION, EDGELINE_VARIANT and EDGELINE_DIGEST in its environment",
+        "EDGELINE_MODEL, EDGELINE_VERSION, EDGELINE_VARIANT, EDGELINE_DIGEST and EDGELINE_PATH in "
+        "its environment",
     )
 
 
@@ -89,13 +91,14 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("--on-update: expected a program to run")
     if options.interval > options.max_interval:
         raise UsageError("--interval: expected at most --max-interval")
+    device = open_device(options)
     watcher = Watcher(
-        open_device(options),
+        device,
         preference=preference(options),
         interval=options.interval,
         jitter=options.jitter,
         max_interval=options.max_interval,
-        on_update=_hook(options.on_update) if options.on_update else None,
+        on_update=_hook(options.on_update, device) if options.on_update else None,
         predicts=options.port is not None,
     )
     # A download that is broken off is resumed, so that there is nothing to wait for.
@@ -122,8 +125,10 @@ def _leave(*_: object) -> None:
     raise SystemExit(0)
 
 
-def _hook(command: Sequence[str]) -> Callable[["InstalledModel"], None]:
+def _hook(command: Sequence[str], device: "Device") -> Callable[["InstalledModel"], None]:
     import subprocess
+
+    path = str(device.folder.current.absolute())
 
     def run(installed: "InstalledModel") -> None:
         environment = {
@@ -132,6 +137,7 @@ def _hook(command: Sequence[str]) -> Callable[["InstalledModel"], None]:
             "EDGELINE_VERSION": installed.tag,
             "EDGELINE_VARIANT": installed.variant,
             "EDGELINE_DIGEST": installed.digest,
+            "EDGELINE_PATH": path,
         }
         try:
             # A session of its own, so that its children go with it when its time is over.

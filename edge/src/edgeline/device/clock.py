@@ -1,15 +1,19 @@
 """Time on a device whose clock may be wrong: many have no battery, and start in the past.
 
-A time that has passed stays passed. The latest one that is known, from the last check that found
-the registry genuine or from when its metadata was signed, is kept as the floor: signatures that had
-expired by then have expired, whatever the clock says.
+A time that has passed stays passed. The latest one that is known, from the clock at a check that
+found the registry genuine or from when its root was signed, is kept as the floor: signatures that
+had expired by then have expired, whatever the clock says.
+
+Nothing that the online key signs raises the floor, as its thief could move it into the far future.
+A clock that was ahead may have; so the floor holds for the root under which it was found, and falls
+to when the next one was signed.
 """
 
-from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgeline.device.state import State
     from edgeline.registry.trust import TrustedRole
 
 _TOLERANCE = 60.0  # seconds that clocks of machines in order differ, and are set back now and then
@@ -31,10 +35,14 @@ def complaint(now: float, floor: float) -> str | None:
     )
 
 
-def raised_floor(floor: float, now: float, roles: Iterable["TrustedRole"]) -> float:
-    """Return the floor after a check that found these roles genuine and none of them expired.
+def floor_under(root: "TrustedRole", state: "State") -> float:
+    """Return the floor that a state remembers, 0 where a newer root has let it go."""
+    return state.floor if root.version <= state.floor_root else 0.0
+
+
+def raised_floor(floor: float, now: float, root: "TrustedRole") -> float:
+    """Return the floor after a check that found the registry genuine and nothing in it expired.
 
     A clock that is ahead raises it no further than to where the first signature expires.
     """
-    signed = [role.signed.timestamp() for role in roles if role.signed is not None]
-    return max(floor, now, *signed)
+    return max(floor, now, root.signed.timestamp() if root.signed else 0.0)

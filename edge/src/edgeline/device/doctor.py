@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Literal
 from edgeline.device import clock
 from edgeline.device.child import ChildError
 from edgeline.device.download import SPARE
-from edgeline.device.selection import available_memory, device_name
+from edgeline.device.selection import device_name
 from edgeline.device.state import InstalledModel, State
 from edgeline.device.trial import try_model
 from edgeline.errors import DeviceError, EdgelineError, IntegrityError, NotFoundError
 from edgeline.registry.store import open_store
+from edgeline.runtime.memory import available_memory
 
 if TYPE_CHECKING:
     from edgeline.device.update import Device
@@ -141,18 +142,11 @@ def _memory() -> Finding:
 
 def _registry(device: "Device") -> Iterator[Finding]:
     """Look at the registry as an update does, and change nothing but what is trusted."""
-    from edgeline.registry.trust import TrustedChannels
-
     started = time.monotonic()
     try:
-        floor = device.folder.read().floor
+        state = device.folder.read()
         store = open_store(device.registry, device.connection)
-        channels = TrustedChannels(
-            store,
-            root=device.root,
-            state=device.folder.base,
-            not_before=clock.as_time(floor) if floor else None,
-        )
+        channels = device.channels(store, state)
         found = channels.channel(device.model, device.channel)
         roles = channels.roles()
     except EdgelineError as error:
@@ -161,14 +155,22 @@ def _registry(device: "Device") -> Iterator[Finding]:
     yield Finding(
         "registry", "ok", f"{store.location} answered in {time.monotonic() - started:.2f} seconds"
     )
-    now = max(time.time(), floor)
+    root = next(role for role in roles if role.name == "root")
+    now = max(time.time(), clock.floor_under(root, state))
     soon = [role for role in roles if role.expires.timestamp() < now + _SOON]
     expiring = ", ".join(f"{role.name} on {role.expires:%Y-%m-%d}" for role in soon)
-    if expiring:
+    too_long = ", ".join(f"{r.name} until {r.says:%Y-%m-%d}" for r in roles if r.expires < r.says)
+    if too_long:
+        yield Finding(
+            "signatures",
+            "problem",
+            f"they last longer than root lets them: {too_long}. If this device's clock is right, "
+            "whoever signed has a wrong one, or a stolen key: tell the registry's keeper",
+        )
+    elif expiring:
         text = f"they expire soon: {expiring}. Tell the registry's keeper to sign anew"
         yield Finding("signatures", "warning", text)
     else:
-        root = next(role for role in roles if role.name == "root")
         first = min(roles, key=lambda role: role.expires)
         yield Finding(
             "signatures",

@@ -5,18 +5,19 @@ becomes `<hex>` once its length and its SHA-256 are right. The space is checked 
 written, so that a device never fills its disk with a model that it cannot hold.
 """
 
-import hashlib
 import os
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeline._files import sync_folder
 from edgeline.device.state import State, StateFolder
 from edgeline.errors import DeviceError, IntegrityError, UnreachableError
+from edgeline.registry.format import hashed
 
 if TYPE_CHECKING:
     from edgeline.registry.format import Descriptor
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 SPARE = 16 << 20  # bytes to leave free for everything else on the disk
 
 _CHUNK = 1 << 20  # bytes
+_PAUSE = 0.25  # seconds before a broken connection is made anew; doubled while little comes
+_LONGEST_PAUSE = 60.0  # seconds
 
 Progress = Callable[[str], None]
 
@@ -73,10 +76,8 @@ class Downloads:
         Raises:
             DeviceError: there is not.
         """
-        missing = 0
-        for blob in {blob.digest: blob for blob in blobs}.values():
-            if not self.path(blob).exists():
-                missing += blob.size - _size(self._part(blob))
+        wanted = {blob.digest: blob for blob in blobs if not self.path(blob).exists()}
+        missing = sum(blob.size - _size(self._part(blob)) for blob in wanted.values())
         with self._folder.translated():
             free = shutil.disk_usage(self._folder.downloads).free
         if missing and free < missing + SPARE:
@@ -85,6 +86,12 @@ class Downloads:
                 f"{free / 1e6:.1f} MB are free, of which {SPARE / 1e6:.0f} are left alone. Free "
                 "some space, or name fewer variants with --variant"
             )
+
+    def missing(self, blobs: Iterable["Descriptor"]) -> bool:
+        """Tell whether any of these blobs has to come from the store."""
+        return any(
+            _size(self.path(blob)) != blob.size and not self._is_installed(blob) for blob in blobs
+        )
 
     def get(self, blob: "Descriptor") -> Path:
         """Return the path of a blob's verified content, having brought here what is missing.
@@ -111,26 +118,35 @@ class Downloads:
             sync_folder(path.parent)
         return path
 
+    def _is_installed(self, blob: "Descriptor") -> bool:
+        """Tell whether an installed model has a blob, which may have rotted on the card."""
+        path = self._installed.get(blob.digest)
+        return path is not None and _size(path) == blob.size and _sha256(path) == _hex(blob)
+
     def _part(self, blob: "Descriptor") -> Path:
         return self._folder.downloads / f"{_hex(blob)}.part"
 
     def _fill(self, blob: "Descriptor", part: Path) -> None:
         """Append to the part until it has the blob's size, trying again while that helps."""
+        pause = _PAUSE
         while (before := _size(part)) < blob.size:
             try:
                 self._append(blob, part, before)
             except UnreachableError:
                 # The store itself has tried several times to get an answer.
-                if _size(part) == before or time.monotonic() > self._end:
+                came = _size(part) - before
+                pause = _PAUSE if came >= _CHUNK else min(2 * pause, _LONGEST_PAUSE)
+                if came == 0 or time.monotonic() + pause > self._end:
                     raise
+                time.sleep(random.uniform(pause / 2, pause))
         # Of a blob without a byte, too.
         with part.open("ab") as file:
             os.fsync(file.fileno())
 
     def _append(self, blob: "Descriptor", part: Path, offset: int) -> None:
-        local = self._installed.get(blob.digest)
-        if local is not None and local.stat().st_size == blob.size:
-            chunks = _read(local, offset)
+        is_installed = self._is_installed(blob)
+        if is_installed:
+            chunks = _read(self._installed[blob.digest], offset)
         else:
             chunks = self._store.stream_blob(blob, offset=offset)
         with part.open("ab") as file, closing(chunks):  # type: ignore[type-var]
@@ -142,7 +158,8 @@ class Downloads:
                         f"{blob.size} bytes that it should have"
                     )
                 file.write(chunk)
-                self._progress(f"{offset / 1e6:.1f} of {blob.size / 1e6:.1f} MB downloaded")
+                if not is_installed:
+                    self._progress(f"{offset / 1e6:.1f} of {blob.size / 1e6:.1f} MB downloaded")
                 if time.monotonic() > self._end:
                     raise UnreachableError(
                         f"{self._store.location} is too slow: {offset} of {blob.size} bytes came "
@@ -170,7 +187,4 @@ def _size(path: Path) -> int:
 
 
 def _sha256(path: Path) -> str:
-    digest: Any = hashlib.sha256()
-    for chunk in _read(path, 0):
-        digest.update(chunk)
-    return str(digest.hexdigest())
+    return hashed(_read(path, 0))[0].removeprefix("sha256:")

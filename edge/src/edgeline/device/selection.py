@@ -47,6 +47,14 @@ def runtime_version() -> str:
     return version("ai-edge-litert")
 
 
+def versions() -> str:
+    """Return the versions of all that what a model says depends on."""
+    from importlib.metadata import version
+
+    names = ("ai-edge-litert", "edgeline", "numpy", "pillow")
+    return ", ".join(f"{name} {version(name)}" for name in names)
+
+
 @cache
 def device_name() -> str:
     """Return what speed depends on: the kind of the device, its processor and its cores."""
@@ -59,21 +67,6 @@ def device_name() -> str:
                 name = lines[0].rpartition(":")[2].strip("\0 \t\n")
                 break
     return f"{name}, {platform.machine()}, {cores()} cores"
-
-
-def available_memory() -> int | None:
-    """Return how many bytes of memory a new process may take; None where nobody knows."""
-    found = []
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) << 10)
-    with suppress(OSError, ValueError):
-        group = Path("/proc/self/cgroup").read_text().rpartition(":")[2].strip().lstrip("/")
-        folder = Path("/sys/fs/cgroup") / group
-        limit = int((folder / "memory.max").read_text())
-        found.append(max(0, limit - int((folder / "memory.current").read_text())))
-    return min(found) if found else None
 
 
 def candidates(

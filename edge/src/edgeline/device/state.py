@@ -3,6 +3,8 @@
     <state>/trusted.json                   the registry's signed metadata; see `registry.trust`
     <state>/<model>.<channel>/state.json   what is active, and what the last check found
                               models/<id>/     release.json, model.tflite, preprocessing.json, ...
+                              current          a link to the folder of what is active, in which
+                                               contract.json is another name of preprocessing.json
                               downloads/       blobs on their way, by digest
                               speeds.json      how fast each variant was here
 
@@ -15,20 +17,19 @@ loaded is what was verified and tried when it came, or an error. Nothing here im
 reading needs, since a device may start a process per image.
 """
 
-import fcntl
+import errno
 import hashlib
 import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgeline._files import sync_folder, write_whole
+from edgeline._files import locked, sync_folder, write_whole
 from edgeline._json import dump_canonical, parse_object
 from edgeline.errors import DeviceError, EdgelineError, IntegrityError, NotFoundError, TrustError
 from edgeline.registry.format import (
@@ -38,6 +39,7 @@ from edgeline.registry.format import (
     check_digest,
     check_model,
     check_variant,
+    digest_of,
     version_tag,
 )
 
@@ -45,13 +47,13 @@ MODEL_FILE = "model.tflite"
 CONTRACT_FILE = "preprocessing.json"
 GOLDEN_FILE = "golden.json"
 
+_CONTRACT_LINK = "contract.json"
 _RELEASE_FILE = "release.json"
 _STATE_FILE = "state.json"
 _FILES = (MODEL_FILE, CONTRACT_FILE, GOLDEN_FILE)
 _FORMAT = 1
 _MAX_STATE = 1 << 20  # bytes
 _ID = re.compile(r"[0-9a-f]{64}")
-_LOCK_POLL = 0.1  # seconds
 _READS = 3  # of a model that another process may be replacing
 
 _log = logging.getLogger(__name__)
@@ -133,7 +135,9 @@ class Rejection:
     version: int
     reason: str
     preference: tuple[str, ...]
-    runtime: str
+    runtime: str  # versions of what ran it
+    tries: int = 1
+    until: float | None = None  # when it is tried again, since it may have been bad luck
 
 
 @dataclass(frozen=True)
@@ -146,11 +150,14 @@ class State:
     root: str | None = None  # SHA-256 of the root that led to what is active
     held: str | None = None  # digest that the channel served when its user rolled back from it
     rejected: Rejection | None = None
-    floor: float = 0.0  # a time that has passed, whatever the clock says
+    floor: float = 0.0  # a time that has passed, whatever the clock says; see `clock`
+    floor_root: int = 0  # the version of root under which it was found
     expires: float = 0.0  # when the first of the signatures does
     checked: float = 0.0  # when the registry was last found genuine
     failed: float = 0.0  # when a check last failed, 0 if the last one did not
     error: str | None = None  # of that check
+    error_kind: str | None = None  # its class
+    told: str | None = None  # id of the model that `on_update` was last called with
 
 
 class StateFolder:
@@ -171,14 +178,15 @@ class StateFolder:
         self.root = hashlib.sha256(root).hexdigest()
         self.path = base / f"{check_model(model)}.{check_channel(channel)}"
         self.downloads = self.path / "downloads"
+        self.current = self.path / "current"  # for consumers other than edgeline
         self._models = self.path / "models"
         self._file = self.path / _STATE_FILE
 
     def read(self) -> State:
-        """Return the state, which is empty the first time.
+        """Return the state, which is empty the first time, and made of what is there if damaged.
 
         Raises:
-            DeviceError: it cannot be read, or is damaged.
+            DeviceError: it cannot be read.
         """
         with self.translated():
             try:
@@ -188,10 +196,12 @@ class StateFolder:
         try:
             return _parse_state(data)
         except (ValueError, TypeError, KeyError) as error:
-            raise DeviceError(
-                f"{self._file} is damaged ({error}), so the card or disk may be failing. Delete "
-                f"{self.path} and pull again; the registry's trusted metadata beside it stays"
-            ) from None
+            _log.warning(
+                "%s is damaged (%s), so the card or disk may be failing. The model that was "
+                "installed last is served, until the next check finds which one should be",
+                self._file, error,
+            )  # fmt: skip
+            return self._rebuilt()
 
     def write(self, state: State) -> None:
         """Replace the state. Only who holds the lock may.
@@ -206,6 +216,7 @@ class StateFolder:
                 self._file,
                 dump_canonical({"sha256": hashlib.sha256(body).hexdigest(), "state": document}),
             )
+            self._link_current(state.active)
 
     @contextmanager
     def locked(self, wait: float = 0.0) -> Iterator[None]:
@@ -220,12 +231,15 @@ class StateFolder:
         with self.translated():
             self.downloads.mkdir(parents=True, exist_ok=True)
             self._models.mkdir(exist_ok=True)
-            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            self._acquire(lock, time.monotonic() + wait)
+        with ExitStack() as stack:
+            try:
+                with self.translated():
+                    stack.enter_context(locked(self.path / "lock", wait))
+            except BlockingIOError:
+                raise DeviceError(
+                    f"Another process is updating {self.path}. Try again when it is done"
+                ) from None
             yield
-        finally:
-            os.close(lock)
 
     def load_active(self, *, fall_back: bool = True) -> LoadedModel:
         """Return the model to serve.
@@ -348,6 +362,9 @@ class StateFolder:
     def forget_damaged(self, state: State) -> State:
         """Read every byte of the installed models, and remove those that are not whole.
 
+        Returns:
+            The state without them.
+
         Raises:
             DeviceError: the folder cannot be read or written.
         """
@@ -384,24 +401,55 @@ class StateFolder:
         """Turn the operating system's refusals into errors that say what to do."""
         try:
             yield
+        except BlockingIOError:
+            raise
         except OSError as error:
             raise DeviceError(
                 f"The state folder {self.path} cannot be used: {error.strerror or error}. It has "
                 "to be a folder with free space that this user can write; name another with --state"
             ) from error
 
-    def _acquire(self, lock: int, end: float) -> None:
-        while True:
-            try:
-                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    raise DeviceError(
-                        f"Another process is updating {self.path}. Try again when it is done"
-                    ) from None
-            except OSError as error:
-                raise DeviceError(f"{self.path} cannot be locked: {error.strerror}") from None
-            time.sleep(_LOCK_POLL)
+    def _link_current(self, model_id: str | None) -> None:
+        """Have `current` lead to a model's folder, from one moment to the next."""
+        try:
+            self._replace_link(model_id)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP):
+                raise
+            _log.debug("%s is on a disk without links, so that it has no `current`", self.path)
+
+    def _replace_link(self, model_id: str | None) -> None:
+        if model_id is None:
+            remove(self.current)
+            return
+        target = Path(self._models.name) / model_id
+        contract = self.path / target / _CONTRACT_LINK
+        if contract.parent.is_dir() and not contract.exists():
+            contract.symlink_to(CONTRACT_FILE)
+        if not self.current.is_symlink() or self.current.readlink() != target:
+            new = self.path / "current.new"
+            remove(new)
+            new.symlink_to(target)
+            if not self.current.is_symlink():
+                remove(self.current)  # what a copy of the state that follows links makes of it
+            new.replace(self.current)
+            sync_folder(self.path)
+
+    def _rebuilt(self) -> State:
+        """Return a state of the models that are there, newest first.
+
+        What was trusted of the registry is kept elsewhere, so that an older copy of it still shows.
+        """
+        with self.translated():
+            folders = [path for path in self._models.glob("*") if _ID.fullmatch(path.name)]
+            folders.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        whole = []
+        for folder in folders:
+            with suppress(IntegrityError):
+                self.load(folder.name)
+                whole.append(folder.name)
+        active, previous = (*whole[:2], None, None)[:2]
+        return State(active=active, previous=previous, root=self.root if active else None)
 
     def _read_file(self, model_id: str, name: str, installed: InstalledModel) -> bytes:
         path, expected = self.file(model_id, name), installed.files[name]
@@ -409,7 +457,7 @@ class StateFolder:
             data = read_bounded(path, MAX_MODEL if name == MODEL_FILE else MAX_GOLDEN)
         except (OSError, ValueError) as error:
             raise _damaged(path, error) from None
-        if f"sha256:{hashlib.sha256(data).hexdigest()}" != expected.digest:
+        if digest_of(data) != expected.digest:
             raise _damaged(path, ValueError("its digest does not fit"))
         return data
 

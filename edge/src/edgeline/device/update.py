@@ -22,9 +22,8 @@ from edgeline.device.child import ChildError
 from edgeline.device.download import Downloads, Progress
 from edgeline.device.selection import (
     Speeds,
-    available_memory,
     candidates,
-    runtime_version,
+    versions,
 )
 from edgeline.device.state import (
     CONTRACT_FILE,
@@ -44,8 +43,10 @@ from edgeline.errors import (
     NotFoundError,
     RejectedError,
 )
+from edgeline.registry.format import MAX_HISTORY
 from edgeline.registry.home import default_state
 from edgeline.registry.store import Connection, open_store
+from edgeline.runtime.memory import available_memory
 from edgeline.runtime.threads import default_threads
 
 if TYPE_CHECKING:
@@ -53,7 +54,11 @@ if TYPE_CHECKING:
     from edgeline.registry.format import Descriptor
     from edgeline.registry.reader import Release, Variant
     from edgeline.registry.store import ReadStore
+    from edgeline.registry.trust import TrustedChannels
 
+MAX_RETRY_SECONDS = 86_400.0  # between two trials of a release that failed by bad luck
+
+_RETRY_SECONDS = 900.0  # after the first of them; doubled with each
 _SPEEDS_FILE = "speeds.json"
 
 _log = logging.getLogger(__name__)
@@ -144,7 +149,14 @@ class Device:
                 return check.run()
             except EdgelineError as error:
                 with suppress(DeviceError):  # a full disk must not hide what happened first
-                    self.folder.write(replace(check.state, failed=time.time(), error=str(error)))
+                    self.folder.write(
+                        replace(
+                            check.state,
+                            failed=time.time(),
+                            error=str(error),
+                            error_kind=type(error).__name__,
+                        )
+                    )
                 raise
 
     def lend(
@@ -168,14 +180,43 @@ class Device:
             finally:
                 self.folder.clear_downloads()
 
-    def repair(self) -> None:
-        """Read every byte of the installed models, and forget those that are damaged.
+    def channels(self, store: "ReadStore", state: State) -> "TrustedChannels":
+        """Return the registry's channels as this device trusts them."""
+        from edgeline.registry.trust import TimeFloor, TrustedChannels
+
+        floor = TimeFloor(clock.as_time(state.floor), state.floor_root)
+        return TrustedChannels(store, root=self.root, state=self.folder.base, floor=floor)
+
+    def remember_told(self, installed: InstalledModel) -> None:
+        """Remember that `on_update` was called with a model.
 
         Raises:
             DeviceError: the state folder cannot be used, or another process is updating.
         """
         with self.folder.locked(self.limits.lock_seconds):
-            self.folder.forget_damaged(self.folder.read())
+            self.folder.write(replace(self.folder.read(), told=installed.id))
+
+    def retry(self) -> None:
+        """Forget that a release failed its trial here, so that the next update tries it again.
+
+        Raises:
+            DeviceError: the state folder cannot be used, or another process is updating.
+        """
+        with self.folder.locked(self.limits.lock_seconds):
+            self.folder.write(replace(self.folder.read(), rejected=None))
+
+    def repair(self) -> bool:
+        """Read every byte of the installed models, and forget those that are damaged.
+
+        Returns:
+            Whether there were any.
+
+        Raises:
+            DeviceError: the state folder cannot be used, or another process is updating.
+        """
+        with self.folder.locked(self.limits.lock_seconds):
+            state = self.folder.read()
+            return self.folder.forget_damaged(state) != state
 
     def rollback(self) -> InstalledModel:
         """Go back to the model before, and stay there until the channel moves.
@@ -213,6 +254,7 @@ class _Check:
         store = open_store(self._device.registry, self._device.connection)
         channel = self._trusted_channel(store)
         digest = channel.release.index.digest
+        self._forget_withdrawn(channel)
         if self.state.held not in (None, digest):
             self.state = replace(self.state, held=None)
         active = self._active()
@@ -234,28 +276,25 @@ class _Check:
             yield release, variant, self._bring(release, variant, downloads)
 
     def _trusted_channel(self, store: "ReadStore") -> "Channel":
-        from edgeline.registry.trust import TrustedChannels
-
-        now, floor = time.time(), self.state.floor
+        now = time.time()
+        channels = self._device.channels(store, self.state)
+        found = channels.channel(self._device.model, self._device.channel)
+        roles = channels.roles()
+        root = next(role for role in roles if role.name == "root")
+        floor = clock.floor_under(root, self.state)
         complaint = clock.complaint(now, floor)
         if complaint:
             _log.warning("%s", complaint)
-        channels = TrustedChannels(
-            store,
-            root=self._device.root,
-            state=self._folder.base,
-            not_before=clock.as_time(floor) if floor else None,
-        )
-        found = channels.channel(self._device.model, self._device.channel)
-        roles = channels.roles()
         self.state = replace(
             self.state,
             root=self._folder.root,
-            floor=clock.raised_floor(floor, now, roles),
+            floor=clock.raised_floor(floor, now, root),
+            floor_root=root.version,
             expires=min(role.expires.timestamp() for role in roles),
             checked=now,
             failed=0.0,
             error=None,
+            error_kind=None,
         )
         if found is None:
             there = ", ".join(f"{each.model}/{each.name}" for each in channels.channels())
@@ -264,6 +303,16 @@ class _Check:
                 f"{self._device.channel!r}; it has {there or 'none'}"
             )
         return found
+
+    def _forget_withdrawn(self, channel: "Channel") -> None:
+        """Let go of the model before when its release was withdrawn: nobody shall go back to it.
+
+        What a channel is rolled back from leaves its history, unlike what is only older than the
+        history reaches back.
+        """
+        previous = self._folder.models(self.state).get(self.state.previous or "")
+        if previous is not None and not _still_counts(previous, channel):
+            self.state = replace(self.state, previous=None)
 
     def _active(self) -> InstalledModel | None:
         return None if self.state.active is None else self._folder.describe(self.state.active)
@@ -279,24 +328,30 @@ class _Check:
 
     def _refuse_rejected(self, digest: str) -> None:
         rejected = self.state.rejected
-        if rejected is None:
+        if rejected is None or not self._is_same_trial(rejected, digest):
             return
-        tried_with = rejected.digest, rejected.preference, rejected.runtime
-        if tried_with == (digest, self._preference, runtime_version()):
+        # A clock that was set back must not make it wait for longer.
+        if rejected.until is None or 0 < rejected.until - time.time() <= MAX_RETRY_SECONDS:
             raise self._rejection(rejected)
+
+    def _is_same_trial(self, rejected: Rejection, digest: str) -> bool:
+        tried_with = rejected.digest, rejected.preference, rejected.runtime
+        return tried_with == (digest, self._preference, versions())
 
     def _rejection(self, rejected: Rejection) -> RejectedError:
         active = self._active()
         goes_on = f"{active.tag} goes on" if active else "there is no model to go on with"
+        until = rejected.until and f"from {clock.as_time(rejected.until):%Y-%m-%d %H:%M} UTC on, "
         return RejectedError(
             f"{self._device.model} v{rejected.version} failed its trial on this device, and "
-            f"{goes_on}: {rejected.reason}. It is tried again when the channel has moved, with "
-            "another --variant, or with another version of ai-edge-litert"
+            f"{goes_on}: {rejected.reason}. It is tried again {until or ''}by `edgeline retry`, "
+            "when the channel has moved, with another --variant, or with other "
+            "versions of edgeline, ai-edge-litert, NumPy or Pillow"
         )
 
     def _install(self, store: "ReadStore", channel: "Channel") -> InstalledModel:
         installed, files = self._choose(self._open(store, channel), self._downloads(store))
-        self._switch(installed, files)
+        self._switch(installed, files, channel)
         return installed
 
     def _open(self, store: "ReadStore", channel: "Channel") -> "Release":
@@ -331,19 +386,20 @@ class _Check:
         downloads.keep_only(blob for variant in options for blob in _blobs(variant))
         if measure:
             downloads.check_space(blob for variant in options for blob in _blobs(variant))
-        failures: dict[str, str] = {}
+        failures: dict[str, ChildError] = {}
         passed: dict[str, float | None] = {}
         tried: dict[str, Mapping[str, Path]] = {}
         for variant in options:
             downloads.check_space(_blobs(variant))
-            self._device.progress(f"downloading {release.model} {release.tag} {variant.name}")
+            if downloads.missing(_blobs(variant)):
+                self._device.progress(f"downloading {release.model} {release.tag} {variant.name}")
             tried[variant.name] = self._bring(release, variant, downloads)
             self._device.progress(f"trying {release.model} {release.tag} {variant.name}")
             try:
                 passed[variant.name] = self._try(tried[variant.name], measure=measure)
             except ChildError as error:
                 _log.warning("%s %s %s: %s", release.model, release.tag, variant.name, str(error))
-                failures[variant.name] = str(error)
+                failures[variant.name] = error
                 continue
             if not measure:
                 break
@@ -369,7 +425,12 @@ class _Check:
         with self._folder.translated():
             write_whole(path, contract)
         files = {CONTRACT_FILE: path, MODEL_FILE: downloads.get(variant.model)}
-        if variant.golden is not None:
+        if variant.golden is None:
+            _log.info(
+                "%s %s %s has no golden pair: that it runs is all that can be tried",
+                release.model, release.tag, variant.name,
+            )  # fmt: skip
+        else:
             files[GOLDEN_FILE] = downloads.get(variant.golden)
         return files
 
@@ -381,32 +442,57 @@ class _Check:
             seconds=self._device.limits.trial_seconds,
         )
 
-    def _reject(self, release: "Release", failures: Mapping[str, str]) -> RejectedError:
-        reason = "; ".join(f"{name}: {why}" for name, why in failures.items())
+    def _reject(self, release: "Release", failures: Mapping[str, ChildError]) -> RejectedError:
+        before = self.state.rejected
+        tries = 1
+        if before is not None and self._is_same_trial(before, release.digest):
+            tries = before.tries + 1
+        until = None
+        if any(error.passing for error in failures.values()):
+            until = time.time() + min(_RETRY_SECONDS * 2.0 ** (tries - 1), MAX_RETRY_SECONDS)
         rejected = Rejection(
-            release.digest, release.version, reason, self._preference, runtime_version()
+            digest=release.digest,
+            version=release.version,
+            reason="; ".join(f"{name}: {error}" for name, error in failures.items()),
+            preference=self._preference,
+            runtime=versions(),
+            tries=tries,
+            until=until,
         )
         self._folder.clear_downloads()
         self._remember(rejected=rejected)
         return self._rejection(rejected)
 
-    def _switch(self, installed: InstalledModel, files: Mapping[str, Path]) -> None:
-        """Serve another model from now on; the one before is kept."""
+    def _switch(
+        self, installed: InstalledModel, files: Mapping[str, Path], channel: "Channel"
+    ) -> None:
+        """Serve another model from now on; the one before is kept, unless it was withdrawn."""
         if installed.id in (self.state.active, self.state.previous):
             # Going back to a release that is still here: it is not touched unless it is damaged.
             self.state = self._folder.forget_damaged(self.state)
         if installed.id not in (self.state.active, self.state.previous):
             self._folder.install(installed, files)
-        before = self.state.active
+        before = self._active()
+        if before is None or before.id == installed.id:
+            previous = self.state.previous
+        else:
+            previous = before.id if _still_counts(before, channel) else None
         self._remember(
             active=installed.id,
-            previous=before if before != installed.id else self.state.previous,
+            previous=previous,
             preference=self._preference,
             held=None,
             rejected=None,
         )
         self._folder.clear_downloads()
         self._folder.sweep(self.state)
+
+
+def _still_counts(installed: InstalledModel, channel: "Channel") -> bool:
+    """Tell whether a channel serves an installed release, or has moved on from it."""
+    known = {ref.index.digest: ref.version for ref in (channel.release, *channel.history)}
+    forgotten = len(channel.history) == MAX_HISTORY and installed.version < min(known.values())
+    return installed.digest in known or forgotten
 
 
 def _blobs(variant: "Variant") -> list["Descriptor"]:

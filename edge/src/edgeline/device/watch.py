@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from edgeline.device.health import Metrics
+from edgeline.device.metrics import Metrics
 from edgeline.device.state import InstalledModel, State
 from edgeline.device.update import Device
 from edgeline.errors import EdgelineError, ImageError, NotFoundError, RejectedError
@@ -22,6 +22,8 @@ from edgeline.errors import EdgelineError, ImageError, NotFoundError, RejectedEr
 if TYPE_CHECKING:
     from edgeline.preprocessing import ImageSource
     from edgeline.runtime.classifier import Classifier, Prediction
+
+LOOK_SECONDS = 3600.0  # between two looks at every byte of what is installed
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ class Watcher:
         interval: Seconds between two checks.
         jitter: By which part of it each of them is longer or shorter, at random.
         max_interval: Seconds that failures let the interval grow to, doubling it each time.
-        on_update: Called with the new model after each switch; what it raises is logged.
+        on_update: Called with the new model after each switch, also when the process ended between
+            the two, and with the model that is there at the very first; what it raises is logged.
         predicts: Whether to load models; without, it only keeps the state folder up to date.
 
     Raises:
@@ -69,7 +72,7 @@ class Watcher:
         self._on_update = on_update
         self._predicts = predicts
         self._failures = 0
-        self._repaired = False
+        self._look_again = 0.0  # monotonic time at which to read all that is installed
         self._serving: InstalledModel | None = None
         self._classifier: Classifier | None = None
         self._state = State()
@@ -79,17 +82,19 @@ class Watcher:
 
     def run(self) -> None:
         """Watch until `stop` is called from another thread or a signal handler."""
-        self._follow(first=True)
+        self._follow()
         self._go_on(0.0)
 
     def check(self) -> float:
         """Check once, and switch if there is something newer; return the seconds to wait then."""
         problem = None
         try:
-            if not self._repaired:
-                self.device.repair()
-                self._repaired = True
             outcome = self.device.update(self._preference)
+            # Only now: with the registry there, what has rotted is brought anew at once.
+            if time.monotonic() >= self._look_again:
+                if self.device.repair():
+                    outcome = self.device.update(self._preference)
+                self._look_again = time.monotonic() + LOOK_SECONDS
         except EdgelineError as error:
             self.metrics.checked("failed")
             problem = str(error)
@@ -103,7 +108,7 @@ class Watcher:
         else:
             self.metrics.checked(outcome.action)
             self._failures = 0
-        self._follow(first=False)
+        self._follow()
         if problem:
             # Not before: who reads it may ask for the state at once.
             _log.warning("%s", problem)
@@ -155,7 +160,7 @@ class Watcher:
         return self.metrics.render(self.device.channel, self._serving, self._state)
 
     def __enter__(self) -> "Watcher":
-        self._follow(first=True)
+        self._follow()
         pause = self.check() if self._serving is None else 0.0
         self._thread = threading.Thread(
             target=self._go_on, args=(pause,), name="edgeline-watch", daemon=True
@@ -180,7 +185,7 @@ class Watcher:
         interval = min(self._interval * 2.0 ** min(self._failures, 30), self._max_interval)
         return interval * (1 + random.uniform(-self._jitter, self._jitter))
 
-    def _follow(self, *, first: bool) -> None:
+    def _follow(self) -> None:
         """Serve what the state folder says, which a rollback from outside changes, too."""
         try:
             self._state = self.device.folder.read()
@@ -192,12 +197,12 @@ class Watcher:
             _log.warning("%s", str(error))
             return
         # When the previous one had to step in, the next check brings the active one anew.
-        self._repaired = self._repaired and installed.id == active
+        if installed.id != active:
+            self._look_again = 0.0
         self._serving = installed
         self.metrics.new_model()
         _log.info("serving %s %s %s", installed.model, installed.tag, installed.variant)
-        if not first:
-            self._tell(installed)
+        self._tell(installed)
 
     def _load(self) -> InstalledModel:
         from edgeline.runtime.classifier import Classifier
@@ -208,10 +213,14 @@ class Watcher:
         return loaded.installed
 
     def _tell(self, installed: InstalledModel) -> None:
-        if self._on_update is None:
+        if self._on_update is None or self._state.told == installed.id:
             return
         try:
             self._on_update(installed)
         except Exception as error:
             self.metrics.hook_failed()
             _log.warning("on_update failed: %s", str(error))
+        try:
+            self.device.remember_told(installed)
+        except EdgelineError as error:
+            _log.warning("%s", str(error))

@@ -18,7 +18,13 @@ from edgeline.publish.progress import Notify, say_nothing
 from edgeline.publish.repository import Repository
 from edgeline.publish.verify import check_provenance, check_release
 from edgeline.registry.bundle import Channel
-from edgeline.registry.format import ReleaseRef, check_channel, check_model, version_tag
+from edgeline.registry.format import (
+    ReleaseRef,
+    check_channel,
+    check_model,
+    signing_roles,
+    version_tag,
+)
 from edgeline.registry.reader import RegistryReader, Release
 from edgeline.registry.store import ReadStore
 from edgeline.registry.verdict import OVERALL, Check, Verdict
@@ -286,7 +292,7 @@ def _check_origin(
     reader: RegistryReader, repository: Repository, release: Release
 ) -> Iterator[str]:
     """Yield what is to be said of the provenance, which must not be about other weights."""
-    roles = (f"{release.model}-ci", f"{release.model}-release")
+    roles = signing_roles(release.model)
     keys = [key for role in repository.roles() if role.name in roles for key in role.keys]
     checked = check_provenance(reader, release, keys)
     if checked is None:

@@ -5,7 +5,6 @@
 It needs no key: every digest stays as it is, so that what was signed holds in the copy too.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from edgeline.errors import ConflictError, IntegrityError, NotFoundError, Regist
 from edgeline.publish.metadata import MetadataSet
 from edgeline.publish.progress import Notify, say_nothing
 from edgeline.publish.signatures import ROOT, SNAPSHOT, TIMESTAMP
-from edgeline.publish.store import WriteStore
+from edgeline.publish.store import WriteStore, verified
 from edgeline.registry.bundle import read_bundle
 from edgeline.registry.format import (
     MAX_MANIFEST,
@@ -173,18 +172,11 @@ class _Transfer:
             ) from error
 
     def _verified(self, blob: Descriptor, what: str) -> Iterator[bytes]:
-        sha256, size = hashlib.sha256(), 0
-        for chunk in self._source.stream_blob(blob):
-            sha256.update(chunk)
+        size = 0
+        for chunk in verified(self._source, blob, what):
             size += len(chunk)
             yield chunk
             self._notify(f"{what}: copied {size / 1e6:.0f} of {blob.size / 1e6:.0f} MB")
-        if size != blob.size or f"sha256:{sha256.hexdigest()}" != blob.digest:
-            raise IntegrityError(
-                f"Blob {blob.digest} of {what} in {self._source.location} was changed or damaged: "
-                f"expected {blob.size} bytes with this digest, got {size} bytes with "
-                f"sha256:{sha256.hexdigest()}. Publish the release again to restore it"
-            )
 
 
 def _load(source: ReadStore, root: bytes) -> tuple[Descriptor, MetadataSet]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from securesystemslib.signer import ED25519, Key, Signature, Signer, SSlibKey
 
+from edgeline._files import create_whole
 from edgeline._text import one_line
 from edgeline.errors import RegistryError
 
@@ -302,16 +303,7 @@ def _create(path: Path, data: bytes, mode: int) -> None:
     except OSError as error:
         raise RegistryError(f"{path.parent} cannot be made a folder: {error.strerror}") from None
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        create_whole(path, data, mode)
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:

@@ -7,22 +7,20 @@ refers to, and `collect` removes that.
 """
 
 import errno
-import fcntl
-import hashlib
 import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgeline._files import sync_folder
+from edgeline._files import locked, sync_folder
 from edgeline._json import dump_canonical
 from edgeline.errors import ConflictError, IntegrityError, NotFoundError, RegistryError
 from edgeline.publish.garbage import is_manifest, needed_digests
@@ -39,6 +37,8 @@ from edgeline.registry.format import (
     TAG_ANNOTATION,
     TITLE_ANNOTATION,
     Descriptor,
+    digest_of,
+    hashed,
     is_tag,
 )
 from edgeline.registry.layout import (
@@ -172,7 +172,7 @@ class LayoutWriter(LayoutFiles):
 
     def _put_bytes(self, content: bytes, media_type: str, limit: int, source: str) -> Descriptor:
         _check_size(source, len(content), limit)
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        digest = digest_of(content)
         blob = Descriptor(media_type, digest, len(content))
         with self._locked() as spool, self._translated():
             if not self._has(spool, blob):
@@ -183,7 +183,7 @@ class LayoutWriter(LayoutFiles):
         """Copy a file, and hash the copy while the disk takes it."""
         with self._translated():
             copy = spool.write(_source(source, limit))
-            digest, size = _hashed(_chunks(copy))
+            digest, size = hashed(_chunks(copy))
             blob = Descriptor(media_type, digest, size)
             if self._has(spool, blob):
                 spool.drop(copy)
@@ -197,7 +197,7 @@ class LayoutWriter(LayoutFiles):
 
     def _is_intact(self, blob: Descriptor) -> bool:
         try:
-            return _hashed(super().stream_blob(blob)) == (blob.digest, blob.size)
+            return hashed(super().stream_blob(blob)) == (blob.digest, blob.size)
         except (NotFoundError, IntegrityError):
             return False
 
@@ -251,47 +251,38 @@ class LayoutWriter(LayoutFiles):
         if self._spool is not None:
             yield self._spool
             return
-        with self._translated():
-            lock = self._open_lock()
-        try:
+        with ExitStack() as stack:
             with self._translated():
-                self._wait_for(lock)
+                self._lock(stack)
                 self._spool = spool = self._open_spool()
+                stack.callback(self._end)
                 self._initialize(spool)
             yield spool
             with self._translated():
                 self._set_tags(spool)
-        finally:
-            self._pending.clear()
-            if self._spool is not None:
-                self._spool.close()
-                self._spool = None
-            os.close(lock)
+
+    def _end(self) -> None:
+        self._pending.clear()
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
 
     def _open_spool(self) -> Spool:
         folder = self._private / "incoming"
         self._make_directory(folder)
         return Spool(folder)
 
-    def _open_lock(self) -> int:
+    def _lock(self, stack: ExitStack) -> None:
         self._check_ours()
         self._make_directory(self._private)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(self._private / "lock", flags, 0o666)
-
-    def _wait_for(self, lock: int) -> None:
-        deadline = time.monotonic() + _LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ConflictError(
-                        f"{self._root} has been locked by another writer for {_LOCK_TIMEOUT:.0f} s;"
-                        " try again when it is done, or end it"
-                    ) from None
-                time.sleep(0.01)
+        try:
+            # Everybody who may write to the folder may lock it.
+            stack.enter_context(locked(self._private / "lock", _LOCK_TIMEOUT, mode=0o666))
+        except BlockingIOError:
+            raise ConflictError(
+                f"{self._root} has been locked by another writer for {_LOCK_TIMEOUT:.0f} s; try "
+                "again when it is done, or end it"
+            ) from None
 
     def _check_ours(self) -> None:
         """Check that the root is an OCI layout, or that nobody's files are in the way of one."""
@@ -373,15 +364,6 @@ def _source(path: Path, limit: int) -> Iterator[memoryview]:
         _check_size(str(path), size, limit)
         yield chunk
     _check_size(str(path), size, limit)
-
-
-def _hashed(chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
-    """Return the digest and the size of what comes in chunks."""
-    sha256, size = hashlib.sha256(), 0
-    for chunk in chunks:
-        size += len(chunk)
-        sha256.update(chunk)
-    return f"sha256:{sha256.hexdigest()}", size
 
 
 def _chunks(path: Path) -> Iterator[memoryview]:

@@ -20,7 +20,7 @@ from edgeline.errors import (
 from edgeline.publish.copying import Copied, copy
 from edgeline.publish.metadata import MetadataSet
 from edgeline.publish.progress import Notify, counted, say_nothing
-from edgeline.publish.signatures import TIMESTAMP, days_of, now, parse
+from edgeline.publish.signatures import TIMESTAMP, now, parse
 from edgeline.publish.store import Collected, WriteStore
 from edgeline.registry.bundle import file_name, read_bundle
 from edgeline.registry.format import (
@@ -130,28 +130,28 @@ def _superseded(store: WriteStore, metadata: MetadataSet, grace: timedelta) -> l
     older = sorted(version for version in found if version is not None and version < current)
     status = metadata.status_of(TIMESTAMP)
     assert status.expires is not None  # it was signed
-    replaced = status.expires - timedelta(days=status.days)
+    lasts = timedelta(days=status.days)
+    replaced = status.expires - lasts
     damaged = []  # nobody can read them anyway
     # Each was replaced when the next one was signed, so that all before an old one are old too.
     while older and now() - replaced < grace:
         version = older.pop()
-        signed = _signed(store, version)
-        if signed is None:
+        expires = _expires(store, version)
+        if expires is None:
             damaged.append(version)
         else:
-            replaced = signed
+            replaced = expires - lasts
     return sorted([*older, *damaged])
 
 
-def _signed(store: WriteStore, version: int) -> datetime | None:
-    """Return when a bundle was signed; None for one that is damaged."""
+def _expires(store: WriteStore, version: int) -> datetime | None:
+    """Return when a bundle's timestamp expires; None for one that is damaged."""
     try:
         bundle = read_bundle(store, metadata_tag(version))
         layer = bundle.files[file_name(TIMESTAMP, version)]
-        timestamp = parse(store.read_blob(layer, limit=MAX_TUF_METADATA), TIMESTAMP).signed
+        return parse(store.read_blob(layer, limit=MAX_TUF_METADATA), TIMESTAMP).signed.expires
     except (KeyError, NotFoundError, IntegrityError, TrustError):
         return None
-    return timestamp.expires - timedelta(days=days_of(timestamp))
 
 
 def _removable(store: WriteStore, versions: Iterable[int], notify: Notify) -> list[str]:

@@ -31,6 +31,7 @@ from edgeline._json import dump_canonical
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError, TrustError
 from edgeline.publish.keys import Signers, short
 from edgeline.publish.recovery import files_to_start_from
+from edgeline.publish.roles import DEFAULT_EXPIRY
 from edgeline.publish.signatures import (
     ROOT,
     SNAPSHOT,
@@ -39,9 +40,9 @@ from edgeline.publish.signatures import (
     TOP_LEVEL,
     add_signatures,
     check_root,
-    days_of,
     is_ending,
     is_signed,
+    now,
     parse,
     parse_root,
     renew,
@@ -56,6 +57,8 @@ from edgeline.registry.bundle import (
     bundle_document,
     channel_of,
     custom_of,
+    exceeds,
+    expiry_days,
     file_name,
     is_channel_path,
     read_bundle,
@@ -71,7 +74,7 @@ from edgeline.registry.format import (
     Descriptor,
 )
 
-_DELEGATED_EXPIRY_FIELD = "x-edgeline-delegated-expiry-days"  # in targets: for roles to come
+_DELEGATED_EXPIRY_FIELD = "x-edgeline-delegated-expiry-days"  # in targets, for the roles below it
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class RoleStatus:
     version: int  # 0: nothing was signed yet
     expires: datetime | None
     days: int  # how long a signature lasts
+    is_bounded: bool  # whether the role above says so
     threshold: int
     keys: tuple[Key, ...]
 
@@ -91,6 +95,10 @@ class RoleStatus:
         if self.expires is None:
             return False
         return is_ending(self.expires, self.days)
+
+    def is_too_long(self, at: datetime) -> bool:
+        """Whether it expires later than anything that was signed by the time `at` may."""
+        return self.expires is not None and exceeds(self.expires, at, self.days)
 
 
 class MetadataSet:
@@ -148,7 +156,7 @@ class MetadataSet:
         metadata = cls(store, {}, {TUF_TAG: None})
         parts: tuple[Signed, ...] = (root, targets, Snapshot(), Timestamp())
         for signed in parts:
-            signed.unrecognized_fields[EXPIRY_FIELD] = days[signed.type]
+            root.roles[signed.type].unrecognized_fields[EXPIRY_FIELD] = days[signed.type]
             metadata._add(signed.type, signed)
         targets.unrecognized_fields[_DELEGATED_EXPIRY_FIELD] = days["delegated"]
         return metadata
@@ -283,6 +291,9 @@ class MetadataSet:
         for role in (TARGETS, SNAPSHOT, TIMESTAMP):
             if not is_signed(self._roles[role], role, root.signed):
                 self._changed.add(role)
+        for role in (SNAPSHOT, TIMESTAMP):
+            if self.status_of(role).is_too_long(now()):
+                self._changed.add(role)
 
     def set_delegations(self, delegations: Delegations) -> None:
         """Give the channels' roles other keys, and have signed anew what that asks for."""
@@ -306,10 +317,25 @@ class MetadataSet:
             name=name,
             version=signed.version if signed else 0,
             expires=signed.expires if signed else None,
-            days=days_of(signed or self.targets),
+            days=self.days_of(name),
+            is_bounded=self._bound_of(name) is not None,
             threshold=role.threshold,
             keys=tuple(keys[key_id] for key_id in role.keyids if key_id in keys),
         )
+
+    def days_of(self, name: str) -> int:
+        """Return for how many days a role's signatures last: what the role above it has signed.
+
+        In a registry of before edgeline wrote that there, roles say it themselves, and are believed
+        up to what is usual: whoever stole the online key could say anything.
+        """
+        bound = self._bound_of(name)
+        if bound is not None:
+            return bound
+        usual: int = getattr(DEFAULT_EXPIRY, name if name in TOP_LEVEL else "delegated")
+        signed = self._roles[name].signed if name in self._roles else None
+        said = expiry_days(signed.unrecognized_fields) if signed else None
+        return min(said or usual, usual)
 
     def check_can_sign(self, roles: Iterable[str], signers: Signers) -> None:
         """Check that the keys at hand suffice for the roles.
@@ -417,10 +443,14 @@ class MetadataSet:
             self._load(name, file_name(name, meta.version), self.targets, meta)
         return self._signed(name, Targets)
 
+    def _bound_of(self, name: str) -> int | None:
+        """Return for how many days a role may sign, None if the role above does not say it."""
+        if name in TOP_LEVEL:
+            return expiry_days(self.root.roles[name].unrecognized_fields)
+        return expiry_days(self.targets.unrecognized_fields, _DELEGATED_EXPIRY_FIELD)
+
     def _add_delegated(self, name: str) -> Targets:
         targets = Targets()
-        days = self.targets.unrecognized_fields.get(_DELEGATED_EXPIRY_FIELD)
-        targets.unrecognized_fields[EXPIRY_FIELD] = days or days_of(self.targets)
         self._add(name, targets)
         return targets
 
@@ -469,7 +499,9 @@ class MetadataSet:
         if name not in self._new:
             del self._files[file_name(name, metadata.signed.version)]
             metadata.signed.version += 1
-        renew(metadata.signed)
+        renew(metadata.signed, self.days_of(name))
+        if self._bound_of(name) is not None:
+            metadata.signed.unrecognized_fields.pop(EXPIRY_FIELD, None)
         metadata.signatures.clear()
         role, keys = self._definition(name)
         add_signatures(metadata, [keys[key_id] for key_id in role.keyids], signers)

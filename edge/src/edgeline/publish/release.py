@@ -15,7 +15,6 @@ last the signed metadata. Nothing refers to what a later step has yet to write, 
 the channel as it was, and publishing again finishes the work.
 """
 
-import hashlib
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -63,6 +62,7 @@ from edgeline.registry.format import (
     check_channel,
     check_model,
     check_variant,
+    digest_of,
     parse_version_tag,
     variant_tag,
     version_tag,
@@ -288,7 +288,7 @@ def _index(model: str, children: Mapping[str, Descriptor]) -> dict[str, Any]:
 def _put_index(store: WriteStore, document: dict[str, Any]) -> tuple[Descriptor, bool]:
     """Store a release's index; tell also whether it was there, damaged or not."""
     content = dump_canonical(document)
-    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    digest = digest_of(content)
     try:
         store.read_manifest(Descriptor(OCI_INDEX, digest, len(content)), limit=MAX_MANIFEST)
         known = True

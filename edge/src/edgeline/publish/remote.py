@@ -32,6 +32,7 @@ from edgeline.registry.format import (
     TITLE_ANNOTATION,
     Descriptor,
     check_digest,
+    digest_of,
     is_tag,
 )
 from edgeline.registry.remote import ACCEPT, RemoteStore
@@ -106,7 +107,7 @@ class RemoteWriter(RemoteStore):
                 f"Expected an OCI index or manifest of 1 to {MAX_MANIFEST} bytes, "
                 f"got {len(content)} of {shown(media_type)}"
             )
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        digest = digest_of(content)
         descriptor = Descriptor(media_type, digest, len(content))
         if self._head(f"{self._path}/manifests/{digest}", digest) is None:
             self._put_manifest(digest, descriptor, content, self._client.budget())

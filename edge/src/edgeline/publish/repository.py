@@ -11,11 +11,13 @@ is there now. No change is lost, and nothing is signed that was not verified.
 """
 
 import copy
+import logging
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from securesystemslib.signer import Key
@@ -33,14 +35,24 @@ from edgeline.publish.roles import (
     first_root,
     rotate_delegated,
     rotate_root,
+    set_expiry,
     with_model,
 )
 from edgeline.publish.root_signing import RootDraft
-from edgeline.publish.signatures import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, next_root
+from edgeline.publish.signatures import (
+    ROOT,
+    SNAPSHOT,
+    TARGETS,
+    TIMESTAMP,
+    TOP_LEVEL,
+    renew,
+)
 from edgeline.publish.store import WriteStore
-from edgeline.registry.bundle import MAX_HISTORY, Channel
+from edgeline.registry.bundle import Channel, expiry_days
 from edgeline.registry.format import (
     CHANNELS,
+    MAX_EXPIRY_DAYS,
+    MAX_HISTORY,
     MAX_MANIFEST,
     OCI_INDEX,
     TUF_TAG,
@@ -58,6 +70,8 @@ _LONGEST_PAUSE = 3.0  # seconds
 
 _Result = TypeVar("_Result")
 
+_log = logging.getLogger(__name__)
+
 
 def initialize(
     store: WriteStore, keys: Keys, signers: Signers, expiry: Expiry = DEFAULT_EXPIRY
@@ -73,8 +87,7 @@ def initialize(
         ConflictError: somebody else initialized it at the same time.
     """
     days = asdict(expiry)
-    if not all(type(value) is int and 0 < value <= 3650 for value in days.values()):
-        raise RegistryError(f"Signatures last 1 to 3650 days; got {days}")
+    _check_days(days)
     root = first_root(keys)
     delegations = Delegations({}, {})
     for model, model_keys in keys.models.items():
@@ -222,9 +235,7 @@ class Repository:
                     names.append(status.name)
             for name in names:
                 if name == ROOT:
-                    draft = _draft(metadata, next_root(metadata.root))
-                    draft.sign(self._signers)
-                    metadata.set_root(draft.proposed)
+                    self._propose_root(metadata, lambda _: None, None)
                 else:
                     metadata.touch(name)
             return names
@@ -292,24 +303,40 @@ class Repository:
                     rotate_delegated(metadata.targets, role, add, remove, threshold)
                 )
                 return None
-            proposed = next_root(metadata.root)
-            rotate_root(proposed.signed, role, add, remove, threshold)
-            result = _draft(metadata, proposed)
-            result.sign(self._signers)
-            if not result.missing:
-                metadata.set_root(proposed)
-                return None
-            if draft is None:
-                raise RegistryError(
-                    f"The new root needs more signatures: {'; '.join(result.missing)}. "
-                    "Give these keys, or have a draft written for their holders to sign"
-                )
-            return result
+            return self._propose_root(
+                metadata, lambda root: rotate_root(root, role, add, remove, threshold), draft
+            )
 
-        result = self._update(change)
-        if result is not None and draft is not None:
-            result.write(draft)
-        return result
+        return self._write_draft(self._update(change), draft)
+
+    def set_expiry(
+        self, days: Mapping[str, int] = MappingProxyType({}), *, draft: Path | None = None
+    ) -> RootDraft | None:
+        """Have root say for how long each top-level role's signatures last.
+
+        A role that is not named keeps its time. So does each in a registry of before root said it,
+        up to what `Expiry` has by default: without `days`, this brings it up to date.
+
+        Args:
+            days: For "root", "targets", "snapshot" or "timestamp", how many.
+            draft: Where to write the new root when signatures are missing; see `rotate`.
+
+        Raises:
+            RegistryError: a role or a number makes no sense, or keys are missing.
+            ConflictError: others kept changing the metadata meanwhile.
+        """
+        if not days.keys() <= TOP_LEVEL.keys():
+            raise RegistryError(f"Root says it for {', '.join(TOP_LEVEL)}; got {', '.join(days)}")
+        _check_days(days)
+
+        def change(metadata: MetadataSet) -> RootDraft | None:
+            wanted = {role: days.get(role) or metadata.days_of(role) for role in TOP_LEVEL}
+            roles = metadata.root.roles
+            if wanted == {role: expiry_days(roles[role].unrecognized_fields) for role in wanted}:
+                return None
+            return self._propose_root(metadata, lambda root: set_expiry(root, wanted), draft)
+
+        return self._write_draft(self._update(change), draft)
 
     def apply_draft(self, path: Path) -> None:
         """Make a root that enough people have signed the registry's root.
@@ -339,6 +366,31 @@ class Repository:
             metadata.set_root(draft.proposed)
 
         self._update(change)
+
+    def _propose_root(
+        self, metadata: MetadataSet, edit: Callable[[Root], None], draft: Path | None
+    ) -> RootDraft | None:
+        """Change the root; return it as a draft when signatures are missing and one is wanted."""
+        root = copy.deepcopy(metadata.root)
+        root.version += 1
+        edit(root)
+        renew(root, expiry_days(root.roles[ROOT].unrecognized_fields) or metadata.days_of(ROOT))
+        result = RootDraft(tuple(metadata.roots()), Metadata(root))
+        result.sign(self._signers)
+        if not result.missing:
+            metadata.set_root(result.proposed)
+            return None
+        if draft is None:
+            raise RegistryError(
+                f"The new root needs more signatures: {'; '.join(result.missing)}. "
+                "Give these keys, or have a draft written for their holders to sign"
+            )
+        return result
+
+    def _write_draft(self, result: RootDraft | None, draft: Path | None) -> RootDraft | None:
+        if result is not None and draft is not None:
+            result.write(draft)
+        return result
 
     def _can_sign(self, metadata: MetadataSet, role: str) -> bool:
         try:
@@ -383,7 +435,8 @@ class Repository:
                     return result, metadata
                 try:
                     metadata.commit(self._signers)
-                except ConflictError:
+                except ConflictError as error:
+                    _log.info("%s. Starting over (attempt %d)", error, attempt + 1)
                     continue
             self._base = TUF_TAG
             return result, metadata
@@ -410,8 +463,9 @@ def _rolled_back(current: Channel, to: int | None) -> Channel:
     )
 
 
-def _draft(metadata: MetadataSet, proposed: Metadata[Root]) -> RootDraft:
-    return RootDraft(tuple(metadata.roots()), proposed)
+def _check_days(days: Mapping[str, int]) -> None:
+    if not all(type(value) is int and 0 < value <= MAX_EXPIRY_DAYS for value in days.values()):
+        raise RegistryError(f"Signatures last 1 to {MAX_EXPIRY_DAYS} days; got {dict(days)}")
 
 
 def _check_channel(channel: str) -> str:

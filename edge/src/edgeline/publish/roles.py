@@ -15,7 +15,8 @@ from tuf.api.metadata import DelegatedRole, Delegations, Role, Root, Targets
 from edgeline.errors import RegistryError
 from edgeline.publish.keys import check_usable, short
 from edgeline.publish.signatures import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
-from edgeline.registry.format import CHANNELS, check_model
+from edgeline.registry.bundle import EXPIRY_FIELD
+from edgeline.registry.format import CHANNELS, check_model, signing_roles
 
 ONLINE = "online"  # what snapshot and timestamp are called together: they share their keys
 
@@ -41,7 +42,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Expiry:
-    """How long signatures last, in days. A role keeps its time when it is signed anew."""
+    """How long signatures last, in days. Root says it, and targets for the delegated roles."""
 
     root: int = 365
     targets: int = 365
@@ -75,11 +76,9 @@ def with_model(delegations: Delegations | None, model: str, keys: ModelKeys) -> 
     """
     check_model(model)
     delegations = copy.deepcopy(delegations) or Delegations({}, {})
-    production = CHANNELS[-1]
-    roles = {
-        f"{model}-ci": (keys.ci, [f"{model}/{name}" for name in CHANNELS if name != production]),
-        f"{model}-release": (keys.release, [f"{model}/{production}"]),
-    }
+    *early, production = (f"{model}/{name}" for name in CHANNELS)
+    ci, release = signing_roles(model)
+    roles = {ci: (keys.ci, early), release: (keys.release, [production])}
     assert delegations.roles is not None  # as edgeline makes them
     for name, (key, paths) in roles.items():
         check_usable(key)
@@ -99,6 +98,13 @@ def rotate_root(
     """
     for name in (SNAPSHOT, TIMESTAMP) if role == ONLINE else (role,):
         _rotate(root, name, add, remove, threshold)
+
+
+def set_expiry(root: Root, days: Mapping[str, int]) -> None:
+    """Have root say for how many days the signatures of roles last."""
+    root.unrecognized_fields.pop(EXPIRY_FIELD, None)  # where it was said before
+    for name, number in days.items():
+        root.roles[name].unrecognized_fields[EXPIRY_FIELD] = number
 
 
 def rotate_delegated(
@@ -146,7 +152,7 @@ def _rotate(
 def _check_apart(delegations: Delegations, model: str) -> None:
     """Check that whoever publishes a model has no key to promote it with."""
     roles = delegations.roles or {}
-    names = [name for name in (f"{model}-ci", f"{model}-release") if name in roles]
+    names = [name for name in signing_roles(model) if name in roles]
     keys = [str(delegations.keys[key_id].keyval) for name in names for key_id in roles[name].keyids]
     if len(set(keys)) != len(keys):
         raise RegistryError(

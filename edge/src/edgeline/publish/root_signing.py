@@ -10,7 +10,6 @@ that they trust and without the registry, what they are asked to sign.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,13 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Root, VerificationResult
 
+from edgeline._files import write_whole
 from edgeline._json import parse_object
 from edgeline._text import one_line
 from edgeline.errors import RegistryError
 from edgeline.publish.keys import Signers, short
 from edgeline.publish.signatures import ROOT, add_signatures, parse, verify_root_chain
+from edgeline.registry.bundle import expiry_days
 
 _FORMAT = "edgeline-root-draft"
 _MAX_DRAFT = 16 << 20  # bytes
@@ -51,6 +52,9 @@ class RootDraft:
             lines += [f"{name} gains key {key}" for key in after.keyids if key not in before.keyids]
             if before.threshold != after.threshold:
                 lines.append(f"{name} needs {after.threshold} signatures, not {before.threshold}")
+            lasts, lasted = (expiry_days(role.unrecognized_fields) for role in (after, before))
+            if lasts != lasted:
+                lines.append(f"{name} lasts {lasts or 'any'} days, not {lasted or 'any'}")
         return lines
 
     @property
@@ -100,13 +104,8 @@ class RootDraft:
             "roots": [root.to_dict() for root in self.roots],
             "proposed": self.proposed.to_dict(),
         }
-        temporary = path.with_name(f".{path.name}.part")
         try:
-            with temporary.open("w") as file:
-                json.dump(document, file, indent=1, sort_keys=True)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_whole(path, json.dumps(document, indent=1, sort_keys=True).encode())
         except OSError as error:
             raise RegistryError(f"{path} cannot be written: {error.strerror}") from None
 

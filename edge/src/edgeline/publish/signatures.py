@@ -3,7 +3,6 @@
 Expiry is nowhere looked at here: what has expired is what publishers have to sign anew.
 """
 
-import copy
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from edgeline._json import parse_object
 from edgeline._text import one_line
 from edgeline.errors import IntegrityError, RegistryError, TrustError
 from edgeline.publish.keys import Signers, short
-from edgeline.registry.bundle import expiry_days
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 TOP_LEVEL: dict[str, type[Signed]] = {
@@ -29,7 +27,6 @@ TOP_LEVEL: dict[str, type[Signed]] = {
 }
 _KEY_ID = re.compile(r"[0-9A-Za-z_.:+=/-]{1,200}")
 _ROLE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_FALLBACK_DAYS = 30  # for a role that somebody else's tool made
 
 
 def now() -> datetime:
@@ -37,14 +34,9 @@ def now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def days_of(signed: Signed) -> int:
-    """Return for how many days the signatures of a role last."""
-    return expiry_days(signed.unrecognized_fields) or _FALLBACK_DAYS
-
-
-def renew(signed: Signed) -> None:
+def renew(signed: Signed, days: int) -> None:
     """Set when what is about to be signed expires."""
-    signed.expires = now() + timedelta(days=days_of(signed))
+    signed.expires = now() + timedelta(days=days)
 
 
 def is_ending(expires: datetime, days: int) -> bool:
@@ -144,14 +136,6 @@ def is_signed(metadata: Metadata[Any], role: str, delegator: Root | Targets) -> 
     except RepositoryError:
         return False
     return True
-
-
-def next_root(root: Root) -> Metadata[Root]:
-    """Return what the root after `root` is built from: all of it, unsigned, with time to live."""
-    following = copy.deepcopy(root)
-    following.version += 1
-    renew(following)
-    return Metadata(following)
 
 
 def add_signatures(metadata: Metadata[Any], keys: Iterable[Key], signers: Signers) -> None:

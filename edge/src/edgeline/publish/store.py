@@ -1,12 +1,14 @@
 """Writing to a store: blobs and manifests by digest, then tags in one step that may conflict."""
 
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
+from edgeline.errors import IntegrityError
 from edgeline.publish.progress import Notify, say_nothing
 from edgeline.registry.format import Descriptor
 from edgeline.registry.store import OCI_SCHEME, Connection, ReadStore
@@ -109,3 +111,29 @@ def open_for_writing(location: str, connection: Connection = _NO_SETTINGS) -> Wr
     from edgeline.publish.layout import LayoutWriter
 
     return LayoutWriter(Path(location))
+
+
+def verified(store: ReadStore, blob: Descriptor, what: str) -> Iterator[bytes]:
+    """Yield a blob's bytes as they come, and see at the end whether they are the right ones.
+
+    Args:
+        store: Where it is.
+        blob: Which.
+        what: What it belongs to, for errors.
+
+    Raises:
+        IntegrityError: it was changed or damaged; what was yielded is of no use then.
+        UnreachableError: the store stopped answering.
+    """
+    sha256, size = hashlib.sha256(), 0
+    for chunk in store.stream_blob(blob):
+        sha256.update(chunk)
+        size += len(chunk)
+        yield chunk
+    digest = f"sha256:{sha256.hexdigest()}"
+    if (digest, size) != (blob.digest, blob.size):
+        raise IntegrityError(
+            f"Blob {blob.digest} of {what} in {store.location} was changed or damaged: expected "
+            f"{blob.size} bytes with this digest, got {size} bytes with {digest}. Publish the "
+            "release again to restore it"
+        )

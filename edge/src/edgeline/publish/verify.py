@@ -4,7 +4,6 @@ check_release(store, release)              # before it is promoted
 verification = verify(store, repository)   # from time to time, and after a copy
 """
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -26,6 +25,7 @@ from edgeline.publish.progress import Notify, say_nothing
 from edgeline.publish.provenance import Provenance
 from edgeline.publish.repository import Repository
 from edgeline.publish.signatures import TIMESTAMP
+from edgeline.publish.store import verified
 from edgeline.registry.bundle import Channel
 from edgeline.registry.format import (
     MAX_MANIFEST,
@@ -95,18 +95,9 @@ def check_release(
     unread = [blob for key, blob in blobs.items() if key not in known]
     total, done = sum(blob.size for blob in unread), 0
     for blob in unread:
-        found, size = hashlib.sha256(), 0
-        for chunk in store.stream_blob(blob):
-            found.update(chunk)
-            size += len(chunk)
-            notify(f"{release.tag}: read {(done + size) / 1e6:.0f} of {total / 1e6:.0f} MB")
-        if size != blob.size or f"sha256:{found.hexdigest()}" != blob.digest:
-            raise IntegrityError(
-                f"Blob {blob.digest} of {release.tag} in {store.location} was changed or damaged: "
-                f"expected {blob.size} bytes with this digest, got {size} bytes with "
-                f"sha256:{found.hexdigest()}. Publish the release again to restore it"
-            )
-        done += size
+        for chunk in verified(store, blob, release.tag):
+            done += len(chunk)
+            notify(f"{release.tag}: read {done / 1e6:.0f} of {total / 1e6:.0f} MB")
         known.add((blob.digest, blob.size))
 
 
@@ -190,7 +181,7 @@ def _signed(
         return [], []
 
 
-def _expiring(roles: Iterable[RoleStatus], now: datetime) -> Iterator[Finding]:
+def _expiring(roles: Collection[RoleStatus], now: datetime) -> Iterator[Finding]:
     for role in roles:
         if role.expires is None:
             continue
@@ -208,6 +199,20 @@ def _expiring(roles: Iterable[RoleStatus], now: datetime) -> Iterator[Finding]:
                 f"role {role.name}",
                 f"What it signed expires on {when}. Sign anew with `edgeline registry refresh`",
             )
+        elif role.is_too_long(now):
+            yield Finding(
+                "error",
+                f"role {role.name}",
+                f"What it signed expires on {when}, which is more than {role.days} days away. "
+                "Whoever signed it has a wrong clock, or a stolen key: see docs/registry-trust.md",
+            )
+    if not all(role.is_bounded for role in roles):
+        yield Finding(
+            "warning",
+            "role root",
+            "It does not say how long signatures may last, so that a stolen online key could sign "
+            "for ever. Have it say so with `edgeline registry keys expiry`",
+        )
 
 
 def _check_releases(

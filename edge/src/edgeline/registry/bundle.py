@@ -11,10 +11,13 @@ What is read here is intact and no more: `trust` and `publish.metadata` verify t
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError
 from edgeline.registry.format import (
+    MAX_EXPIRY_DAYS,
+    MAX_HISTORY,
     MAX_MANIFEST,
     MAX_TUF_METADATA,
     OCI_INDEX,
@@ -36,8 +39,8 @@ if TYPE_CHECKING:
 
     from edgeline.registry.store import ReadStore
 
-MAX_HISTORY = 10  # releases that a channel served before
-EXPIRY_FIELD = "x-edgeline-expiry-days"  # in a role's signed part: how long each signature lasts
+CLOCK_TOLERANCE = timedelta(days=1)  # by which the clocks of signers and readers may differ
+EXPIRY_FIELD = "x-edgeline-expiry-days"  # in root, for each role: how long its signatures last
 
 # Beyond this is malice; file names and tags stay short, and numbers exact in every language.
 MAX_VERSION = 999_999_999
@@ -68,10 +71,15 @@ def file_name(role: str, version: int) -> str:
     return "timestamp.json" if role == "timestamp" else f"{version}.{role}.json"
 
 
-def expiry_days(fields: Mapping[str, Any]) -> int | None:
-    """Return for how many days a role says that its signatures last, None if it does not."""
-    days = fields.get(EXPIRY_FIELD)
-    return days if type(days) is int and 0 < days <= 36_500 else None
+def expiry_days(fields: Mapping[str, Any], name: str = EXPIRY_FIELD) -> int | None:
+    """Return for how many days signatures last by `fields`, None if these do not say it."""
+    days = fields.get(name)
+    return days if type(days) is int and 0 < days <= MAX_EXPIRY_DAYS else None
+
+
+def exceeds(expires: datetime, at: datetime, days: int) -> bool:
+    """Tell whether something expires later than what was signed for `days` by the time `at` may."""
+    return expires > at + timedelta(days=days) + CLOCK_TOLERANCE
 
 
 def read_bundle(store: "ReadStore", tag: str = TUF_TAG) -> Bundle:

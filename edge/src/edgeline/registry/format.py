@@ -25,8 +25,9 @@ Which release a channel serves is no tag's business: TUF's target `solar-cells/p
 by the length and the SHA-256 of the release's index, and signatures vouch for it.
 """
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,8 @@ LAYOUT_VERSION = "1.0.0"
 INDEX_FILE = "index.json"
 
 MAX_VARIANTS = 64  # of a release
+MAX_HISTORY = 10  # releases that a channel served before
+MAX_EXPIRY_DAYS = 3650  # that a signature may last
 
 # Largest sizes in bytes that a reader accepts, and so a writer produces.
 MAX_STORE_INDEX = 16 << 20
@@ -160,6 +163,25 @@ def parse_document(data: bytes, media_type: str) -> dict[str, Any]:
             f"with schemaVersion {_shown(document.get('schemaVersion'))}"
         )
     return document
+
+
+def digest_of(data: bytes) -> str:
+    """Return the digest of bytes: "sha256:" and 64 hexadecimal digits."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def hashed(chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
+    """Return the digest and the size of what comes in chunks."""
+    sha256, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        size += len(chunk)
+        sha256.update(chunk)
+    return f"sha256:{sha256.hexdigest()}", size
+
+
+def signing_roles(model: str) -> tuple[str, str]:
+    """Return the role that signs a model's candidate and canary, and the one of its production."""
+    return f"{model}-ci", f"{model}-release"
 
 
 def check_digest(value: object) -> str:

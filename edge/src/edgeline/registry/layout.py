@@ -5,7 +5,6 @@ nothing read beyond its expected size. Writers replace files whole, so that read
 """
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from edgeline.registry.format import (
     MAX_STORE_INDEX,
     TAG_ANNOTATION,
     Descriptor,
+    digest_of,
     is_tag,
     parse_annotations,
 )
@@ -117,7 +117,7 @@ class LayoutFiles:
                 f"at most {limit} are allowed for {descriptor.media_type}"
             )
         data = read_file(self._root, *blob_path(descriptor), limit=descriptor.size)
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        digest = digest_of(data)
         if len(data) != descriptor.size or digest != descriptor.digest:
             raise IntegrityError(
                 f"Blob {descriptor.digest} in {self._root} was changed or damaged: expected "

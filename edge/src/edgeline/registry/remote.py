@@ -6,7 +6,6 @@ The server is not trusted: what it says is hashed here, read no further than it 
 never used as a path. `transport` bounds the time and holds the logins.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ from edgeline.registry.format import (
     OCI_INDEX,
     OCI_MANIFEST,
     Descriptor,
+    digest_of,
     is_tag,
     parse_document,
 )
@@ -176,7 +176,7 @@ class RemoteStore:
                 parse_document(data, media_type)
             except IntegrityError as error:
                 raise IntegrityError(response.line(str(error))) from None
-            return Descriptor(media_type, _digest(data), len(data)), data
+            return Descriptor(media_type, digest_of(data), len(data)), data
 
         target = f"{self._path}/manifests/{tag}"
         request = self._request(f"reading tag {tag!r}", "GET", target, headers=ACCEPT)
@@ -265,7 +265,7 @@ def _verified(response: Response, descriptor: Descriptor, *, lasting: bool) -> b
     data = response.read(descriptor.size, lasting=lasting)
     if len(data) < descriptor.size:
         raise IntegrityError(_too_short(response, descriptor, len(data)))
-    digest = _digest(data)
+    digest = digest_of(data)
     if digest != descriptor.digest:
         raise IntegrityError(
             response.line(f"it was changed or damaged: its digest is {digest}. {_REPAIR}")
@@ -291,7 +291,3 @@ def _start(response: Response, descriptor: Descriptor, offset: int) -> int:
 
 def _too_short(response: Response, descriptor: Descriptor, size: int) -> str:
     return response.line(f"expected {descriptor.size} bytes, got {size}. {_REPAIR}")
-
-
-def _digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"

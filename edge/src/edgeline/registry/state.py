@@ -5,27 +5,38 @@ disk, so that there is the old state or the new one whenever the power fails; an
 later is noticed, in the place of taking an older copy of the registry for the newest.
 """
 
-import fcntl
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from edgeline._files import write_whole
+from edgeline._files import locked, write_whole
 from edgeline._json import dump_canonical, parse_object
 from edgeline._text import one_line
-from edgeline.errors import RegistryError, TrustError
+from edgeline.errors import ConflictError, RegistryError, TrustError
 
 ROOTS = "root_history"  # where the TUF client keeps roots, below its folder
 NAME = re.compile(rf"({ROOTS}/[1-9][0-9]*\.)?[a-z0-9]+(-[a-z0-9]+)*\.json")  # of its files
+
+LOCK_SECONDS = 60.0  # to wait for another process, which may be asking a slow registry
 
 _FILE = "trusted.json"
 _FORMAT = 1
 _MAX_SIZE = 64 << 20  # bytes
 _PROTECTS = re.compile(rf"{ROOTS}/.*|(timestamp|snapshot)\.json")  # what going back is seen by
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a device has trusted last."""
+
+    files: Mapping[str, bytes] = MappingProxyType({})  # of the TUF client, by their names
+    # When files that were signed for too long were first seen, by SHA-256, in seconds since 1970.
+    seen: Mapping[str, float] = MappingProxyType({})
 
 
 class State:
@@ -40,20 +51,17 @@ class State:
         """Keep out other processes that use the folder.
 
         Raises:
+            ConflictError: another one has not finished within `LOCK_SECONDS`.
             RegistryError: the folder cannot be used.
         """
-        with self._translated():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
+        with ExitStack() as stack:
             with self._translated():
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self._folder / "lock", LOCK_SECONDS))
             yield
-        finally:
-            os.close(lock)
 
-    def load(self) -> dict[str, bytes]:
-        """Return the files; none when this is the first time.
+    def load(self) -> Kept:
+        """Return what was saved last; nothing when this is the first time.
 
         Raises:
             TrustError: they are damaged.
@@ -64,7 +72,7 @@ class State:
                 with self._file.open("rb") as file:
                     data = file.read(_MAX_SIZE)
             except FileNotFoundError:
-                return {}
+                return Kept()
         try:
             return _unpack(data)
         except ValueError as error:
@@ -74,16 +82,17 @@ class State:
                 "the registry is known to be the genuine one now"
             ) from None
 
-    def save(self, files: Mapping[str, bytes]) -> None:
-        """Replace the files, unless they are the same.
+    def save(self, kept: Kept) -> None:
+        """Replace what was saved, unless it is the same.
 
         Raises:
             RegistryError: they cannot be written.
         """
-        data = pack(files)
+        data = pack(kept)
         if len(data) > _MAX_SIZE:
             # The rest can be downloaded again, and tells nothing about what is old.
-            data = pack({name: files[name] for name in files if _PROTECTS.fullmatch(name)})
+            files = {name: data for name, data in kept.files.items() if _PROTECTS.fullmatch(name)}
+            data = pack(replace(kept, files=files))
         with self._translated():
             with suppress(FileNotFoundError):
                 if self._file.read_bytes() == data:
@@ -94,6 +103,12 @@ class State:
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except BlockingIOError:
+            # It may be waiting for a slow registry.
+            raise ConflictError(
+                f"Another process has used {self._folder} for {LOCK_SECONDS:g} seconds. Try again "
+                "when it is done"
+            ) from None
         except OSError as error:
             raise RegistryError(
                 f"The state folder {self._folder} cannot be used: {error.strerror}. It has to be a "
@@ -101,14 +116,16 @@ class State:
             ) from error
 
 
-def pack(files: Mapping[str, bytes]) -> bytes:
-    """Return the state's file with these files in it."""
-    texts = {name: data.decode() for name, data in files.items()}
-    return dump_canonical({"format": _FORMAT, "sha256": _checksum(texts), "files": texts})
+def pack(kept: Kept) -> bytes:
+    """Return what the state's file holds then."""
+    texts = {name: data.decode() for name, data in kept.files.items()}
+    seen = dict(kept.seen)
+    checksum = _checksum(texts, seen)
+    return dump_canonical({"format": _FORMAT, "sha256": checksum, "files": texts, "seen": seen})
 
 
-def _unpack(data: bytes) -> dict[str, bytes]:
-    """Return the files of a state.
+def _unpack(data: bytes) -> Kept:
+    """Return what a state's file holds.
 
     Raises:
         ValueError: it is damaged.
@@ -117,12 +134,14 @@ def _unpack(data: bytes) -> dict[str, bytes]:
     files = document.get("files")
     if not isinstance(files, dict) or document.get("format") != _FORMAT:
         raise ValueError("it is of another format")
-    if document.get("sha256") != _checksum(files):
+    seen = document.get("seen", {})  # earlier versions have none
+    if document.get("sha256") != _checksum(files, seen):
         raise ValueError("its checksum does not fit")
     if not all(NAME.fullmatch(name) and isinstance(text, str) for name, text in files.items()):
         raise ValueError("it holds something else than metadata")
-    return {name: text.encode() for name, text in files.items()}
+    return Kept({name: text.encode() for name, text in files.items()}, seen)
 
 
-def _checksum(files: Mapping[str, Any]) -> str:
-    return hashlib.sha256(dump_canonical(files)).hexdigest()
+def _checksum(files: Mapping[str, Any], seen: Mapping[str, float]) -> str:
+    data = dump_canonical(files) + (dump_canonical(seen) if seen else b"")
+    return hashlib.sha256(data).hexdigest()

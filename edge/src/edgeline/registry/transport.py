@@ -11,6 +11,7 @@ Both sides of edgeline use it, and no oras, so that limits, TLS and logins are k
 import email.utils
 import ipaddress
 import itertools
+import logging
 import random
 import re
 import ssl
@@ -18,7 +19,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from http.client import HTTPException
+from importlib.metadata import version
 from typing import TypeVar
 from urllib.parse import urlencode, urljoin
 
@@ -51,6 +54,8 @@ _REACH_HINT = "Check its address, and that it runs and may be reached from here"
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 
 _T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -281,6 +286,7 @@ class Client:
                 wait = backoff if error.wait is None else error.wait
                 if tried == TRIES or wait >= budget.left:
                     raise self._final(error, tried) from None
+                _log.info("%s. Trying again in %.1f seconds", error, wait)
             time.sleep(wait)
         raise AssertionError
 
@@ -410,7 +416,7 @@ class Client:
                 request.method,
                 target.path,
                 body=request.body() if callable(request.body) else request.body,
-                headers={"User-Agent": "edgeline", "Accept-Encoding": "identity", **headers},
+                headers={"User-Agent": _user_agent(), "Accept-Encoding": "identity", **headers},
                 retries=False,
                 redirect=False,
                 assert_same_host=False,
@@ -419,6 +425,7 @@ class Client:
                 preload_content=False,
                 decode_content=False,
             )
+        _log.debug("%s %s: HTTP %d", request.method, target.url.partition("?")[0], raw.status)
         return Response(raw, exchange)
 
     def _pool(self, target: _Target) -> urllib3.HTTPConnectionPool:
@@ -489,6 +496,11 @@ class Client:
                 )
             )
         return service
+
+
+@cache
+def _user_agent() -> str:
+    return f"edgeline/{version('edgeline')}"
 
 
 def is_loopback(host: str) -> bool:

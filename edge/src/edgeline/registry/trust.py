@@ -18,7 +18,7 @@ import hashlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -47,6 +47,7 @@ from edgeline.registry.bundle import (
     Bundle,
     Channel,
     channel_of,
+    exceeds,
     expiry_days,
     is_channel_path,
     read_bundle,
@@ -54,10 +55,12 @@ from edgeline.registry.bundle import (
 )
 from edgeline.registry.format import MAX_TUF_METADATA, check_channel, check_model
 from edgeline.registry.home import default_state
-from edgeline.registry.state import NAME, ROOTS, State
+from edgeline.registry.state import NAME, ROOTS, Kept, State
 from edgeline.registry.store import ReadStore
 
-__all__ = ["Channel", "TrustedChannels", "TrustedRole", "default_state"]
+__all__ = ["Channel", "TimeFloor", "TrustedChannels", "TrustedRole", "default_state"]
+
+_ONLINE = ("timestamp", "snapshot")
 
 _CONFIG = UpdaterConfig(
     root_max_length=MAX_TUF_METADATA,
@@ -73,8 +76,20 @@ class TrustedRole:
 
     name: str
     version: int
-    expires: datetime
-    signed: datetime | None  # when, as far as the role says for how long it was signed
+    expires: datetime  # for this device, which does not believe a role that says it lasts too long
+    says: datetime  # when it expires by what it says itself
+    signed: datetime | None  # when, of root in so far as it says for how long it was signed
+
+
+@dataclass(frozen=True)
+class TimeFloor:
+    """A time that has passed, whatever the clock says, until a newer root lets it go.
+
+    What raised it may have been a clock that was wrong; then a new root is the way out.
+    """
+
+    time: datetime
+    root: int  # the version of root that was trusted when it was found
 
 
 class TrustedChannels:
@@ -87,17 +102,17 @@ class TrustedChannels:
         root: The root that it is trusted by, version 1 or a newer one; a file that came with the
             device, never one that was fetched from the registry itself.
         state: The folder where what was trusted last is kept; made when needed.
-        not_before: A time that is known to have passed. Should the clock be behind it, what had
-            expired by then counts as expired.
+        floor: A time that is known to have passed. Should the clock be behind it, what had expired
+            by then counts as expired.
     """
 
     def __init__(
-        self, store: ReadStore, *, root: bytes, state: Path, not_before: datetime | None = None
+        self, store: ReadStore, *, root: bytes, state: Path, floor: TimeFloor | None = None
     ) -> None:
         self._store = store
         self._root = root
         self._state = State(state)
-        self._not_before = not_before
+        self._floor = floor
         self._client: _Client | None = None
 
     def refresh(self) -> None:
@@ -115,16 +130,16 @@ class TrustedChannels:
         self._client = None
         with self._state.locked():
             known = self._state.load()
-            client = _Client(self._store, self._root, known, self._not_before)
+            client = _Client(self._store, self._root, known, self._floor)
             try:
                 client.refresh()
             except RegistryError:
                 # What was verified before the step that failed counts from now on.
                 if not client.is_behind(known):
-                    self._state.save(client.files())
+                    self._state.save(client.kept())
                 raise
             client.check_not_behind(known)
-            self._state.save(client.files())
+            self._state.save(client.kept())
         self._client = client
 
     def channel(self, model: str, channel: str) -> Channel | None:
@@ -158,9 +173,9 @@ class TrustedChannels:
 
     def _find(self, path: str) -> Channel | None:
         client = self._refreshed()
-        before = client.files()
+        before = client.kept()
         target = client.target(path)
-        after = client.files()
+        after = client.kept()
         if after != before:
             with self._state.locked():
                 # Only a saving of downloads: not worth undoing what another process has trusted.
@@ -182,17 +197,18 @@ class _Client:
         self,
         store: ReadStore,
         root: bytes,
-        known: Mapping[str, bytes],
-        not_before: datetime | None,
+        known: Kept,
+        floor: TimeFloor | None,
     ) -> None:
         self._location = store.location
-        self._not_before = not_before
+        self._floor = floor
+        self._seen = dict(known.seen)
         self._used = ["root", "timestamp", "snapshot", "targets"]
-        self._fetcher = _BundleFetcher(store, known.values())
+        self._fetcher = _BundleFetcher(store, known.files.values())
         with self._translated():
             self._folder = Path(tempfile.mkdtemp(prefix="edgeline-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-            for name, data in known.items():
+            for name, data in known.files.items():
                 path = self._folder / name
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(data)
@@ -232,19 +248,21 @@ class _Client:
         paths = {path for role in roles for path in role.paths or ()} | set(targets.targets)
         return sorted(paths)
 
-    def files(self) -> dict[str, bytes]:
+    def kept(self) -> Kept:
         """Return what the client trusts, by names in its folder."""
         # root.json is a link to the newest one in the history.
         paths = [path for path in self._folder.rglob("*.json") if not path.is_symlink()]
-        files = {path.relative_to(self._folder).as_posix(): path for path in paths}
-        return {name: path.read_bytes() for name, path in files.items() if NAME.fullmatch(name)}
+        names = {path.relative_to(self._folder).as_posix(): path for path in paths}
+        files = {name: path.read_bytes() for name, path in names.items() if NAME.fullmatch(name)}
+        there = set(map(_sha256, files.values()))
+        return Kept(files, {digest: self._seen[digest] for digest in there & self._seen.keys()})
 
-    def is_behind(self, known: Mapping[str, bytes]) -> bool:
+    def is_behind(self, known: Kept) -> bool:
         """Tell whether the root now trusted is older than one that was trusted before."""
-        newest = max(map(_root_version, known), default=0)
+        newest = max(map(_root_version, known.files), default=0)
         return bool(self._signed("root", Root).version < newest)
 
-    def check_not_behind(self, known: Mapping[str, bytes]) -> None:
+    def check_not_behind(self, known: Kept) -> None:
         """Check that the root now trusted is no older than any that was trusted before.
 
         Raises:
@@ -257,20 +275,43 @@ class _Client:
             )
 
     def _check_not_expired(self) -> None:
-        """Check the signatures' expiry once more, against a time that is known to have passed."""
-        passed = self._not_before
-        if passed is not None and any(role.expires <= passed for role in self.roles()):
-            raise self._expired(passed)
+        """Check when signatures expire once more: by the floor, and by what root lets them last."""
+        now = self._now()
+        if any(role.expires <= now for role in self.roles()):
+            raise self._expired()
+
+    def _now(self) -> datetime:
+        """Return what time it is at least."""
+        clock, floor = datetime.now(timezone.utc), self._floor
+        if floor is None or self._signed("root", Root).version > floor.root:
+            return clock
+        return max(clock, floor.time)
+
+    def _expiry(self, name: str, data: bytes) -> datetime:
+        """Return when a role's metadata expires.
+
+        Nobody offline has a hand in what the online key signs. So what lasts longer than root lets
+        it last, counted from now, lasts so long from when it was first seen. It is not refused, as
+        it may be this device's clock that is behind.
+        """
+        expires: datetime = _parse(data).signed.expires
+        days = _days(self._signed("root", Root), name) if name in _ONLINE else None
+        now = self._now()
+        if days is None or not exceeds(expires, now, days):
+            return expires
+        first = self._seen.setdefault(_sha256(data), now.timestamp())
+        return datetime.fromtimestamp(first, timezone.utc) + timedelta(days=days)
 
     def _role(self, name: str) -> TrustedRole:
         data = self._file(f"{name}.json")
         assert data is not None
         signed = _parse(data).signed
-        days = expiry_days(signed.unrecognized_fields)
+        days = _days(signed, name) if isinstance(signed, Root) else None
         return TrustedRole(
             name=name,
             version=signed.version,
-            expires=signed.expires,
+            expires=self._expiry(name, data),
+            says=signed.expires,
             signed=signed.expires - timedelta(days=days) if days else None,
         )
 
@@ -294,9 +335,9 @@ class _Client:
                 "init` wrote"
             ) from error
 
-    def _check_same_registry(self, root: bytes, known: Mapping[str, bytes]) -> None:
+    def _check_same_registry(self, root: bytes, known: Kept) -> None:
         version = self._signed("root", Root).version
-        before = known.get(f"{ROOTS}/{version}.root.json")
+        before = known.files.get(f"{ROOTS}/{version}.root.json")
         if before is not None and _parse(before).signed != _parse(root).signed:
             raise TrustError(
                 f"The state folder belongs to another registry than the given root: their version "
@@ -336,14 +377,13 @@ class _Client:
                 f"The metadata of {self._location} cannot be kept for verification: {error}"
             ) from error
 
-    def _expired(self, passed: datetime | None = None) -> ExpiredError:
+    def _expired(self) -> ExpiredError:
         """Tell which of the verified roles has expired: the first in the order of verification."""
-        clock = datetime.now(timezone.utc)
-        now = max(clock, passed) if passed else clock
+        clock, now = datetime.now(timezone.utc), self._now()
         top = {f"{role}.json": role for role in ("root", "timestamp", "snapshot", "targets")}
         for name in [*top, *(name for name in self._fetcher.fetched if name not in top)]:
             data = self._fetcher.fetched.get(name) or self._file(name)
-            expires = _parse(data).signed.expires if data else now
+            expires = self._expiry(name.removesuffix(".json"), data) if data else now
             if expires <= now:
                 break
         role = name.removesuffix(".json")
@@ -363,7 +403,7 @@ class _BundleFetcher(FetcherInterface):
 
     def __init__(self, store: ReadStore, known: Iterable[bytes]) -> None:
         self._store = store
-        self._known = {f"sha256:{hashlib.sha256(data).hexdigest()}": data for data in known}
+        self._known = {f"sha256:{_sha256(data)}": data for data in known}
         self._bundle: Bundle | None = None
         self.fetched: dict[str, bytes] = {}  # the newest of each role, by names without version
 
@@ -391,6 +431,15 @@ class _BundleFetcher(FetcherInterface):
 
 def _parse(data: bytes) -> Metadata[Any]:
     return Metadata.from_bytes(data)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _days(root: Root, role: str) -> int | None:
+    """Return for how many days a role's signatures last by what root says, None if it does not."""
+    return expiry_days(root.roles[role].unrecognized_fields)
 
 
 def _telling(clock: datetime, now: datetime) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from edgeline.contract import MAX_BYTES, PreprocessingContract
 from edgeline.device.state import InstalledModel, LoadedModel, StateFolder
@@ -265,16 +266,30 @@ class Classifier:
         others go on. A few images are in memory at a time, however many there are.
 
         Args:
-            images: They are taken from the iterable as there is work to do.
+            images: They are taken from the iterable as there is work to do. An array is
+                `[images, height, width, channels]`.
             workers: How many images are worked on at a time, each with an interpreter of its own
                 that runs in one thread; by default one per core.
 
         Raises:
+            TypeError: `images` is a single one.
             ModelError: the model fails on an image, or the classifier is closed.
         """
         workers = workers or cores()
         if workers < 1:
             raise ValueError(f"workers: expected at least 1, got {workers}")
+        # The rows of a frame, and the characters of a path, would be taken for images.
+        is_frame = isinstance(images, np.ndarray) and images.ndim < 4
+        if is_frame or isinstance(images, str | bytes | os.PathLike | Image):
+            raise TypeError(
+                "predict_batch takes several images, and this is one: a list of them, or an array "
+                "[images, height, width, channels]. For one image, there is predict"
+            )
+        return self._predict_batch(images, workers)
+
+    def _predict_batch(
+        self, images: Iterable[ImageSource], workers: int
+    ) -> Iterator[Prediction | ImageError]:
         from concurrent.futures import ThreadPoolExecutor  # of no use to who predicts one image
 
         waiting: deque[Future[Prediction | ImageError]] = deque()
