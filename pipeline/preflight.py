@@ -87,10 +87,14 @@ def _check_gate(config: Config, dataset: Dataset) -> None:
                 f"gate.require: {variant} is required but not made; rewriter.variants has: "
                 f"{', '.join(made)}"
             )
-    if gate.split == "eval" and "int8_selective" in made:
+    if gate.split == "eval" and config.search:
         raise UserError(
-            'gate.split: "eval" is what int8_selective chooses its layers by, so that it can\'t be '
-            'judged on it; expected "test"'
+            'gate.split: "eval" is what mixed is searched by, so that it can\'t be judged on it; '
+            'expected "test"'
+        )
+    if config.search and config.search.aim == "most_accurate" and gate.max_size_mb is None:
+        raise UserError(
+            'rewriter.mixed: "most_accurate" is that within gate.max_size_mb; expected it to be set'
         )
     if gate.publish == "required" and not gate.require:
         raise UserError('gate.publish: "required" publishes nothing when gate.require is empty')

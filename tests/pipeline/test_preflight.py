@@ -286,8 +286,13 @@ def test_a_gate_that_always_passes_is_warned_about() -> None:
 GATES = {
     "the split that a variant is chosen by": (
         {"split": "eval"},
-        {"variants": ["float32", "int8_selective"]},
-        'gate.split: "eval" is what int8_selective chooses its layers by',
+        {"variants": ["float32", "mixed"]},
+        'gate.split: "eval" is what mixed is searched by',
+    ),
+    "the most accurate within no size": (
+        {},
+        {"variants": ["float32", "mixed"], "mixed": "most_accurate"},
+        'rewriter.mixed: "most_accurate" is that within gate.max_size_mb; expected it to be set',
     ),
     "a class that does not exist": (
         {"min_recall": {"mouse": 0.5}},
