@@ -41,7 +41,7 @@ class FrontierPoint:
     name: str  # in words; the recipe itself is in FRONTIER_FILE
     bytes: int
     accuracy: float  # on the images that were searched with
-    latency_ms: float  # median of one image, while it was searched
+    latency_ms: float  # median of one image, all recipes in turns
     answers: tuple[str, ...]  # the questions that it answers: "smallest" and so on
 
 

@@ -14,11 +14,11 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils as schema
 from numpy.typing import NDArray
 
-from components.cores import usable_cores
 from components.tflite_models import Parity
 from components.tflite_rewriter.images import StoredPixels
 from components.tflite_rewriter.variants import VARIANTS, Recipe, Variant
 from edgeline.runtime.interpreter import PixelModel
+from edgeline.runtime.threads import cores
 
 INPUT = "pixels"
 OUTPUT = "probabilities"
@@ -27,7 +27,7 @@ MAX_FLOAT32_DIFFERENCE = 1e-3  # of a probability, from the float model
 
 _TYPE_NAMES = {value: name for name, value in vars(schema.TensorType).items() if name.isupper()}
 _OP_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
-THREADS = usable_cores()
+THREADS = cores()
 # Ops that carry values between float and integer parts, and belong to neither.
 _BRIDGES = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _WITH_KERNEL = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})

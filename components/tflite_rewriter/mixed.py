@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.tflite_models import FrontierPoint
-from components.tflite_rewriter.check import CheckError, Op, read_ops, runner
+from components.tflite_rewriter.check import CheckError, Op, predict, read_ops, runner
 from components.tflite_rewriter.images import StoredPixels
 from components.tflite_rewriter.recipes import Ranges, quantize, quantize_unpacked
 from components.tflite_rewriter.variants import VARIANTS, Aim, Recipe, SearchSettings
@@ -34,6 +34,7 @@ HARM_IMAGES = 16  # on which the harm of one layer is measured; more hardly chan
 SHARES = (0.25, 0.5, 0.75)  # of what lies between 4 and 8 bits, to draw the frontier by
 # Of the trials: by when each answer has to be there, the one that was asked for first.
 DEADLINES = (0.5, 0.75, 1.0)
+ROUNDS, ROUND_IMAGES, WARM_UP = 3, 12, 2  # of measuring latency, all recipes in turns
 LEAST_PROBABILITY = 1e-7  # a divergence is finite also where a model is quite sure
 MINUTE = 60.0  # s
 
@@ -54,19 +55,23 @@ class Evaluation:
     label_ids: NDArray[np.int64]
     float_model: NDArray[np.float32]
 
-    def run(self, model: bytes, count: int | None = None) -> tuple[NDArray[np.float32], float]:
-        """Asks a TFLite file for the first so many images, or all.
+    def ask(self, model: bytes, count: int | None = None) -> NDArray[np.float32]:
+        """What a TFLite file says of the first so many images, or all: `[images, classes]`."""
+        pixels = self.pixels if count is None else self.pixels.read(0, count)
+        return predict(model, pixels, classes=self.float_model.shape[1])
 
-        Returns:
-            Probabilities `[images, classes]`, and the median milliseconds of one image.
-        """
+    def time(self, model: bytes) -> list[float]:
+        """The milliseconds that a TFLite file takes for each of some images, after warming up."""
         run = runner(model, self.pixels.shape, self.float_model.shape[1])
-        answers, seconds = [], []
-        for pixels in self.pixels.read(0, count or len(self.pixels)):
-            started = time.perf_counter()
-            answers.append(run(pixels))
-            seconds.append(time.perf_counter() - started)
-        return np.stack(answers), float(np.median(seconds)) * 1e3
+        image = self.pixels.read(0, 1)[0]
+        for _ in range(WARM_UP):
+            run(image)
+        moments = [time.perf_counter()]
+        for _ in range(ROUND_IMAGES):
+            run(image)
+            moments.append(time.perf_counter())
+        times: list[float] = (1e3 * np.diff(moments)).tolist()
+        return times
 
     def accuracy(self, probabilities: NDArray[np.float32]) -> float:
         """The share of the images that is said right."""
@@ -84,14 +89,28 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Trial:
-    """A recipe and what was measured of it; `drop` is against the float model."""
+    """A recipe and what was measured of it.
+
+    Attributes:
+        recipe: how it is made.
+        bytes: of the file.
+        accuracy: a share of the images.
+        drop: of accuracy, against the float model.
+        divergence: from the float model's answers, see `Evaluation`.
+        latency_ms: of one image, quartiles; the second is the median. Measured last.
+    """
 
     recipe: Recipe
     bytes: int
     accuracy: float
     drop: float
     divergence: float
-    latency_ms: float
+    latency_ms: tuple[float, float, float] = (np.nan, np.nan, np.nan)
+
+    @property
+    def median_ms(self) -> float:
+        """The median latency."""
+        return self.latency_ms[1]
 
     @property
     def lost(self) -> tuple[float, float]:
@@ -101,12 +120,12 @@ class Trial:
     def beats(self, other: Trial) -> bool:
         """Whether it is as good in everything, and better in something."""
         mine, others = (
-            (float(trial.bytes), trial.latency_ms, *trial.lost) for trial in (self, other)
+            (float(trial.bytes), trial.median_ms, *trial.lost) for trial in (self, other)
         )
         return (
             mine != others
             and self.bytes <= other.bytes
-            and self.latency_ms <= other.latency_ms
+            and self.median_ms <= other.median_ms
             and self.lost <= other.lost
         )
 
@@ -156,6 +175,7 @@ def search(
     for question, share in zip(asked, DEADLINES, strict=True):
         trials.allow(share)
         questions[question]()
+    trials.measure_latency()
     answers = trials.answers()
     if settings.aim not in answers:
         least = min(trial.bytes for trial in trials.done) / 1e6
@@ -194,6 +214,7 @@ class Trials:
         self._float32, self._ranges, self._evaluation = float32, ranges, evaluation
         self._say = say
         self._done: list[Trial] = []
+        self._models: list[bytes] = []
         self._harms: dict[str, dict[str, float]] = {}
         self._allowed = settings.trials
         self._started = time.monotonic()
@@ -226,15 +247,16 @@ class Trials:
         if found:
             return found
         model = quantize(self._float32, recipe, self._ranges)
-        answers, latency_ms = self._evaluation.run(model)
+        answers = self._evaluation.ask(model)
         accuracy = self._evaluation.accuracy(answers)
         drop = self._evaluation.accuracy(self._evaluation.float_model) - accuracy
         divergence = self._evaluation.divergence(answers)
-        trial = Trial(recipe, len(model), accuracy, drop, divergence, round(latency_ms, 3))
+        trial = Trial(recipe, len(model), accuracy, drop, divergence)
         self._done.append(trial)
+        self._models.append(model)
         self._say(
             f"trial {len(self._done)} of at most {self.settings.trials}, {self._time()}: "
-            f"{in_words(recipe)}: {_measured(trial)}"
+            f"{in_words(recipe)}: {len(model) / 1e6:.2f} MB, drop {drop:.4f}"
         )
         return trial
 
@@ -268,16 +290,27 @@ class Trials:
                     )
                 recipe = Recipe("float32", {layer: variant})
                 model = quantize_unpacked(self._float32, recipe, self._ranges)
-                answers, _ = self._evaluation.run(model, HARM_IMAGES)
+                answers = self._evaluation.ask(model, HARM_IMAGES)
                 harms[layer] = self._evaluation.divergence(answers)
         return self._harms[variant]
+
+    def measure_latency(self) -> None:
+        """Times all trials in turns, so that a busy while slows none of them alone."""
+        times: list[list[float]] = [[] for _ in self._models]
+        for number in range(1, ROUNDS + 1):
+            self._say(f"latency of {len(self._models)} recipes: round {number} of {ROUNDS}")
+            for model, measured in zip(self._models, times, strict=True):
+                measured += self._evaluation.time(model)
+        for index, measured in enumerate(times):
+            low, median, high = np.percentile(measured, (25, 50, 75)).round(3).tolist()
+            self._done[index] = replace(self._done[index], latency_ms=(low, median, high))
 
     def answers(self) -> dict[Aim, Trial]:
         """The trials that answer the questions; the last has no answer where it was not asked."""
         enough = [trial for trial in self._done if trial.drop <= self.settings.max_drop]
         found: dict[Aim, Trial] = {
             "smallest": min(enough, key=lambda trial: (trial.bytes, trial.lost)),
-            "fastest": min(enough, key=lambda trial: trial.latency_ms),
+            "fastest": min(enough, key=lambda trial: trial.median_ms),
         }
         limit = self.settings.max_size_mb
         small = [trial for trial in self._done if limit and trial.bytes <= limit * 1e6]
@@ -375,7 +408,7 @@ def in_words(recipe: Recipe) -> str:
 
 
 def _measured(trial: Trial) -> str:
-    return f"{trial.bytes / 1e6:.2f} MB, drop {trial.drop:.4f}, {trial.latency_ms:.1f} ms"
+    return f"{trial.bytes / 1e6:.2f} MB, drop {trial.drop:.4f}, {trial.median_ms:.1f} ms"
 
 
 def _answered(trial: Trial, answers: Mapping[Aim, Trial]) -> tuple[str, ...]:
@@ -387,7 +420,7 @@ def _point(trial: Trial, answers: Mapping[Aim, Trial]) -> FrontierPoint:
         in_words(trial.recipe),
         trial.bytes,
         round(trial.accuracy, 6),
-        trial.latency_ms,
+        trial.median_ms,
         _answered(trial, answers),
     )
 
