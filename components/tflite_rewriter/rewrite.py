@@ -53,6 +53,8 @@ FACTS_FILE = "facts.json"
 PREPARE = "prepare"
 CALIBRATE = "calibrate"
 
+REFUSED = 3  # exit code of a worker whose last line says what is wrong with the model
+
 AT_ONCE = 2  # a conversion keeps a core busy
 MEMORY = 4e9  # bytes of resident memory of all processes, that of this one included
 # What a worker takes of it at most, measured with DenseNet121 at 224x224.
@@ -266,10 +268,13 @@ def _run(task: str, command: Sequence[str], timeout: float) -> str | None:
         finally:
             timer.cancel()
         errors.seek(0)
-        last = "\n".join(errors.read().strip().splitlines()[-ERROR_LINES:])
+        said = errors.read().strip().splitlines()[-ERROR_LINES:]
     if killed.is_set():
         return f"the conversion did not end within {timeout:g} s"
     if code == 0:
         return None
+    if code == REFUSED:
+        return said[-1]
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    last = "\n".join(said)
     return f"the conversion ended with {how}: {last}"

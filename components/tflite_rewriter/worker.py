@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from components.tflite_models import FRONTIER_FILE, MODEL_FILE
-from components.tflite_rewriter.check import check
+from components.tflite_rewriter.check import CheckError, check
 from components.tflite_rewriter.images import StoredPixels, load_label_ids
 from components.tflite_rewriter.metadata import add_metadata
 from components.tflite_rewriter.mixed import Evaluation, Found, search
@@ -38,11 +39,13 @@ from components.tflite_rewriter.rewrite import (
     EVALUATION,
     FACTS_FILE,
     PREPARE,
+    REFUSED,
     SEARCH_FILE,
 )
 from components.tflite_rewriter.variants import VARIANTS, Recipe, SearchSettings
 from components.trained_model import contract_path
 from edgeline.contract import PreprocessingContract
+from edgeline.errors import ModelError
 
 # In WORK, for the other processes.
 SINGLE_IMAGE = "single_image"
@@ -54,6 +57,9 @@ EXPECTED_FILE = "expected.npy"
 # Compared with the float model. Not all: 16-bit activations run half a second an image.
 CHECKED_IMAGES = 32
 BATCH = 8  # images; larger ones are hardly faster and take more memory
+SECONDS_BETWEEN_LINES = 2.0
+
+T = TypeVar("T")
 
 
 def main(arguments: list[str]) -> None:
@@ -63,7 +69,8 @@ def main(arguments: list[str]) -> None:
         _prepare(saved_model, work)
     elif task == CALIBRATE:
         pixels = StoredPixels(work / CALIBRATION)
-        ranges = calibrate((work / FLOAT_FILE).read_bytes(), pixels)
+        shown = _Shown("images run through the network", pixels, len(pixels))
+        ranges = calibrate((work / FLOAT_FILE).read_bytes(), shown)
         (work / RANGES_FILE).write_text(ranges_to_json(ranges))
     else:
         _make(task, saved_model, work)
@@ -77,15 +84,25 @@ def _prepare(saved_model: Path, work: Path) -> None:
 
     loaded = tf.saved_model.load(str(saved_model))
     (work / FLOAT_FILE).write_bytes(to_float32(loaded, work / SINGLE_IMAGE))
-    checked = StoredPixels(work / CALIBRATION).read(0, CHECKED_IMAGES)
-    _ask(loaded, np.array_split(checked, range(BATCH, len(checked), BATCH)), work / CALIBRATION)
+    _ask(loaded, work / CALIBRATION, CHECKED_IMAGES // BATCH)
     if (work / EVALUATION).exists():
-        _ask(loaded, StoredPixels(work / EVALUATION).batches(BATCH), work / EVALUATION)
+        _ask(loaded, work / EVALUATION)
 
 
-def _ask(loaded: Any, batches: Iterable[NDArray[np.float32]], folder: Path) -> None:
-    signature = loaded.signatures["pixels"]
-    answers = [signature(pixels=b)["probabilities"].numpy() for b in batches]
+def _ask(loaded: Any, folder: Path, most: int | None = None) -> None:
+    """Writes what the float model says of the first so many batches of images, or of all."""
+    signature, pixels = loaded.signatures["pixels"], StoredPixels(folder)
+    batches = islice(pixels.batches(BATCH), most)
+    total = most or -(-len(pixels) // BATCH)
+    answers = [
+        signature(pixels=batch)["probabilities"].numpy()
+        for batch in _Shown("batches said by the float model", batches, total)
+    ]
+    if not all(np.isfinite(each).all() for each in answers):
+        raise CheckError(
+            "expected probabilities of the trained model, it gives some that are not finite "
+            "numbers: its weights are unusable, train it anew"
+        )
     np.save(folder / EXPECTED_FILE, np.concatenate(answers))
 
 
@@ -122,6 +139,23 @@ def _search(float32: bytes, ranges: Ranges, work: Path) -> Found:
     return search(float32, ranges, evaluation, settings, _say)
 
 
+class _Shown(Iterable[T]):
+    """Items, and on the way how many of them there were, where that takes long."""
+
+    def __init__(self, what: str, items: Iterable[T], total: int) -> None:
+        self._what = what
+        self._items = items
+        self._total = total
+
+    def __iter__(self) -> Iterator[T]:
+        last = time.monotonic()
+        for number, item in enumerate(self._items):
+            if time.monotonic() - last > SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                _say(f"{number} of {self._total} {self._what}")
+            yield item
+
+
 def _say(progress: str) -> None:
     print(progress, flush=True)
 
@@ -135,4 +169,8 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except (CheckError, ModelError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(REFUSED)

@@ -51,17 +51,17 @@ TIMEOUT = 300
 Network = Callable[[tf.Tensor], tf.Tensor]
 
 
-def save(network: Network, folder: Path, labels: tuple[str, ...]) -> Path:
+def save(network: Network, folder: Path, labels: tuple[str, ...], side: int = SIDE) -> Path:
     """Saves a network with the signature and the contract that the rewriter looks for."""
     module = tf.Module()
     module.network = network
 
-    @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE, 3], tf.float32, "pixels")])
+    @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32, "pixels")])
     def pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"probabilities": network(pixels)}
 
     tf.saved_model.save(module, str(folder), signatures={"pixels": pixels})
-    contract = PreprocessingContract(height=SIDE, width=SIDE, max_side=512, labels=labels)
+    contract = PreprocessingContract(height=side, width=side, max_side=512, labels=labels)
     (folder / "assets.extra").mkdir()
     (folder / "assets.extra" / "preprocessing.json").write_bytes(contract.to_json())
     return folder
@@ -499,6 +499,39 @@ def test_a_kernel_that_a_recipe_left_in_float_is_found(
         model = quantize(float32, Recipe(variant, {left: "float32"}), {})
         with pytest.raises(CheckError, match="weights, 1 operations have others: "):
             check(model, variant, len(LABELS), pixels, expected)
+
+
+@pytest.mark.parametrize(("side", "classes"), [(200, 11_000), (224, 3)])
+def test_one_image_is_enough_to_calibrate_with_whatever_size_and_classes(
+    side: int, classes: int, tmp_path: Path
+) -> None:
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    pixels = keras.Input((side, side, 3))
+    x = layers.Conv2D(4, 3, strides=8, activation="relu")(pixels)
+    x = layers.GlobalAveragePooling2D()(x)
+    network = keras.Model(pixels, layers.Dense(classes, activation="softmax")(x))
+    labels = tuple(f"class {number}" for number in range(classes))
+    saved = save(network, tmp_path / "saved", labels, side)
+    image = np.random.default_rng(1).uniform(0.2, 0.7, (1, side, side, 3)).astype(np.float32)
+    calibration = Images(("0" * 64,), [(image, np.zeros(1, np.int64))])
+    rewrite(saved, tmp_path / "out", ["int8"], calibration=calibration, timeout=TIMEOUT)
+    models = TFLiteModelsFolder.load(tmp_path / "out")
+    (int8,) = models.models
+    assert int8.error is None
+    assert int8.parity is not None
+    assert int8.parity.images == 1
+    assert int8.parity.max_difference < 0.02
+    assert read_labels(content(models, "int8")) == labels
+
+
+def test_a_model_that_is_broken_is_an_error_that_says_so(tmp_path: Path) -> None:
+    saved = save(lambda pixels: pixels[:, 0, 0, :2] * np.nan, tmp_path / "saved", LABELS[:2])
+    calibration = Images(("0" * 64,), [(random_images(1, seed=1), np.zeros(1, np.int64))])
+    with pytest.raises(
+        RewriteError, match=r"^no TFLite.*:\nfloat32: expected prob.*train it anew$"
+    ):
+        rewrite(saved, tmp_path / "out", ["float32"], calibration=calibration, timeout=TIMEOUT)
 
 
 def test_a_conversion_that_takes_too_long_is_an_error_on_record(
