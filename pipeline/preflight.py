@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgeline.contract import MAX_LABELS
 from pipeline.base_weights import check_imagenet_weights
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
@@ -52,6 +53,11 @@ def check_root(config: Config) -> None:
 
 
 def _check_classes(config: Config, dataset: Dataset) -> None:
+    if len(dataset.labels) > MAX_LABELS:
+        raise UserError(
+            f"{dataset.path}: {len(dataset.labels):,} classes; expected at most {MAX_LABELS:,}, "
+            "which devices load: join some, or train several models"
+        )
     for split in sorted({"train", "eval", config.gate.split}):
         missing = [label for label in dataset.labels if not dataset.counts[split].get(label)]
         if missing:

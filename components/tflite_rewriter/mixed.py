@@ -28,7 +28,7 @@ from components.tflite_rewriter.recipes import Ranges, quantize, quantize_unpack
 from components.tflite_rewriter.variants import VARIANTS, Aim, Recipe, SearchSettings
 
 BY_SIZE = ("dynamic_int4", "dynamic", "weight_int8", "float32")
-BY_LATENCY = ("int8", "dynamic", "float32")
+BY_LATENCY = ("int8", "weight_int8", "float32")
 WITHOUT_INT4 = frozenset({"DEPTHWISE_CONV_2D"})  # has no 4-bit kernel
 HARM_IMAGES = 16  # on which the harm of one layer is measured; more hardly change the order
 SHARES = (0.25, 0.5, 0.75)  # of what lies between 4 and 8 bits, to draw the frontier by

@@ -403,11 +403,11 @@ def test_mixed_keeps_in_float_what_integers_break_while_other_variants_are_kille
     trials = json.loads((tmp_path / "mixed" / FRONTIER_FILE).read_text())
     drops = {in_words(Recipe(**trial["recipe"])): trial["drop"] for trial in trials}
     assert min(drops["int8"], drops["dynamic"]) > 0.3
-    # Some layers of int8 suffice, and what is said to be float is float.
-    some = [t for t in trials if t["recipe"]["everywhere"] == "int8" and t["recipe"]["layers"]]
-    fewest = min((t for t in some if t["drop"] <= 0.05), key=lambda t: len(t["recipe"]["layers"]))
-    float32 = read_ops((tmp_path / "mixed" / "model.tflite").read_bytes())
-    assert 0 < len(fewest["recipe"]["layers"]) < len(float32)
+    # It is enough to lift some layers, and the layer that joins the signals is among them.
+    lifted = [t["recipe"]["layers"] for t in trials if t["drop"] <= 0.05]
+    fewest = min(filter(None, lifted), key=len)
+    assert len(fewest) <= 2
+    assert any("concat" in layer for layer in fewest)
 
 
 def test_a_calibration_that_is_killed_leaves_the_variants_that_need_none(
@@ -501,7 +501,7 @@ def test_a_kernel_that_a_recipe_left_in_float_is_found(
             check(model, variant, len(LABELS), pixels, expected)
 
 
-@pytest.mark.parametrize(("side", "classes"), [(200, 11_000), (224, 3)])
+@pytest.mark.parametrize(("side", "classes"), [(200, 10_000), (224, 3)])
 def test_one_image_is_enough_to_calibrate_with_whatever_size_and_classes(
     side: int, classes: int, tmp_path: Path
 ) -> None:

@@ -80,6 +80,12 @@ def test_a_run_root_may_have_other_odd_characters() -> None:
     check_root(config(run={"root": "my {runs} ] #1 & 100%"}))
 
 
+def test_more_classes_than_devices_load_are_refused_before_training() -> None:
+    many = replace(DATASET, labels=tuple(f"class {number}" for number in range(11_000)))
+    with pytest.raises(UserError, match="11,000 classes; expected at most 10,000, which devices"):
+        checked(many)
+
+
 @pytest.mark.parametrize("split", ["train", "eval", "test"])
 def test_a_split_without_a_class_is_refused(split: str) -> None:
     lacking = replace(DATASET, counts={**COUNTS, split: {"cat": 10, "dog": 0}})
