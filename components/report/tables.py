@@ -105,10 +105,16 @@ def _variant_row(model: VariantVerdict, verdict: Verdict) -> tuple[Cell, ...]:
 def _latency_cell(model: VariantVerdict, percentile: str) -> Cell:
     if not model.latency_ms:
         return Cell(NOTHING)
-    threads = "1 thread" if model.threads == 1 else f"{model.threads} threads"
-    return Cell(
-        f"{model.latency_ms[percentile]:.1f} ms", threads if model.threads is not None else ""
-    )
+    details = []
+    if model.threads is not None:
+        details.append("1 thread" if model.threads == 1 else f"{model.threads} threads")
+    if percentile == "p50" and "p25" in model.latency_ms:
+        details.append(
+            f"half within {model.latency_ms['p25']:.1f} to {model.latency_ms['p75']:.1f}"
+        )
+    if model.noisy:
+        details.append("noisy: the machine was busy")
+    return Cell(f"{model.latency_ms[percentile]:.1f} ms", ", ".join(details))
 
 
 def find(model: VariantVerdict, metric: str) -> Check | None:

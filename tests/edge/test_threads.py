@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from edgeline.runtime import threads
 from edgeline.runtime.threads import cores
 
 CORES = len(os.sched_getaffinity(0))
@@ -24,8 +23,8 @@ def test_a_containers_limit_counts(content: str, expected: int, tmp_path: Path) 
 def test_cores_that_the_process_is_kept_from_do_not_count(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: {1, 3, 5}, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 3, 5}, raising=False)
     assert cores(tmp_path / "none") == 3
-    monkeypatch.delattr(threads.os, "sched_getaffinity")
-    monkeypatch.setattr(threads.os, "cpu_count", lambda: 6)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert cores(tmp_path / "none") == 6
