@@ -4,6 +4,7 @@ models.json              a table: ModelFile a variant
 calibration.json         which images of which split integer ranges and parity come from
 preprocessing.json       the preprocessing contract, from the SavedModel
 <variant>/model.tflite
+mixed/frontier.json      the recipes that `mixed` was chosen from, and what was measured of each
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edgeline.contract import PreprocessingContract
 MODELS_FILE = "models.json"
 CALIBRATION_FILE = "calibration.json"
 MODEL_FILE = "model.tflite"
+FRONTIER_FILE = "frontier.json"
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class Parity:
 
 
 @dataclass(frozen=True)
-class KeptLayer:
-    """A layer that stayed float32 in an integer model, because that keeps its accuracy."""
+class FrontierPoint:
+    """A way to quantize that no other measured one beats in size, latency and accuracy at once."""
 
-    name: str
-    op: str  # "CONV_2D" and so on
-    error: float  # that quantizing it makes, see `components.tflite_rewriter.selective`
+    name: str  # in words; the recipe itself is in FRONTIER_FILE
+    bytes: int
+    accuracy: float  # on the images that were searched with
+    latency_ms: float  # median of one image, all recipes in turns
+    answers: tuple[str, ...]  # the questions that it answers: "smallest" and so on
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,18 @@ class ModelFile:
     bytes: int | None = None
     error: str | None = None
     parity: Parity | None = None
-    kept_float: tuple[KeptLayer, ...] = ()
-    note: str = ""  # what `int8_selective` found and chose, in words
+    frontier: tuple[FrontierPoint, ...] = ()  # what `mixed` was chosen from, by size
+    note: str = ""  # what `mixed` is and by what it was chosen, in words
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> ModelFile:
         """Reads a row of models.json."""
         parity = row.get("parity")
-        kept_float = tuple(KeptLayer(**layer) for layer in row.get("kept_float", ()))
-        return cls(
-            **{**row, "parity": Parity(**parity) if parity else None, "kept_float": kept_float}
+        frontier = tuple(
+            FrontierPoint(**{**point, "answers": tuple(point["answers"])})
+            for point in row.get("frontier", ())
         )
+        return cls(**{**row, "parity": Parity(**parity) if parity else None, "frontier": frontier})
 
 
 @dataclass(frozen=True)

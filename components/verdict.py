@@ -131,9 +131,10 @@ class VariantVerdict:
     error: str | None = None  # that kept it from being made or measured
     bytes: int | None = None
     sha256: str | None = None
-    latency_ms: dict[str, float] | None = None  # p50 and p95 of one image
+    latency_ms: dict[str, float] | None = None  # p25, p50, p75 and p95 of one image
     threads: int | None = None  # that the latency was measured with
     confusion: tuple[tuple[int, ...], ...] | None = None  # [label][said], counts
+    noisy: bool = False  # whether latencies scatter so much that the machine must have been busy
 
     @property
     def missed(self) -> tuple[Check, ...]:

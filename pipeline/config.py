@@ -11,6 +11,7 @@ import difflib
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -28,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from components.tflite_rewriter.variants import PRESETS
+from components.tflite_rewriter.variants import PRESETS, Aim, SearchSettings
 from edgeline.registry.store import Connection
 from pipeline.errors import UserError
 from pipeline.training.bases import BASES, WHOLE_BASE
@@ -37,7 +38,19 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 # A class's, model's or channel's name becomes part of tags and file names.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
-Variant = Literal[
+RENAMED_VARIANTS = {"int8_selective": "mixed"}  # for one release
+
+
+def _renamed(name: object) -> object:
+    new = RENAMED_VARIANTS.get(name) if isinstance(name, str) else None
+    if new:
+        print(
+            f'the variant "{name}" is deprecated: write "{new}", which replaces it', file=sys.stderr
+        )
+    return new or name
+
+
+VariantName = Literal[
     "float32",
     "float16",
     "weight_int8",
@@ -47,8 +60,9 @@ Variant = Literal[
     "int8",
     "int8_io",
     "int16x8",
-    "int8_selective",
+    "mixed",
 ]
+Variant = Annotated[VariantName, BeforeValidator(_renamed)]
 Split = Literal["train", "eval", "test"]
 BaseName = Literal[
     "densenet121",
@@ -293,11 +307,18 @@ class RewriterConfig(_Section):
     "weight_int4" (small weights, computed in float), "dynamic" and "dynamic_int4" (small weights,
     computed in integers as far as that goes without calibration), "int8" (integers inside),
     "int8_io" (uint8 in and out too, for integer-only accelerators), "int16x8" (int16 activations;
-    slow), "int8_selective" (int8 but for the layers that lose accuracy)."""
+    slow), "mixed" (searched for: a choice for each layer)."""
+    mixed: Aim = "smallest"
+    """Which recipe becomes the variant "mixed": the smallest or the fastest that loses at most
+    `gate.max_drop` on the eval split, or the most accurate within `gate.max_size_mb`."""
+    mixed_trials: Annotated[int, Field(ge=8)] = 40
+    """Recipes that the search for it measures, at most."""
+    mixed_minutes: Annotated[float, Field(gt=0)] = 15.0
+    """Minutes after which the search ends with what it has."""
     calibration_images: Positive = 200
     """Images of the train split to calibrate the integer variants with, balanced by class."""
     timeout: Positive = 900
-    """Seconds one conversion may take."""
+    """Seconds one conversion may take; the search for "mixed" takes its minutes besides."""
 
 
 class GateConfig(_Section):
@@ -551,6 +572,19 @@ class Config(_Section):
         beside = self.publishing.root.parent
         default = (str(beside / "online.pem"), str(beside / f"{self.name}-ci.pem"))
         return self.publishing.keys or default
+
+    @property
+    def search(self) -> SearchSettings | None:
+        """What the variant `mixed` is searched by; None where it is not made."""
+        if "mixed" not in self.rewriter.variants:
+            return None
+        return SearchSettings(
+            aim=self.rewriter.mixed,
+            max_drop=self.gate.max_drop,
+            max_size_mb=self.gate.max_size_mb,
+            trials=self.rewriter.mixed_trials,
+            minutes=self.rewriter.mixed_minutes,
+        )
 
     @model_validator(mode="after")
     def _what_is_tuned_is_free(self) -> Config:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from components.libraries import library_versions
@@ -48,8 +49,8 @@ def inputs_digest(config: Config, dataset: Dataset) -> str:
     # without the gate: other thresholds judge the same model, against the same release.
     others = {"data", "run", "registry", "ingest", "beam", "kubeflow", "gate"}
     settings = config.model_dump(mode="json", exclude=others)
-    if "int8_selective" in config.rewriter.variants:
-        settings["max_drop"] = config.gate.max_drop
+    if config.search:
+        settings["search"] = asdict(config.search)
     # Wherever they are: what is in them counts.
     for name in ("base_weights", "warm_start"):
         settings["trainer"][name] = Path(settings["trainer"][name] or "").name

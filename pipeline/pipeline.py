@@ -134,7 +134,7 @@ def create_pipeline(
         timeout=config.rewriter.timeout,
         calibration_images=config.rewriter.calibration_images,
         # Only one variant is made by it; the others are not made anew when it changes.
-        max_drop=gate.max_drop if "int8_selective" in config.rewriter.variants else 0.0,
+        search=config.search,
         code_digest=code_digest(
             "components.tflite_rewriter.executor", "components.tflite_rewriter.worker"
         ),

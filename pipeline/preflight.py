@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgeline.contract import MAX_LABELS
 from pipeline.base_weights import check_imagenet_weights
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
@@ -51,6 +52,11 @@ def check_root(config: Config) -> None:
 
 
 def _check_classes(config: Config, dataset: Dataset) -> None:
+    if len(dataset.labels) > MAX_LABELS:
+        raise UserError(
+            f"{dataset.path}: {len(dataset.labels):,} classes; expected at most {MAX_LABELS:,}, "
+            "which devices load: join some, or train several models"
+        )
     for split in sorted({"train", "eval", config.gate.split}):
         missing = [label for label in dataset.labels if not dataset.counts[split].get(label)]
         if missing:
@@ -86,10 +92,14 @@ def _check_gate(config: Config, dataset: Dataset) -> None:
                 f"gate.require: {variant} is required but not made; rewriter.variants has: "
                 f"{', '.join(made)}"
             )
-    if gate.split == "eval" and "int8_selective" in made:
+    if gate.split == "eval" and config.search:
         raise UserError(
-            'gate.split: "eval" is what int8_selective chooses its layers by, so that it can\'t be '
-            'judged on it; expected "test"'
+            'gate.split: "eval" is what mixed is searched by, so that it can\'t be judged on it; '
+            'expected "test"'
+        )
+    if config.search and config.search.aim == "most_accurate" and gate.max_size_mb is None:
+        raise UserError(
+            'rewriter.mixed: "most_accurate" is that within gate.max_size_mb; expected it to be set'
         )
     if gate.publish == "required" and not gate.require:
         raise UserError('gate.publish: "required" publishes nothing when gate.require is empty')

@@ -222,7 +222,8 @@ def _variant_row(verdict: VariantVerdict) -> Iterator[str]:
     yield verdict.variant
     yield "" if verdict.bytes is None else f"{verdict.bytes / MEGABYTE:.1f} MB"
     for percentile in ("p50", "p95"):
-        yield f"{verdict.latency_ms[percentile]:.1f} ms" if verdict.latency_ms else ""
+        noisy = " (noisy)" if verdict.noisy else ""
+        yield f"{verdict.latency_ms[percentile]:.1f} ms{noisy}" if verdict.latency_ms else ""
     yield "passed" if verdict.passed else "not passed"
 
 

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from components.report.charts import Axis, Chart, Line, Mark, Point
 from components.report.measures import Calibration, ClassCurves
 from components.report.tables import find, outcome
+from components.tflite_models import FrontierPoint
 from components.verdict import Verdict
 
 # Variants closer than this are not told apart by a test split of ordinary size.
 LEAST_ACCURACY_SPAN = 0.02
 TRAINING_CURVES = ("training", "validation")  # by style
+OTHERS, CHOSEN = 0, 1  # styles of recipes: those that answer a question stand out
 LEAST_EPOCHS = 6.0  # on an axis; with fewer, it would have ticks between whole epochs
 
 Styles = Mapping[str, int]
@@ -61,6 +63,43 @@ def _tradeoff_chart(
         x,
         y,
         tuple(Line("the float model", ((x.low, a), (x.high, a)), None) for a in reference),
+        marks,
+    )
+
+
+def frontier_charts(frontier: Sequence[FrontierPoint]) -> list[Chart]:
+    """What a searched variant was chosen from, numbered as in the table; a line joins the best."""
+    return [
+        _frontier_chart(title, unit, costs, frontier)
+        for title, unit, costs in (
+            ("Recipes: accuracy against size", "MB", [p.bytes / 1e6 for p in frontier]),
+            ("Recipes: accuracy against latency", "ms", [p.latency_ms for p in frontier]),
+        )
+    ]
+
+
+def _frontier_chart(
+    title: str, unit: str, costs: Sequence[float], frontier: Sequence[FrontierPoint]
+) -> Chart:
+    points = [(cost, point.accuracy) for cost, point in zip(costs, frontier, strict=True)]
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or point[1] > best[-1][1]:
+            best.append(point)
+    marks = tuple(
+        Mark(str(number), point, CHOSEN if found.answers else OTHERS, passed=True)
+        for number, (point, found) in enumerate(zip(points, frontier, strict=True), start=1)
+    )
+    return Chart(
+        title,
+        "; ".join(
+            f"{mark.name}: {mark.point[0]:.4g} {unit}, {mark.point[1]:.4f}" for mark in marks
+        ),
+        Axis.around(unit, [0.0, *costs]),
+        Axis.around(
+            "accuracy", [y for _, y in points], least_span=LEAST_ACCURACY_SPAN, limits=(0.0, 1.0)
+        ),
+        (Line("the best for their cost", best, OTHERS),),
         marks,
     )
 

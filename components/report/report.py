@@ -32,7 +32,7 @@ from components.report.measures import (
     said_of,
     suspected_labels,
 )
-from components.tflite_models import ModelFile
+from components.tflite_models import FRONTIER_FILE, ModelFile
 from components.verdict import CHECKS_FILE, CONFUSION_FILE, PREDICTIONS_CSV, Verdict
 
 UNFOLDED_CLASSES = 4  # with more, what grows with the classes is folded away
@@ -166,11 +166,12 @@ def render(data: ReportData) -> str:
         training_legend=[(name, style) for style, name in enumerate(figures.TRAINING_CURVES)],
         summary=tables.summary_table(data.data_summary),
         conversions=tables.conversion_table(data.models),
-        conversion_notes=[
-            (model, tables.kept_table(model))
+        searches=[
+            (model, figures.frontier_charts(model.frontier), tables.frontier_table(model))
             for model in data.models
-            if model.note or model.kept_float
+            if model.frontier
         ],
+        frontier_file=FRONTIER_FILE,
     )
 
 

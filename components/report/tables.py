@@ -105,10 +105,16 @@ def _variant_row(model: VariantVerdict, verdict: Verdict) -> tuple[Cell, ...]:
 def _latency_cell(model: VariantVerdict, percentile: str) -> Cell:
     if not model.latency_ms:
         return Cell(NOTHING)
-    threads = "1 thread" if model.threads == 1 else f"{model.threads} threads"
-    return Cell(
-        f"{model.latency_ms[percentile]:.1f} ms", threads if model.threads is not None else ""
-    )
+    details = []
+    if model.threads is not None:
+        details.append("1 thread" if model.threads == 1 else f"{model.threads} threads")
+    if percentile == "p50" and "p25" in model.latency_ms:
+        details.append(
+            f"half within {model.latency_ms['p25']:.1f} to {model.latency_ms['p75']:.1f}"
+        )
+    if model.noisy:
+        details.append("noisy: the machine was busy")
+    return Cell(f"{model.latency_ms[percentile]:.1f} ms", ", ".join(details))
 
 
 def find(model: VariantVerdict, metric: str) -> Check | None:
@@ -441,14 +447,21 @@ def _parity_cell(parity: Parity | None) -> Cell:
     return Cell(f"{parity.max_difference:.4f}", f"mean {parity.mean_difference:.4f}")
 
 
-def kept_table(model: ModelFile) -> Table:
-    """The layers of an integer model that stayed float32, and why."""
+def frontier_table(model: ModelFile) -> Table:
+    """The recipes that a searched variant was chosen from, numbered as in the charts."""
     return Table(
-        f"What {model.variant} keeps in float32",
-        ("layer", "operation", "error if quantized"),
+        f"What {model.variant} was chosen from",
+        ("recipe", "layers", "size", "accuracy", "latency p50", "answers"),
         tuple(
-            (Cell(layer.name), Cell(layer.op), Cell(f"{layer.error:.4g}"))
-            for layer in model.kept_float
+            (
+                Cell(str(number)),
+                Cell(point.name),
+                Cell(size(point.bytes)),
+                Cell(f"{point.accuracy:.4f}"),
+                Cell(f"{point.latency_ms:.1f} ms"),
+                Cell(", ".join(point.answers).replace("_", " ") or NOTHING),
+            )
+            for number, point in enumerate(model.frontier, start=1)
         ),
     )
 

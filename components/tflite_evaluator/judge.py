@@ -16,7 +16,7 @@ from components.intervals import (
     scale_needed,
     share_interval,
 )
-from components.predictions import FLOAT, Predictions, Probabilities
+from components.predictions import FLOAT, Predictions, Probabilities, is_noisy
 from components.report.measures import said_of
 from components.tflite_evaluator.gate import Gate
 from components.tflite_evaluator.measure import Measured
@@ -97,9 +97,10 @@ def judge_variant(
         bytes=model.bytes,
         sha256=model.sha256,
         latency_ms={
-            "p50": _latency(model.variant, predictions, 50),
-            "p95": _latency(model.variant, predictions, 95),
+            f"p{percentile}": _latency(model.variant, predictions, percentile)
+            for percentile in (25, 50, 75, 95)
         },
+        noisy=is_noisy(predictions.seconds[model.variant]),
         threads=predictions.threads,
         confusion=of_variant.confusion,
     )

@@ -19,16 +19,16 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from components.cores import usable_cores
 from components.examples import ExampleTransform
 from components.predictions import Probabilities
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import ModelError
 from edgeline.preprocessing import load_image, preprocess
 from edgeline.runtime.interpreter import PixelModel
+from edgeline.runtime.threads import cores
 
 BATCH = 32  # images
-THREADS = usable_cores()  # of one timed prediction
+THREADS = cores()  # of one timed prediction
 WORKERS = min(THREADS, 8)  # interpreters of one file, each with a copy of its weights
 
 Pixels = NDArray[np.float32]  # [images, height, width, 3]

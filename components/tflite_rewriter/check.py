@@ -14,11 +14,11 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils as schema
 from numpy.typing import NDArray
 
-from components.cores import usable_cores
 from components.tflite_models import Parity
 from components.tflite_rewriter.images import StoredPixels
-from components.tflite_rewriter.variants import VARIANTS, Variant
+from components.tflite_rewriter.variants import VARIANTS, Recipe, Variant
 from edgeline.runtime.interpreter import PixelModel
+from edgeline.runtime.threads import cores
 
 INPUT = "pixels"
 OUTPUT = "probabilities"
@@ -27,7 +27,7 @@ MAX_FLOAT32_DIFFERENCE = 1e-3  # of a probability, from the float model
 
 _TYPE_NAMES = {value: name for name, value in vars(schema.TensorType).items() if name.isupper()}
 _OP_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
-THREADS = usable_cores()
+THREADS = cores()
 # Ops that carry values between float and integer parts, and belong to neither.
 _BRIDGES = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _WITH_KERNEL = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
@@ -48,6 +48,7 @@ class Op:
         types: of all its tensors, "INT8" and so on.
         weights: types of those among them that are constant.
         kernel: type of what a convolution or a dense layer multiplies with, if that is constant.
+        kernel_values: how many numbers that has.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Op:
     types: frozenset[str]
     weights: frozenset[str]
     kernel: str | None = None
+    kernel_values: int = 0
 
     @property
     def computes_in_float(self) -> bool:
@@ -77,7 +79,7 @@ def check(
     classes: int,
     pixels: NDArray[np.float32],
     expected: NDArray[np.float32],
-    kept_float: Collection[str] = (),
+    recipe: Recipe | None = None,
 ) -> Parity:
     """Checks signature, types, operations and answers of a converted file.
 
@@ -87,7 +89,7 @@ def check(
         classes: how many labels there are.
         pixels: images to try, float32 `[images, height, width, 3]`.
         expected: what the float model says of them, `[images, classes]`.
-        kept_float: names of the ops that were to stay float, for `int8_selective`.
+        recipe: what each layer claims to be, of `mixed`.
 
     Returns:
         How far the answers are from those expected.
@@ -97,7 +99,10 @@ def check(
     """
     ops = read_ops(model)
     _check_builtin(ops)
-    _check_types(ops, VARIANTS[variant], kept_float)
+    if recipe is None:
+        _check_types(ops, VARIANTS[variant])
+    else:
+        _check_layers(ops, recipe)
     _check_signature(model, VARIANTS[variant], pixels.shape[1:], classes)
     return _check_answers(predict(model, pixels, classes), expected, variant)
 
@@ -113,9 +118,18 @@ def predict(
     Raises:
         edgeline.errors.ModelError: the file can't be run, or its answers are not finite numbers.
     """
-    _, height, width, _ = pixels.shape
-    run = PixelModel(model, height=height, width=width, classes=classes, num_threads=THREADS)
+    run = runner(model, pixels.shape, classes)
     return np.stack([run(image) for image in pixels])
+
+
+def runner(model: bytes, shape: tuple[int, ...], classes: int) -> PixelModel:
+    """What runs a file on images of a shape, `(images, height, width, 3)`.
+
+    Raises:
+        edgeline.errors.ModelError: the file can't be run.
+    """
+    _, height, width, _ = shape
+    return PixelModel(model, height=height, width=width, classes=classes, num_threads=THREADS)
 
 
 def _read_op(table: schema.ModelT, tensors: list[schema.TensorT], op: schema.OperatorT) -> Op:
@@ -127,13 +141,15 @@ def _read_op(table: schema.ModelT, tensors: list[schema.TensorT], op: schema.Ope
     weights = [tensor for tensor in used if table.buffers[tensor.buffer].data is not None]
     kind = code.customCode.decode() if custom else _OP_NAMES[builtin]
     kernel = tensors[op.inputs[1]] if kind in _WITH_KERNEL else None
+    kernel = kernel if kernel in weights else None
     return Op(
         name=tensors[op.outputs[0]].name.decode(),
         kind=kind,
         custom=custom,
         types=frozenset(_TYPE_NAMES[tensor.type] for tensor in used),
         weights=frozenset(_TYPE_NAMES[tensor.type] for tensor in weights),
-        kernel=_TYPE_NAMES[kernel.type] if kernel and kernel in weights else None,
+        kernel=_TYPE_NAMES[kernel.type] if kernel else None,
+        kernel_values=int(np.prod(kernel.shape)) if kernel else 0,
     )
 
 
@@ -143,9 +159,9 @@ def _check_builtin(ops: list[Op]) -> None:
         raise CheckError(f"expected built-in operations only, the file has: {', '.join(custom)}")
 
 
-def _check_types(ops: list[Op], variant: Variant, kept_float: Collection[str]) -> None:
+def _check_types(ops: list[Op], variant: Variant) -> None:
     if variant.integer:
-        _check_integer(ops, kept_float)
+        _check_integer(ops)
     elif variant.weights == "FLOAT32":
         _check_all_float32(ops)
     else:
@@ -173,18 +189,30 @@ def _check_weights(ops: list[Op], expected: str) -> None:
         )
 
 
-def _check_integer(ops: list[Op], kept_float: Collection[str]) -> None:
-    """Every op is integer, except those that were to stay float, which are float."""
-    floats = {op.name for op in ops if op.computes_in_float}
-    unexpected = floats - set(kept_float)
-    if unexpected:
+def _check_integer(ops: list[Op]) -> None:
+    floats = [op.name for op in ops if op.computes_in_float]
+    if floats:
         raise CheckError(
-            f"expected integer operations, {len(unexpected)} of {len(ops)} compute in float: "
-            f"{_some(unexpected)}"
+            f"expected integer operations, {len(floats)} of {len(ops)} compute in float: "
+            f"{_some(floats)}"
         )
-    missing = set(kept_float) - floats
-    if missing:
-        raise CheckError(f"expected to be kept in float, but are not: {_some(missing)}")
+
+
+def _check_layers(ops: list[Op], recipe: Recipe) -> None:
+    """Every op is what the recipe has it be; also what the quantizer can't do, and says nothing."""
+    others = [op.name for op in ops if not _is_as_asked(op, recipe.variant_of(op.name))]
+    if others:
+        raise CheckError(
+            f"expected operations as the recipe has them, {len(others)} are not: {_some(others)}"
+        )
+
+
+def _is_as_asked(op: Op, variant: Variant) -> bool:
+    if variant.integer and op.computes_in_float:
+        return False
+    unpacked = variant.activations == "FLOAT32" and variant.weights != "FLOAT32"
+    # What is unpacked comes from a DEQUANTIZE: it is not the operation's own constant.
+    return op.kernel in (None, None if unpacked else variant.weights)
 
 
 def _check_signature(

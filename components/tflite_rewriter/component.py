@@ -10,6 +10,7 @@ from tfx.types import BaseChannel, channel_utils, component_spec, standard_artif
 
 from components.artifacts import TFLiteModels
 from components.tflite_rewriter import executor
+from components.tflite_rewriter.variants import SearchSettings
 
 
 class TFLiteRewriterSpec(component_spec.ComponentSpec):
@@ -27,7 +28,7 @@ class TFLiteRewriterSpec(component_spec.ComponentSpec):
         "variants": component_spec.ExecutionParameter(type=str),
         "timeout": component_spec.ExecutionParameter(type=int),
         "calibration_images": component_spec.ExecutionParameter(type=int),
-        "max_drop": component_spec.ExecutionParameter(type=float),
+        "search": component_spec.ExecutionParameter(type=str),
         "code_digest": component_spec.ExecutionParameter(type=str),
     }
 
@@ -51,7 +52,7 @@ class TFLiteRewriter(base_component.BaseComponent):
         variants: Sequence[str],
         timeout: int,
         calibration_images: int,
-        max_drop: float,
+        search: SearchSettings | None,
         code_digest: str,
     ) -> None:
         """Declares the step.
@@ -59,12 +60,12 @@ class TFLiteRewriter(base_component.BaseComponent):
         Args:
             model: a SavedModel with a `pixels` signature and a preprocessing contract beside it.
             examples: raw examples with splits `train`, for calibration, and `eval`, by which
-                `int8_selective` is tuned.
+                `mixed` is searched.
             transform_graph: makes pixels of them.
             variants: names, see `components.tflite_rewriter.variants.VARIANTS`.
             timeout: seconds one conversion may take.
             calibration_images: how many images of the train split to calibrate and check with.
-            max_drop: accuracy that `int8_selective` may lose against the float model.
+            search: what `mixed` is searched by; None where it is not made.
             code_digest: changes when this component's code does, so that no stale result is reused.
         """
         super().__init__(
@@ -75,7 +76,7 @@ class TFLiteRewriter(base_component.BaseComponent):
                 variants=json.dumps(list(variants)),
                 timeout=timeout,
                 calibration_images=calibration_images,
-                max_drop=max_drop,
+                search=search.to_json() if search else "",
                 code_digest=code_digest,
                 tflite_models=channel_utils.as_channel([TFLiteModels()]),
             )

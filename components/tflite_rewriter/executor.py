@@ -13,8 +13,9 @@ from tfx.utils import io_utils, path_utils
 
 from components.tflite_rewriter.choose import balanced_images, first_images
 from components.tflite_rewriter.rewrite import rewrite
+from components.tflite_rewriter.variants import SearchSettings
 
-EVALUATION_IMAGES = 500  # at most; `int8_selective` tries many models on them
+EVALUATION_IMAGES = 500  # at most; `mixed` tries many models on them
 
 
 class Executor(base_executor.BaseExecutor):
@@ -36,7 +37,8 @@ class Executor(base_executor.BaseExecutor):
             uri = artifact_utils.get_split_uri(input_dict["examples"], name)
             return [io_utils.all_files_pattern(uri)]
 
-        selective = "int8_selective" in variants
+        settings = exec_properties["search"]
+        search = SearchSettings.from_json(settings) if settings else None
         rewrite(
             Path(path_utils.serving_model_path(inputs["model"].uri)),
             Path(output.uri),
@@ -44,7 +46,7 @@ class Executor(base_executor.BaseExecutor):
             calibration=balanced_images(
                 split("train"), graph, exec_properties["calibration_images"]
             ),
-            evaluation=first_images(split("eval"), graph, EVALUATION_IMAGES) if selective else None,
-            max_drop=exec_properties["max_drop"],
+            evaluation=first_images(split("eval"), graph, EVALUATION_IMAGES) if search else None,
+            search=search,
             timeout=exec_properties["timeout"],
         )

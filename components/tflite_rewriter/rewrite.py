@@ -19,18 +19,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from threading import Condition
+from threading import Condition, Event, Timer
 
 import psutil
 
 from components.tflite_models import (
     CALIBRATION_FILE,
+    FRONTIER_FILE,
     MODEL_FILE,
     ModelFile,
     TFLiteModelsFolder,
@@ -38,23 +39,26 @@ from components.tflite_models import (
     variant_names,
 )
 from components.tflite_rewriter.images import Images
-from components.tflite_rewriter.variants import VARIANTS, Variant
+from components.tflite_rewriter.variants import VARIANTS, SearchSettings, Variant
 from components.trained_model import contract_path
 from edgeline.contract import PreprocessingContract
 
 # In the folder that is shared with the workers.
 CALIBRATION = "calibration"
 EVALUATION = "evaluation"
+SEARCH_FILE = "search.json"
 FACTS_FILE = "facts.json"
 
 # Tasks of a worker, beside the variants.
 PREPARE = "prepare"
 CALIBRATE = "calibrate"
 
+REFUSED = 3  # exit code of a worker whose last line says what is wrong with the model
+
 AT_ONCE = 2  # a conversion keeps a core busy
 MEMORY = 4e9  # bytes of resident memory of all processes, that of this one included
 # What a worker takes of it at most, measured with DenseNet121 at 224x224.
-PEAKS = {PREPARE: 1.6e9, "int8_selective": 1.2e9}
+PEAKS = {PREPARE: 1.6e9, "mixed": 1.2e9}
 OTHER_PEAK = 0.9e9
 ERROR_LINES = 5  # of the converter's last output, kept in the recorded error
 
@@ -72,7 +76,7 @@ def rewrite(
     *,
     calibration: Images,
     evaluation: Images | None = None,
-    max_drop: float = 0.0,
+    search: SearchSettings | None = None,
     timeout: float,
 ) -> TFLiteModelsFolder:
     """Converts a SavedModel to the variants and writes a TFLiteModels artifact.
@@ -83,9 +87,9 @@ def rewrite(
         variants: names among `VARIANTS`.
         calibration: images of the train split, from which integer variants take their ranges and
             by which every variant is checked.
-        evaluation: images of the eval split; only `int8_selective` needs them.
-        max_drop: accuracy that `int8_selective` may lose on them.
-        timeout: seconds one conversion may take.
+        evaluation: images of the eval split; only `mixed` needs them.
+        search: what `mixed` is searched by.
+        timeout: seconds one conversion may take; the minutes of a search come on top.
 
     Returns:
         The artifact, which has an entry for every variant asked for, converted or not.
@@ -100,7 +104,10 @@ def rewrite(
         calibration.save(work / CALIBRATION)
         if evaluation is not None:
             evaluation.save(work / EVALUATION)
-        workers = _Workers(saved_model, work, max_drop, timeout)
+        if search is not None:
+            (work / SEARCH_FILE).write_text(search.to_json())
+        timeouts = {"mixed": timeout + 60 * search.minutes} if search else {}
+        workers = _Workers(saved_model, work, timeout, timeouts)
         made = _make_all(workers, variants, output)
     models = TFLiteModelsFolder(output, made, contract)
     if not variant_names(models.models):
@@ -144,10 +151,13 @@ class Memory:
 class _Workers:
     """Runs the processes, as many at once as there is memory for."""
 
-    def __init__(self, saved_model: Path, work: Path, max_drop: float, timeout: float) -> None:
+    def __init__(
+        self, saved_model: Path, work: Path, timeout: float, timeouts: Mapping[str, float]
+    ) -> None:
         self.work = work
-        self._arguments = (str(saved_model), str(work), str(max_drop))
+        self._arguments = (str(saved_model), str(work))
         self._timeout = timeout
+        self._timeouts = timeouts  # of single tasks
         self._memory = Memory(MEMORY - psutil.Process().memory_info().rss)
 
     def run(self, task: str) -> _Outcome:
@@ -156,7 +166,8 @@ class _Workers:
             _LOG.info("%s: started", task)
             started = time.monotonic()
             module = "components.tflite_rewriter.worker"
-            error = _run([sys.executable, "-m", module, task, *self._arguments], self._timeout)
+            command = [sys.executable, "-m", module, task, *self._arguments]
+            error = _run(task, command, self._timeouts.get(task, self._timeout))
             return _Outcome(round(time.monotonic() - started, 3), error)
 
 
@@ -169,13 +180,13 @@ def _make_all(workers: _Workers, variants: Sequence[str], output: Path) -> tuple
     prepared = workers.run(PREPARE)
     if prepared.error:
         return tuple(record(variant, prepared) for variant in variants)
-    ordered = sorted(variants, key=lambda variant: VARIANTS[variant].integer)
+    ordered = sorted(variants, key=lambda variant: VARIANTS[variant].needs_ranges)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        needed = VARIANTS[ordered[-1]].integer
+        needed = VARIANTS[ordered[-1]].needs_ranges
         calibrated = pool.submit(workers.run, CALIBRATE) if needed else None
 
         def make(variant: str) -> ModelFile:
-            if calibrated and VARIANTS[variant].integer and calibrated.result().error:
+            if calibrated and VARIANTS[variant].needs_ranges and calibrated.result().error:
                 return record(variant, calibrated.result())
             return record(variant, workers.run(variant))
 
@@ -203,7 +214,8 @@ def _record(variant: str, outcome: _Outcome, made: Path, output: Path) -> ModelF
         return ModelFile.from_row(row)
     file = output / variant / MODEL_FILE
     file.parent.mkdir(exist_ok=True)
-    shutil.copyfile(made / MODEL_FILE, file)
+    for name in (MODEL_FILE, *([FRONTIER_FILE] if VARIANTS[variant].searched else [])):
+        shutil.copyfile(made / name, file.with_name(name))
     facts = json.loads((made / FACTS_FILE).read_text())
     content = {
         "file": str(file.relative_to(output)),
@@ -221,8 +233,8 @@ def _record(variant: str, outcome: _Outcome, made: Path, output: Path) -> ModelF
     return model
 
 
-def _run(command: Sequence[str], timeout: float) -> str | None:
-    """Runs a conversion; returns what went wrong, or None."""
+def _run(task: str, command: Sequence[str], timeout: float) -> str | None:
+    """Runs a conversion and logs how far it says it is; returns what went wrong, or None."""
     environment = {
         # TensorFlow's notes on startup would hide the converter's last words.
         "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -230,20 +242,39 @@ def _run(command: Sequence[str], timeout: float) -> str | None:
         "MALLOC_ARENA_MAX": "1",
         **os.environ,
     }
-    try:
-        done = subprocess.run(
+    killed = Event()
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as errors,
+        subprocess.Popen(
             command,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=errors,
             text=True,
             errors="replace",
-            timeout=timeout,
-            check=False,
             env=environment,
-        )
-    except subprocess.TimeoutExpired:
+        ) as process,
+    ):
+
+        def kill() -> None:
+            killed.set()
+            process.kill()
+
+        timer = Timer(timeout, kill)
+        timer.start()
+        try:
+            for line in process.stdout or ():
+                _LOG.info("%s: %s", task, line.rstrip())
+            code = process.wait()
+        finally:
+            timer.cancel()
+        errors.seek(0)
+        said = errors.read().strip().splitlines()[-ERROR_LINES:]
+    if killed.is_set():
         return f"the conversion did not end within {timeout:g} s"
-    if done.returncode == 0:
+    if code == 0:
         return None
-    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    last = "\n".join(done.stderr.strip().splitlines()[-ERROR_LINES:])
+    if code == REFUSED:
+        return said[-1]
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    last = "\n".join(said)
     return f"the conversion ended with {how}: {last}"

@@ -6,8 +6,12 @@ Adding a variant is adding a record here, its name in `pipeline.config` and its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Literal
+
+Aim = Literal["smallest", "fastest", "most_accurate"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Variant:
         activations: what is computed with: "FLOAT32", "DYNAMIC" (quantized as they come), or
             integers, whose ranges come from calibration.
         io: type of input and output.
-        searched: whether layers that cost accuracy stay float.
+        searched: whether each layer has a choice of its own, which is searched for.
     """
 
     quantization: str
@@ -31,8 +35,13 @@ class Variant:
 
     @property
     def integer(self) -> bool:
-        """Whether it computes in integers throughout, and so needs calibration."""
+        """Whether it computes in integers throughout."""
         return self.activations in ("INT8", "INT16")
+
+    @property
+    def needs_ranges(self) -> bool:
+        """Whether it waits for the calibration: a search may choose integers, too."""
+        return self.integer or self.searched
 
 
 VARIANTS = {
@@ -47,12 +56,7 @@ VARIANTS = {
     "int16x8": Variant(
         "int8 weights, int16 activations, float32 input and output", "INT8", "INT16"
     ),
-    "int8_selective": Variant(
-        "int8, except the layers that cost the most accuracy, which stay float32",
-        "INT8",
-        "INT8",
-        searched=True,
-    ),
+    "mixed": Variant("for each layer what a search chose", "INT8", "DYNAMIC", searched=True),
 }
 
 # Which variants serve which aim.
@@ -61,3 +65,54 @@ PRESETS = {
     "storage": ("float16", "dynamic", "int8"),
     "speed": ("float16", "int8"),
 }
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How each layer is quantized; the same recipe makes the same file.
+
+    Attributes:
+        everywhere: the variant that all layers are made as.
+        layers: the variants of those that are not, by the names of their output tensors.
+    """
+
+    everywhere: str
+    layers: Mapping[str, str] = field(default_factory=dict)
+
+    def variant_of(self, layer: str) -> Variant:
+        """As what a layer is made."""
+        return VARIANTS[self.layers.get(layer, self.everywhere)]
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a layer computes in integers, and so needs calibration."""
+        used = {self.everywhere, *self.layers.values()}
+        return any(VARIANTS[name].integer for name in used)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What `mixed` is searched by.
+
+    Attributes:
+        aim: which of the three answers becomes the variant.
+        max_drop: accuracy that the smallest and the fastest may lose against the float model.
+        max_size_mb: MB (10^6 bytes) that the most accurate may have; None asks for no such answer.
+        trials: recipes that are measured, at most.
+        minutes: after which no other trial begins.
+    """
+
+    aim: Aim
+    max_drop: float
+    max_size_mb: float | None
+    trials: int
+    minutes: float
+
+    def to_json(self) -> str:
+        """Writes it for another process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, content: str) -> SearchSettings:
+        """Reads what `to_json` wrote."""
+        return cls(**json.loads(content))

@@ -1,29 +1,31 @@
 """The process that does one part of the work. Started by `rewrite`.
 
-python -m components.tflite_rewriter.worker TASK SAVED_MODEL WORK MAX_DROP
+python -m components.tflite_rewriter.worker TASK SAVED_MODEL WORK
 
 TASK is what all variants have in common (`prepare`), what the integer ones have (`calibrate`), or a
 variant. Only the first needs TensorFlow, which takes its time to load. WORK is a folder with the
-images to calibrate with and, for `int8_selective`, to tune by (see `rewrite`). A variant and the
-facts about it appear in WORK/VARIANT, whole or not at all.
+images to calibrate with and, for `mixed`, to search by (see `rewrite`). A variant and the facts
+about it appear in WORK/VARIANT, whole or not at all. What is written to stdout is how far it is.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from components.tflite_models import MODEL_FILE, KeptLayer
-from components.tflite_rewriter.check import check
+from components.tflite_models import FRONTIER_FILE, MODEL_FILE
+from components.tflite_rewriter.check import CheckError, check
 from components.tflite_rewriter.images import StoredPixels, load_label_ids
 from components.tflite_rewriter.metadata import add_metadata
+from components.tflite_rewriter.mixed import Evaluation, Found, search
 from components.tflite_rewriter.recipes import (
     Ranges,
     calibrate,
@@ -37,16 +39,13 @@ from components.tflite_rewriter.rewrite import (
     EVALUATION,
     FACTS_FILE,
     PREPARE,
+    REFUSED,
+    SEARCH_FILE,
 )
-from components.tflite_rewriter.selective import (
-    COMPARED_IMAGES,
-    Evaluation,
-    Selective,
-    quantize_selectively,
-)
-from components.tflite_rewriter.variants import VARIANTS
+from components.tflite_rewriter.variants import VARIANTS, Recipe, SearchSettings
 from components.trained_model import contract_path
 from edgeline.contract import PreprocessingContract
+from edgeline.errors import ModelError
 
 # In WORK, for the other processes.
 SINGLE_IMAGE = "single_image"
@@ -58,6 +57,9 @@ EXPECTED_FILE = "expected.npy"
 # Compared with the float model. Not all: 16-bit activations run half a second an image.
 CHECKED_IMAGES = 32
 BATCH = 8  # images; larger ones are hardly faster and take more memory
+SECONDS_BETWEEN_LINES = 2.0
+
+T = TypeVar("T")
 
 
 def main(arguments: list[str]) -> None:
@@ -67,10 +69,11 @@ def main(arguments: list[str]) -> None:
         _prepare(saved_model, work)
     elif task == CALIBRATE:
         pixels = StoredPixels(work / CALIBRATION)
-        ranges = calibrate((work / FLOAT_FILE).read_bytes(), pixels)
+        shown = _Shown("images run through the network", pixels, len(pixels))
+        ranges = calibrate((work / FLOAT_FILE).read_bytes(), shown)
         (work / RANGES_FILE).write_text(ranges_to_json(ranges))
     else:
-        _make(task, saved_model, work, max_drop=float(arguments[3]))
+        _make(task, saved_model, work)
 
 
 def _prepare(saved_model: Path, work: Path) -> None:
@@ -81,62 +84,93 @@ def _prepare(saved_model: Path, work: Path) -> None:
 
     loaded = tf.saved_model.load(str(saved_model))
     (work / FLOAT_FILE).write_bytes(to_float32(loaded, work / SINGLE_IMAGE))
-    checked = StoredPixels(work / CALIBRATION).read(0, CHECKED_IMAGES)
-    _ask(loaded, np.array_split(checked, range(BATCH, len(checked), BATCH)), work / CALIBRATION)
+    _ask(loaded, work / CALIBRATION, CHECKED_IMAGES // BATCH)
     if (work / EVALUATION).exists():
-        _ask(loaded, StoredPixels(work / EVALUATION).batches(BATCH), work / EVALUATION)
+        _ask(loaded, work / EVALUATION)
 
 
-def _ask(loaded: Any, batches: Iterable[NDArray[np.float32]], folder: Path) -> None:
-    signature = loaded.signatures["pixels"]
-    answers = [signature(pixels=b)["probabilities"].numpy() for b in batches]
+def _ask(loaded: Any, folder: Path, most: int | None = None) -> None:
+    """Writes what the float model says of the first so many batches of images, or of all."""
+    signature, pixels = loaded.signatures["pixels"], StoredPixels(folder)
+    batches = islice(pixels.batches(BATCH), most)
+    total = most or -(-len(pixels) // BATCH)
+    answers = [
+        signature(pixels=batch)["probabilities"].numpy()
+        for batch in _Shown("batches said by the float model", batches, total)
+    ]
+    if not all(np.isfinite(each).all() for each in answers):
+        raise CheckError(
+            "expected probabilities of the trained model, it gives some that are not finite "
+            "numbers: its weights are unusable, train it anew"
+        )
     np.save(folder / EXPECTED_FILE, np.concatenate(answers))
 
 
-def _make(variant: str, saved_model: Path, work: Path, *, max_drop: float) -> None:
+def _make(variant: str, saved_model: Path, work: Path) -> None:
     contract = PreprocessingContract.from_json(contract_path(saved_model).read_bytes())
-    pixels = StoredPixels(work / CALIBRATION)
-    kept: tuple[KeptLayer, ...] = ()
-    note = ""
     record, float32 = VARIANTS[variant], (work / FLOAT_FILE).read_bytes()
-    ranges = ranges_from_json((work / RANGES_FILE).read_text()) if record.integer else {}
-    if record.searched:
-        chosen = _quantize_selectively(float32, ranges, work, max_drop)
-        model, kept, note = chosen.model, chosen.kept_float, chosen.note
-    else:
-        model = quantize(float32, record, ranges)
+    needed = record.needs_ranges
+    ranges = ranges_from_json((work / RANGES_FILE).read_text()) if needed else {}
+    found = _search(float32, ranges, work) if record.searched else None
+    model = found.model if found else quantize(float32, Recipe(variant), ranges)
 
     model = add_metadata(model, contract)
     expected = np.load(work / CALIBRATION / EXPECTED_FILE, allow_pickle=False)
-    tried = pixels.read(0, len(expected))
-    kept_names = [layer.name for layer in kept]
-    parity = check(model, variant, len(contract.labels), tried, expected, kept_names)
-    facts = {
-        "parity": asdict(parity),
-        "kept_float": [asdict(layer) for layer in kept],
-        "note": note,
+    tried = StoredPixels(work / CALIBRATION).read(0, len(expected))
+    recipe = found.recipe if found else None
+    facts: dict[str, Any] = {
+        "parity": asdict(check(model, variant, len(contract.labels), tried, expected, recipe))
     }
-    _write(work / variant, model, facts)
+    files = {MODEL_FILE: model}
+    if found:
+        facts |= {"frontier": [asdict(point) for point in found.frontier], "note": found.note}
+        files[FRONTIER_FILE] = (json.dumps(found.trials, indent=2) + "\n").encode()
+    _write(work / variant, {**files, FACTS_FILE: json.dumps(facts).encode()})
 
 
-def _quantize_selectively(float32: bytes, ranges: Ranges, work: Path, max_drop: float) -> Selective:
+def _search(float32: bytes, ranges: Ranges, work: Path) -> Found:
     folder = work / EVALUATION
-    compared = StoredPixels(work / CALIBRATION).read(0, COMPARED_IMAGES)
     evaluation = Evaluation(
         StoredPixels(folder),
         load_label_ids(folder),
         np.load(folder / EXPECTED_FILE, allow_pickle=False),
     )
-    return quantize_selectively(float32, ranges, compared, evaluation, max_drop)
+    settings = SearchSettings.from_json((work / SEARCH_FILE).read_text())
+    return search(float32, ranges, evaluation, settings, _say)
 
 
-def _write(folder: Path, model: bytes, facts: dict[str, Any]) -> None:
+class _Shown(Iterable[T]):
+    """Items, and on the way how many of them there were, where that takes long."""
+
+    def __init__(self, what: str, items: Iterable[T], total: int) -> None:
+        self._what = what
+        self._items = items
+        self._total = total
+
+    def __iter__(self) -> Iterator[T]:
+        last = time.monotonic()
+        for number, item in enumerate(self._items):
+            if time.monotonic() - last > SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                _say(f"{number} of {self._total} {self._what}")
+            yield item
+
+
+def _say(progress: str) -> None:
+    print(progress, flush=True)
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     partial = folder.with_suffix(".partial")
     partial.mkdir()
-    (partial / MODEL_FILE).write_bytes(model)
-    (partial / FACTS_FILE).write_text(json.dumps(facts))
+    for name, content in files.items():
+        (partial / name).write_bytes(content)
     partial.rename(folder)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except (CheckError, ModelError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(REFUSED)

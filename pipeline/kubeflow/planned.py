@@ -20,7 +20,7 @@ PLANNED: dict[str, tuple[str, ...]] = {
     "Tuner": ("custom_config",),
     "Trainer": ("custom_config",),
     "Evaluator": ("eval_config",),
-    "TFLiteRewriter": ("max_drop", "code_digest"),
+    "TFLiteRewriter": ("search", "code_digest"),
     "TFLitePredictor": ("slice_keys", "registry", "baseline_digest", "code_digest"),
     "TFLiteEvaluator": ("min_accuracy", "max_drop", "gate", "inputs_digest", "code_digest"),
     "EdgePusher": ("registry", "channel", "origin"),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
-from components.cores import usable_cores
+from edgeline.runtime.threads import cores
 from pipeline.model import finalize_scaling
 
 # NVIDIA's compute capability from which on float16 is faster than float32.
@@ -24,14 +24,14 @@ def limit_threads() -> None:
 
     Without effect where TensorFlow runs already, in a process that did other steps before.
     """
-    cores = usable_cores()
-    if cores == len(os.sched_getaffinity(0)):
+    usable = cores()
+    if usable == len(os.sched_getaffinity(0)):
         return
     try:
-        tf.config.threading.set_intra_op_parallelism_threads(cores)
-        tf.config.threading.set_inter_op_parallelism_threads(cores)
+        tf.config.threading.set_intra_op_parallelism_threads(usable)
+        tf.config.threading.set_inter_op_parallelism_threads(usable)
     except RuntimeError:
-        _LOG.info("TensorFlow runs already: its threads are not limited to %d cores", cores)
+        _LOG.info("TensorFlow runs already: its threads are not limited to %d cores", usable)
 
 
 def compute_policy(precision: str) -> str:

@@ -13,7 +13,7 @@ from components.report.report import ReportData
 from components.tflite_models import ModelFile
 from components.verdict import OVERALL, Check, VariantVerdict, Verdict
 
-VARIANTS = ("float32", "float16", "dynamic", "int8", "int8_selective", "int8_io", "int16x8")
+VARIANTS = ("float32", "float16", "dynamic", "int8", "mixed", "int8_io", "int16x8")
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(4000)  # about as large as a thumbnail of a photo
 
 

@@ -182,6 +182,17 @@ CASES: dict[str, tuple[Predictions, Gate, tuple[str, ...], str]] = {
 }
 
 
+def test_latency_comes_with_its_quartiles_and_is_marked_where_it_is_noisy() -> None:
+    steady, busy = np.array([2.0, 2.0, 2.1, 2.2]), np.array([2.0, 2.0, 3.0, 9.0])
+    for milliseconds, noisy in ((steady, False), (busy, True)):
+        timed = replace(predictions(), seconds={"float16": milliseconds / 1e3})
+        (verdict,) = [v for v in judged(timed, Gate(0.5)).variants if v.variant == "float16"]
+        quartiles = np.percentile(milliseconds, (25, 50, 75)).round(3).tolist()
+        assert verdict.latency_ms is not None
+        assert [verdict.latency_ms[name] for name in ("p25", "p50", "p75")] == quartiles
+        assert verdict.noisy == noisy
+
+
 @pytest.mark.parametrize(("made_up", "gate", "passed", "reason"), CASES.values(), ids=CASES)
 def test_the_gate_passes_and_refuses(
     made_up: Predictions, gate: Gate, passed: tuple[str, ...], reason: str

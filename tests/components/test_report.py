@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from components.predictions import THUMBNAILS, lost_examples
 from components.report.charts import Axis, Chart, Mark
+from components.report.figures import frontier_charts
 from components.report.measures import (
     Group,
     SuspectedLabel,
@@ -21,7 +22,7 @@ from components.report.measures import (
 )
 from components.report.report import ReportData, render
 from components.report.tables import worst_first
-from components.tflite_models import KeptLayer, ModelFile, Parity
+from components.tflite_models import FrontierPoint, ModelFile, Parity
 from components.verdict import OVERALL, Check, Policy, VariantVerdict, Verdict
 from tests.components.many import many
 
@@ -201,24 +202,34 @@ def test_slices_come_with_their_counts() -> None:
     assert rows[1][4].startswith("0.9000 ")
 
 
-def test_layers_that_stayed_float_are_listed() -> None:
+def test_what_mixed_was_chosen_from_is_drawn_and_listed() -> None:
     data = report()
-    selective = ModelFile(
-        variant="int8_selective",
-        quantization="int8, except some layers",
+    mixed = ModelFile(
+        variant="mixed",
+        quantization="for each layer what a search chose",
         converter="tensorflow 2.16.2",
         seconds=90.0,
         sha256="cc",
         parity=Parity(images=64, max_difference=0.25, mean_difference=0.0125),
-        kept_float=(KeptLayer("conv1/relu", "CONV_2D", 0.0625),),
-        note="one layer was enough",
+        frontier=(
+            FrontierPoint("dynamic_int4", 3_700_000, 0.775, 12.8, ("smallest",)),
+            FrontierPoint("dynamic_int4, 9 layers dynamic", 4_900_000, 0.8, 9.1, ()),
+            FrontierPoint("int8", 7_300_000, 0.8, 2.3, ("fastest", "most_accurate")),
+        ),
+        note="the smallest of three",
     )
-    parsed = page(replace(data, models=(*data.models, selective)))
-    assert parsed.tables["What int8_selective keeps in float32"][1:] == [
-        ["conv1/relu", "CONV_2D", "0.0625"]
+    parsed = page(replace(data, models=(*data.models, mixed)))
+    assert parsed.tables["What mixed was chosen from"][1:] == [
+        ["1", "dynamic_int4", "3.7 MB", "0.7750", "12.8 ms", "smallest"],
+        ["2", "dynamic_int4, 9 layers dynamic", "4.9 MB", "0.8000", "9.1 ms", "–"],  # noqa: RUF001
+        ["3", "int8", "7.3 MB", "0.8000", "2.3 ms", "fastest, most accurate"],
     ]
     assert parsed.tables["How the variants were made"][-1][2] == "0.2500 mean 0.0125"
-    assert "one layer was enough" in parsed.text
+    for text in ("This is the smallest of three.", "Recipes: accuracy against latency"):
+        assert text in parsed.text
+    size, latency = frontier_charts(mixed.frontier)
+    assert size.lines[0].points == [(3.7, 0.775), (4.9, 0.8)]
+    assert latency.lines[0].points == [(2.3, 0.8)]
 
 
 def test_the_data_is_summed_up() -> None:

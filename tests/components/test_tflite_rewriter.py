@@ -9,10 +9,12 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import keras
@@ -26,17 +28,19 @@ from numpy.typing import NDArray
 
 from components.tflite_models import (
     CALIBRATION_FILE,
+    FRONTIER_FILE,
     ModelFile,
     TFLiteModelsFolder,
     sha256_of,
     variant_names,
 )
 from components.tflite_rewriter.check import CheckError, check, read_ops
-from components.tflite_rewriter.images import Images
+from components.tflite_rewriter.images import Images, StoredPixels, load_label_ids
 from components.tflite_rewriter.metadata import METADATA_IDENTIFIER, METADATA_NAME, read_labels
-from components.tflite_rewriter.recipes import quantize
+from components.tflite_rewriter.mixed import Evaluation, Found, Trials, in_words, search
+from components.tflite_rewriter.recipes import Ranges, calibrate, quantize
 from components.tflite_rewriter.rewrite import Memory, RewriteError, rewrite
-from components.tflite_rewriter.variants import PRESETS, VARIANTS
+from components.tflite_rewriter.variants import PRESETS, VARIANTS, Recipe, SearchSettings
 from edgeline.contract import PreprocessingContract
 from edgeline.runtime.packed import packed_contract
 
@@ -47,17 +51,17 @@ TIMEOUT = 300
 Network = Callable[[tf.Tensor], tf.Tensor]
 
 
-def save(network: Network, folder: Path, labels: tuple[str, ...]) -> Path:
+def save(network: Network, folder: Path, labels: tuple[str, ...], side: int = SIDE) -> Path:
     """Saves a network with the signature and the contract that the rewriter looks for."""
     module = tf.Module()
     module.network = network
 
-    @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE, 3], tf.float32, "pixels")])
+    @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32, "pixels")])
     def pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"probabilities": network(pixels)}
 
     tf.saved_model.save(module, str(folder), signatures={"pixels": pixels})
-    contract = PreprocessingContract(height=SIDE, width=SIDE, max_side=512, labels=labels)
+    contract = PreprocessingContract(height=side, width=side, max_side=512, labels=labels)
     (folder / "assets.extra").mkdir()
     (folder / "assets.extra" / "preprocessing.json").write_bytes(contract.to_json())
     return folder
@@ -128,14 +132,19 @@ def models(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TFLit
     return made(saved_model, tmp_path_factory.mktemp("rewritten"), list(VARIANTS))
 
 
-def made(saved_model: Path, output: Path, variants: list[str]) -> TFLiteModelsFolder:
+SEARCH = SearchSettings("smallest", max_drop=0.05, max_size_mb=None, trials=12, minutes=5)
+
+
+def made(
+    saved_model: Path, output: Path, variants: list[str], search: SearchSettings = SEARCH
+) -> TFLiteModelsFolder:
     rewrite(
         saved_model,
         output,
         variants,
         calibration=images(saved_model, 40, seed=1),
         evaluation=images(saved_model, 100, seed=2),
-        max_drop=0.05,
+        search=search,
         timeout=TIMEOUT,
     )
     return TFLiteModelsFolder.load(output)
@@ -207,7 +216,7 @@ def test_the_images_calibrated_with_are_on_record(models: TFLiteModelsFolder) ->
 
 
 def test_integer_variants_compute_in_integers_only(models: TFLiteModelsFolder) -> None:
-    for variant in ("int8", "int8_io", "int16x8", "int8_selective"):
+    for variant in ("int8", "int8_io", "int16x8"):
         ops = read_ops(content(models, variant))
         kinds = {op.kind for op in ops}
         assert {"CONV_2D", "MUL", "FULLY_CONNECTED", "SOFTMAX"} <= kinds
@@ -230,11 +239,112 @@ def test_raw_pixels_pass_into_the_uint8_input(models: TFLiteModelsFolder) -> Non
     assert given["quantization"] == (pytest.approx(1 / 255), 0)
 
 
-def test_int8_selective_is_int8_where_int8_is_good_enough(models: TFLiteModelsFolder) -> None:
-    (selective,) = [model for model in models.models if model.variant == "int8_selective"]
-    assert content(models, "int8_selective") == content(models, "int8")
-    assert selective.kept_float == ()
-    assert selective.note.startswith("the same as int8, whose drop is 0.0")
+def test_mixed_has_four_bits_everywhere_where_that_is_good_enough(
+    models: TFLiteModelsFolder,
+) -> None:
+    mixed = record_of(models, "mixed")
+    assert content(models, "mixed") == content(models, "dynamic_int4")
+    assert mixed.note.startswith("the smallest within a drop of 0.05 of ")
+    (smallest,) = [point for point in mixed.frontier if "smallest" in point.answers]
+    assert smallest.name == "dynamic_int4"
+
+
+def test_the_frontier_is_on_record(models: TFLiteModelsFolder) -> None:
+    frontier = record_of(models, "mixed").frontier
+    assert [point.bytes for point in frontier] == sorted(point.bytes for point in frontier)
+    trials = json.loads((models.folder / "mixed" / FRONTIER_FILE).read_text())
+    answers = {in_words(Recipe(**t["recipe"])): t["answers"] for t in trials if t["answers"]}
+    assert answers == {p.name: list(p.answers) for p in frontier if p.answers}
+    assert sorted(chain.from_iterable(answers.values())) == ["fastest", "smallest"]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search is given."""
+
+    float32: bytes
+    ranges: Ranges
+    evaluation: Evaluation
+
+    def search(self, settings: SearchSettings) -> Found:
+        self.said.clear()
+        return search(self.float32, self.ranges, self.evaluation, settings, self.said.append)
+
+    said: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def searched(
+    models: TFLiteModelsFolder, saved_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Searched:
+    folder = tmp_path_factory.mktemp("evaluation") / "images"
+    images(saved_model, 20, seed=2).save(folder)
+    pixels = StoredPixels(folder)
+    expected = answers(saved_model, pixels.read(0, len(pixels)))
+    evaluation = Evaluation(pixels, load_label_ids(folder), expected)
+    float32 = content(models, "float32")
+    return Searched(float32, calibrate(float32, pixels), evaluation)
+
+
+def test_each_trial_comes_again_from_its_recipe(searched: Searched) -> None:
+    found = searched.search(SEARCH)
+    trials = [(Recipe(**trial["recipe"]), trial["bytes"]) for trial in found.trials]
+    between = [(recipe, size) for recipe, size in trials if recipe.layers]
+    assert len(between) >= 2
+    for recipe, size in between:
+        made = quantize(searched.float32, recipe, {})
+        assert len(made) == size
+        check_kernels(made, recipe.layers)
+    assert searched.search(SEARCH).model == found.model
+
+
+def check_kernels(model: bytes, layers: Mapping[str, str]) -> None:
+    kernels = {op.name: op.kernel for op in read_ops(model) if op.kernel}
+    assert {name for name, kernel in kernels.items() if kernel == "INT8"} == set(layers)
+    assert "INT4" in kernels.values()
+
+
+def record_of(models: TFLiteModelsFolder, variant: str) -> ModelFile:
+    (model,) = [model for model in models.models if model.variant == variant]
+    return model
+
+
+def test_the_most_accurate_is_within_its_size(searched: Searched) -> None:
+    recipes = Recipe("dynamic_int4"), Recipe("dynamic")
+    below, above = (len(quantize(searched.float32, recipe, {})) for recipe in recipes)
+    limit = (below + above) / 2e6
+    settings = SearchSettings("most_accurate", 0.05, max_size_mb=limit, trials=12, minutes=5)
+    found = searched.search(settings)
+    assert below < len(found.model) <= limit * 1e6
+    assert found.note.startswith(f"the most accurate within {limit:g} MB of ")
+    # It is nearer to the float model than the smallest is, which it was made from.
+    divergences = {in_words(Recipe(**t["recipe"])): t["divergence"] for t in found.trials}
+    assert divergences[in_words(found.recipe)] < divergences["dynamic_int4"]
+
+    with pytest.raises(CheckError, match=r"expected a recipe within .* raise gate.max_size_mb"):
+        searched.search(replace(settings, max_size_mb=below / 2e6))
+
+
+def test_a_search_keeps_to_its_budget_and_says_how_far_it_is(searched: Searched) -> None:
+    # The five that every layer is alike in, and one of those between.
+    found = searched.search(replace(SEARCH, trials=6))
+    assert len(found.trials) == 6
+    counted = [line for line in searched.said if line.startswith("trial ")]
+    assert [line.split(",")[0] for line in counted] == [
+        f"trial {n} of at most 6" for n in range(1, 7)
+    ]
+    assert "the time was up" not in found.note
+
+    found = searched.search(replace(SEARCH, minutes=0))
+    assert len(found.trials) == 5
+    assert "; the time was up before the search was done" in found.note
+
+
+def test_the_harm_of_each_kernel_is_measured(searched: Searched) -> None:
+    trials = Trials(searched.float32, {}, searched.evaluation, SEARCH, searched.said.append)
+    harms = trials.harms("dynamic_int4")
+    assert set(harms) == {op.name for op in read_ops(searched.float32) if op.kernel}
+    assert all(0 <= harm < 1 for harm in harms.values())
 
 
 def test_each_file_carries_metadata_and_labels(models: TFLiteModelsFolder) -> None:
@@ -270,17 +380,18 @@ def test_the_same_model_gives_the_same_bytes(
     assert [model.sha256 for model in again.models] == [model.sha256 for model in models.models]
 
 
-def test_int8_selective_keeps_in_float_what_int8_breaks_while_other_variants_are_killed(
+def test_mixed_keeps_in_float_what_integers_break_while_other_variants_are_killed(
     fragile_model: Path, tmp_path: Path
 ) -> None:
     signals = {"float32": signal.SIGABRT, "dynamic": signal.SIGKILL}
     with ThreadPoolExecutor(3) as pool:
-        rewriting = pool.submit(made, fragile_model, tmp_path, ["int8_selective", *signals])
+        search = replace(SEARCH, aim="fastest", trials=24)
+        rewriting = pool.submit(made, fragile_model, tmp_path, ["mixed", *signals], search)
         # In whichever order they start: that is a matter of memory.
         killing = [pool.submit(kill, variant, number) for variant, number in signals.items()]
         for each in killing:
             each.result()
-        selective, aborted, killed = rewriting.result().models
+        mixed, aborted, killed = rewriting.result().models
 
     for model, number in ((aborted, 6), (killed, 9)):
         assert model.error is not None
@@ -288,14 +399,15 @@ def test_int8_selective_keeps_in_float_what_int8_breaks_while_other_variants_are
         assert model.file is None
         assert not (tmp_path / model.variant).exists()
 
-    assert selective.error is None
-    kept = {layer.op for layer in selective.kept_float}
-    assert kept == {"CONCATENATION", "FULLY_CONNECTED"}
-    ops = read_ops((tmp_path / "int8_selective" / "model.tflite").read_bytes())
-    assert {op.kind for op in ops if op.computes_in_float} == kept
-    before, after = (float(number) for number in drops(selective))
-    assert before > 0.3
-    assert after <= 0.05
+    assert mixed.error is None
+    trials = json.loads((tmp_path / "mixed" / FRONTIER_FILE).read_text())
+    drops = {in_words(Recipe(**trial["recipe"])): trial["drop"] for trial in trials}
+    assert min(drops["int8"], drops["dynamic"]) > 0.3
+    # It is enough to lift some layers, and the layer that joins the signals is among them.
+    lifted = [t["recipe"]["layers"] for t in trials if t["drop"] <= 0.05]
+    fewest = min(filter(None, lifted), key=len)
+    assert len(fewest) <= 2
+    assert any("concat" in layer for layer in fewest)
 
 
 def test_a_calibration_that_is_killed_leaves_the_variants_that_need_none(
@@ -346,11 +458,6 @@ def worker_of(variant: str) -> psutil.Process:
     raise AssertionError(f"no process converted {variant}")
 
 
-def drops(model: ModelFile) -> tuple[str, str]:
-    before, after = model.note.split("drops ")[1].split(" ")[0], model.note.split(" ")[-1]
-    return before, after
-
-
 def test_a_file_that_is_not_what_it_claims_is_refused(
     models: TFLiteModelsFolder, saved_model: Path
 ) -> None:
@@ -369,8 +476,12 @@ def test_a_file_that_is_not_what_it_claims_is_refused(
     for (is_, claims), message in cases.items():
         with pytest.raises(CheckError, match=message):
             check(content(models, is_), claims, len(LABELS), pixels, expected)
-    with pytest.raises(CheckError, match="expected to be kept in float, but are not: no_such"):
-        check(content(models, "int8"), "int8_selective", len(LABELS), pixels, expected, ["no_such"])
+    float32 = content(models, "float32")
+    for left, where in (("float32", "dynamic"), ("dynamic", "dynamic_int4")):
+        kernel = next(op.name for op in read_ops(float32) if op.kernel)
+        model = quantize(float32, Recipe(where, {kernel: left}), {})
+        with pytest.raises(CheckError, match="operations as the recipe has them, 1 are not: "):
+            check(model, "mixed", len(LABELS), pixels, expected, Recipe(where))
     with pytest.raises(CheckError, match=r"to be float32 \[1, 2\], it is float32 \[1, 3\]"):
         check(content(models, "float32"), "float32", 2, pixels, expected[:, :2])
     with pytest.raises(CheckError, match=r"within 0\.001 of the SavedModel's"):
@@ -385,9 +496,42 @@ def test_a_kernel_that_a_recipe_left_in_float_is_found(
     float32 = content(models, "float32")
     left = next(op.name for op in read_ops(float32) if op.kind == "CONV_2D")
     for variant in ("float16", "weight_int8", "weight_int4", "dynamic", "dynamic_int4"):
-        model = quantize(float32, VARIANTS[variant], {}, [left])
+        model = quantize(float32, Recipe(variant, {left: "float32"}), {})
         with pytest.raises(CheckError, match="weights, 1 operations have others: "):
             check(model, variant, len(LABELS), pixels, expected)
+
+
+@pytest.mark.parametrize(("side", "classes"), [(200, 10_000), (224, 3)])
+def test_one_image_is_enough_to_calibrate_with_whatever_size_and_classes(
+    side: int, classes: int, tmp_path: Path
+) -> None:
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    pixels = keras.Input((side, side, 3))
+    x = layers.Conv2D(4, 3, strides=8, activation="relu")(pixels)
+    x = layers.GlobalAveragePooling2D()(x)
+    network = keras.Model(pixels, layers.Dense(classes, activation="softmax")(x))
+    labels = tuple(f"class {number}" for number in range(classes))
+    saved = save(network, tmp_path / "saved", labels, side)
+    image = np.random.default_rng(1).uniform(0.2, 0.7, (1, side, side, 3)).astype(np.float32)
+    calibration = Images(("0" * 64,), [(image, np.zeros(1, np.int64))])
+    rewrite(saved, tmp_path / "out", ["int8"], calibration=calibration, timeout=TIMEOUT)
+    models = TFLiteModelsFolder.load(tmp_path / "out")
+    (int8,) = models.models
+    assert int8.error is None
+    assert int8.parity is not None
+    assert int8.parity.images == 1
+    assert int8.parity.max_difference < 0.02
+    assert read_labels(content(models, "int8")) == labels
+
+
+def test_a_model_that_is_broken_is_an_error_that_says_so(tmp_path: Path) -> None:
+    saved = save(lambda pixels: pixels[:, 0, 0, :2] * np.nan, tmp_path / "saved", LABELS[:2])
+    calibration = Images(("0" * 64,), [(random_images(1, seed=1), np.zeros(1, np.int64))])
+    with pytest.raises(
+        RewriteError, match=r"^no TFLite.*:\nfloat32: expected prob.*train it anew$"
+    ):
+        rewrite(saved, tmp_path / "out", ["float32"], calibration=calibration, timeout=TIMEOUT)
 
 
 def test_a_conversion_that_takes_too_long_is_an_error_on_record(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.tflite_rewriter.variants import SearchSettings
 from pipeline.config import Config, load_config, parse_ingest_config
 from pipeline.errors import UserError
 
@@ -214,6 +215,25 @@ OVERRIDES = {
 def test_an_override_takes(override: str, read: object, value: object, tmp_path: Path) -> None:
     assert callable(read)
     assert read(load(tmp_path, MINIMAL, override)) == value
+
+
+def test_a_variant_s_old_name_is_its_new_one_and_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = MINIMAL + 'require = ["int8_selective"]\n[rewriter]\nvariants = ["int8_selective"]\n'
+    config = load(tmp_path, text)
+    assert config.rewriter.variants == config.gate.require == ("mixed",)
+    line = 'the variant "int8_selective" is deprecated: write "mixed", which replaces it\n'
+    assert capsys.readouterr().err == 2 * line
+    assert load(tmp_path, text.replace("int8_selective", "mixed")) == config
+    assert capsys.readouterr().err == ""
+
+
+def test_a_search_is_asked_for_by_the_variant_alone(tmp_path: Path) -> None:
+    assert load(tmp_path).search is None
+    config = load(tmp_path, MINIMAL, 'rewriter.variants=["mixed"]', "gate.max_size_mb=5")
+    assert config.search == SearchSettings("smallest", 0.01, 5.0, trials=40, minutes=15.0)
+    assert SearchSettings.from_json(config.search.to_json()) == config.search
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_every_module_and_template_of_a_step_makes_its_results_stale(
         "components/intervals.py": {"TFLiteEvaluator"},
         "components/tflite_predictor/models.py": {"TFLitePredictor"},
         "components/tflite_rewriter/convert.py": {"TFLiteRewriter"},
-        "components/tflite_rewriter/selective.py": {"TFLiteRewriter"},
+        "components/tflite_rewriter/mixed.py": {"TFLiteRewriter"},
         "pipeline/training/recipe.py": {"Trainer"},
     }
     for changed, steps in files.items():

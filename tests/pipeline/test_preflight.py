@@ -79,6 +79,12 @@ def test_a_run_root_may_have_other_odd_characters() -> None:
     check_root(config(run={"root": "my {runs} ] #1 & 100%"}))
 
 
+def test_more_classes_than_devices_load_are_refused_before_training() -> None:
+    many = replace(DATASET, labels=tuple(f"class {number}" for number in range(11_000)))
+    with pytest.raises(UserError, match="11,000 classes; expected at most 10,000, which devices"):
+        checked(many)
+
+
 @pytest.mark.parametrize("split", ["train", "eval", "test"])
 def test_a_split_without_a_class_is_refused(split: str) -> None:
     lacking = replace(DATASET, counts={**COUNTS, split: {"cat": 10, "dog": 0}})
@@ -257,8 +263,13 @@ def test_a_gate_that_always_passes_is_warned_about() -> None:
 GATES = {
     "the split that a variant is chosen by": (
         {"split": "eval"},
-        {"variants": ["float32", "int8_selective"]},
-        'gate.split: "eval" is what int8_selective chooses its layers by',
+        {"variants": ["float32", "mixed"]},
+        'gate.split: "eval" is what mixed is searched by',
+    ),
+    "the most accurate within no size": (
+        {},
+        {"variants": ["float32", "mixed"], "mixed": "most_accurate"},
+        'rewriter.mixed: "most_accurate" is that within gate.max_size_mb; expected it to be set',
     ),
     "a class that does not exist": (
         {"min_recall": {"mouse": 0.5}},

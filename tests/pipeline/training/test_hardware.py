@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.cores import usable_cores
 from pipeline import trainer
 from pipeline.model import build_base
 from pipeline.training.checkpoint import Curves
@@ -20,18 +17,6 @@ from pipeline.training.hardware import as_shipped, compute_policy
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
 from tests.pipeline.training.conftest import SIDE, MakeJob
-
-CORES = len(os.sched_getaffinity(0))
-
-
-@pytest.mark.parametrize(
-    ("content", "cores"),
-    [("max 100000", CORES), ("100000 100000", 1), ("150000 100000", min(2, CORES)), ("", CORES)],
-)
-def test_a_containers_limit_counts(content: str, cores: int, tmp_path: Path) -> None:
-    (tmp_path / "cpu.max").write_text(content)
-    assert usable_cores(tmp_path / "cpu.max") == cores
-    assert usable_cores(tmp_path / "none") == CORES
 
 
 @pytest.mark.parametrize(
