@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from pipeline.kubeflow.names import (
     BUILDER,
     CONFIG,
     DATASET_DIGEST,
+    EXAMPLE_GEN,
     OUTPUTS_SPEC,
     PLAN,
     PUSHER,
@@ -41,9 +42,11 @@ from pipeline.kubeflow.names import (
     ROOT,
     SETTINGS,
     SIGNING_KEYS,
+    STEP,
     planned_output,
 )
 from pipeline.kubeflow.planned import planned_for
+from pipeline.kubeflow.step import distributed_runner
 from pipeline.pipeline import create_pipeline
 from pipeline.registry import destination
 from pipeline.run import BEAM_ARGS
@@ -56,9 +59,16 @@ RETRIES = 2
 # Argo counts it from the start of the first try, and stops the last one when it has passed: it must
 # be longer than any step takes.
 RETRIED_FOR = "2592000s"  # 30 days
-READS_DATA = (PLAN, "ImportExampleGen", "ImportSchemaGen", "Tuner", "Trainer")
+READS_DATA = (PLAN, EXAMPLE_GEN, "ImportSchemaGen", "Tuner", "Trainer")
 READS_REGISTRY = (PLAN, "TFLitePredictor", PUSHER)
 SIGNS = (PLAN, PUSHER)
+# The steps that need no TensorFlow, as functions of folders: they start in a second.
+ALONE = {
+    EXAMPLE_GEN: "pipeline.kubeflow.imports.record_examples",
+    "ImportSchemaGen": "pipeline.kubeflow.imports.import_schema",
+    "TFLiteEvaluator": "components.tflite_evaluator.step.judge",
+    PUSHER: "components.edge_pusher.step.publish",
+}
 # What the step that reports leaves for Kubeflow's pages.
 REPORTED = {
     "report": "HTML",
@@ -117,7 +127,7 @@ def compile_pipeline(config: Config, image: str) -> Compiled:
     pinned = "@sha256:" in image
     for name in _tasks(spec):
         _configure(spec, name, config.kubeflow, pinned)
-    platform = _platform(config, _tasks(spec))
+    platform = _platform(config, spec)
     check(spec, platform)
     return Compiled(spec, platform, tuple(_warnings(config_there, image, pinned)))
 
@@ -139,11 +149,19 @@ def _tfx_spec(config: Config, image: str) -> Document:
         builder=BUILDER,
     )
     spec: Document = runner.run(definition, write_out=False)["pipelineSpec"]
-    for component in spec["components"].values():
+    for name, component in spec["components"].items():
         container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
         outputs = json.dumps(component.get("outputDefinitions", {}), sort_keys=True)
         container["args"] += [OUTPUTS_SPEC, outputs]
+        if name in ALONE and not (name == EXAMPLE_GEN and _distributes(config)):
+            container["args"] += [STEP, ALONE[name]]
     return spec
+
+
+def _distributes(config: Config) -> bool:
+    """Whether a step's work goes to other machines, which see no volume of the pods."""
+    arguments = [config.beam.args, *config.beam.steps.values()]
+    return any(distributed_runner(each) for each in arguments)
 
 
 def _any_dataset(config: Config) -> Dataset:
@@ -309,16 +327,25 @@ def _resources(settings: KubeflowStepConfig) -> Document:
     return resources
 
 
-def _platform(config: Config, steps: Iterable[str]) -> Document:
-    executors = {f"{name}_executor": dict(_kubernetes(config, name)) for name in sorted(steps)}
+def _platform(config: Config, spec: Document) -> Document:
+    executors = {
+        f"{name}_executor": dict(_kubernetes(config, name, _reads_data(config, name, task)))
+        for name, task in sorted(_tasks(spec).items())
+    }
     configured = {label: settings for label, settings in executors.items() if settings}
     return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": configured}}}}
 
 
-def _kubernetes(config: Config, name: str) -> Iterator[tuple[str, Any]]:
+def _reads_data(config: Config, name: str, task: Document) -> bool:
+    """Whether a step mounts the dataset: where examples are a record, also all that take them."""
+    takes_examples = "examples" in task["inputs"].get("artifacts", {})
+    return name in READS_DATA or (takes_examples and not _distributes(config))
+
+
+def _kubernetes(config: Config, name: str, reads_data: bool) -> Iterator[tuple[str, Any]]:
     """What a step gets from Kubernetes besides resources: a KubernetesExecutorConfig message."""
     kubeflow = config.kubeflow
-    claims = [kubeflow.data_volume] if name in READS_DATA else []
+    claims = [kubeflow.data_volume] if reads_data else []
     if kubeflow.registry_volume and name in READS_REGISTRY:
         claims.append(kubeflow.registry_volume)
     if claims:

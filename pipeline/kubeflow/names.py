@@ -7,6 +7,8 @@ from pathlib import Path
 PLAN = "Plan"
 REPORT = "Report"
 PUSHER = "EdgePusher"
+EXAMPLE_GEN = "ImportExampleGen"
+TUNER = "Tuner"
 
 BUILDER = "https://edgeline.dev/provenance/kubeflow-pipelines/v1"
 
@@ -25,6 +27,9 @@ DATASET_DIGEST = "dataset_digest"
 
 # The argument that tells a step of TFX's its outputs, as TFX's own compiler tells it its inputs.
 OUTPUTS_SPEC = "--json_serialized_outputs_spec_args"
+
+# The argument that names the function of a step that needs no TFX (`components.folders.Step`).
+STEP = "--step"
 
 # The run's parameters, by the setting that each of them replaces; thresholds of the gate are added.
 SETTINGS = {

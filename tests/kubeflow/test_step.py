@@ -302,7 +302,7 @@ REACHABLE = {
 def test_a_distributed_runner_needs_artifacts_that_its_workers_see(
     uri: str, executor: str, fits: bool
 ) -> None:
-    runner = step._distributed_runner(["--runner=FnApiRunner", "--runner=FlinkRunner"])
+    runner = step.distributed_runner(["--runner=FnApiRunner", "--runner=FlinkRunner"])
     assert runner == "FlinkRunner"
     if fits:
         step._check_reachable(runner, executor, executor_input(uri))
@@ -313,4 +313,4 @@ def test_a_distributed_runner_needs_artifacts_that_its_workers_see(
 
 @pytest.mark.parametrize("arguments", [[], ["--runner=FnApiRunner"], ["--runner=DirectRunner"]])
 def test_by_default_the_pod_does_the_work(arguments: list[str]) -> None:
-    assert step._distributed_runner(arguments) is None
+    assert step.distributed_runner(arguments) is None
