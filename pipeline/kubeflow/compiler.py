@@ -22,7 +22,7 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import (
     KubeflowV2DagRunnerConfig,
 )
 
-from components.artifacts import TFLiteVerdict
+from components.artifacts import Predictions, TFLiteVerdict
 from pipeline.config import Config, GateConfig, KubeflowConfig, KubeflowStepConfig
 from pipeline.data.dataset import SPLITS, Dataset
 from pipeline.errors import UserError
@@ -234,15 +234,13 @@ def _take_planned(spec: Document) -> Iterator[tuple[str, Document]]:
 
 def _add_report(spec: Document, image: str) -> None:
     """Adds the step that reports; the last one waits for it, as its failure would stop it."""
-    evaluator = "TFLiteEvaluator"
+    makers = {"verdict": "TFLiteEvaluator", "predictions": "TFLitePredictor"}
+    types = {"verdict": TFLiteVerdict, "predictions": Predictions}
     component = {
         "inputDefinitions": {
             "artifacts": {
-                "verdict": {
-                    "artifactType": {
-                        "instanceSchema": compiler_utils.get_artifact_schema(TFLiteVerdict)
-                    }
-                }
+                name: {"artifactType": {"instanceSchema": compiler_utils.get_artifact_schema(made)}}
+                for name, made in types.items()
             }
         },
         "outputDefinitions": {
@@ -252,9 +250,12 @@ def _add_report(spec: Document, image: str) -> None:
             }
         },
     }
-    verdict = {"taskOutputArtifact": {"producerTask": evaluator, "outputArtifactKey": "verdict"}}
-    _add_task(spec, REPORT, image, component, {"artifacts": {"verdict": verdict}})
-    _tasks(spec)[REPORT]["dependentTasks"] = [evaluator]
+    inputs = {
+        name: {"taskOutputArtifact": {"producerTask": maker, "outputArtifactKey": name}}
+        for name, maker in makers.items()
+    }
+    _add_task(spec, REPORT, image, component, {"artifacts": inputs})
+    _tasks(spec)[REPORT]["dependentTasks"] = sorted(makers.values())
     pusher = _tasks(spec)[PUSHER]
     pusher["dependentTasks"] = sorted({*pusher["dependentTasks"], REPORT})
 
