@@ -41,6 +41,7 @@ from pipeline.kubeflow.names import (
     REPORT,
     ROOT,
     SETTINGS,
+    SHARED,
     SIGNING_KEYS,
     STEP,
     planned_output,
@@ -155,11 +156,15 @@ def _tfx_spec(config: Config, image: str) -> Document:
         container["args"] += [OUTPUTS_SPEC, outputs]
         if name in ALONE and not (name == EXAMPLE_GEN and _distributes(config)):
             container["args"] += [STEP, ALONE[name]]
+        elif config.kubeflow.beam_volume and distributed_runner(container["args"]):
+            container["args"] += [SHARED, config.kubeflow.beam_volume.mount]
     return spec
 
 
 def _distributes(config: Config) -> bool:
     """Whether a step's work goes to other machines, which see no volume of the pods."""
+    if config.kubeflow.beam_volume:
+        return False
     arguments = [config.beam.args, *config.beam.steps.values()]
     return any(distributed_runner(each) for each in arguments)
 
@@ -330,11 +335,18 @@ def _resources(settings: KubeflowStepConfig) -> Document:
 
 def _platform(config: Config, spec: Document) -> Document:
     executors = {
-        f"{name}_executor": dict(_kubernetes(config, name, _reads_data(config, name, task)))
+        f"{name}_executor": dict(
+            _kubernetes(config, name, _reads_data(config, name, task), _shares(spec, name))
+        )
         for name, task in sorted(_tasks(spec).items())
     }
     configured = {label: settings for label, settings in executors.items() if settings}
     return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": configured}}}}
+
+
+def _shares(spec: Document, name: str) -> bool:
+    """Whether a step has its artifacts on the volume of a Beam runner's workers."""
+    return SHARED in spec["deploymentSpec"]["executors"][f"{name}_executor"]["container"]["args"]
 
 
 def _reads_data(config: Config, name: str, task: Document) -> bool:
@@ -343,12 +355,16 @@ def _reads_data(config: Config, name: str, task: Document) -> bool:
     return name in READS_DATA or (takes_examples and not _distributes(config))
 
 
-def _kubernetes(config: Config, name: str, reads_data: bool) -> Iterator[tuple[str, Any]]:
+def _kubernetes(
+    config: Config, name: str, reads_data: bool, shares: bool
+) -> Iterator[tuple[str, Any]]:
     """What a step gets from Kubernetes besides resources: a KubernetesExecutorConfig message."""
     kubeflow = config.kubeflow
     claims = [kubeflow.data_volume] if reads_data else []
     if kubeflow.registry_volume and name in READS_REGISTRY:
         claims.append(kubeflow.registry_volume)
+    if kubeflow.beam_volume and shares:
+        claims.append(kubeflow.beam_volume)
     if claims:
         yield "pvcMount", [{"constant": c.claim, "mountPath": c.mount} for c in claims]
     secrets: dict[str, Path] = {}

@@ -31,6 +31,9 @@ OUTPUTS_SPEC = "--json_serialized_outputs_spec_args"
 # The argument that names the function of a step that needs no TFX (`components.folders.Step`).
 STEP = "--step"
 
+# The argument that names the folder which the workers of a distributed Beam runner see, too.
+SHARED = "--shared"
+
 # The run's parameters, by the setting that each of them replaces; thresholds of the gate are added.
 SETTINGS = {
     "data_path": "data.path",

@@ -19,6 +19,7 @@ from sklearn.metrics import roc_curve
 
 from components.predictions import load_predictions
 from components.verdict import CONFUSION_FILE, MOST_CONFUSED, OVERALL, REPORT_FILE, Verdict
+from pipeline.history.tracking import track_report
 from pipeline.kubeflow.invocation import ExecutorInput, main_of
 from pipeline.kubeflow.staging import staged
 from pipeline.summary import verdict_tables
@@ -43,6 +44,8 @@ def run(arguments: list[str]) -> None:
     page = Path(staged(executor_input.uri("outputs", "report")))
     page.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / REPORT_FILE, page)
+    if told := track_report(folder / REPORT_FILE):
+        print(told)
     shown: dict[str, dict[str, Any]] = {"metrics": metrics_of(verdict)}
     for output, model, probabilities in (
         ("float_model", verdict.float_model.variant, predictions.float_model),

@@ -23,15 +23,15 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from components.folders import Folder, Step
 from pipeline.errors import UserError
-from pipeline.kubeflow.imports import link_recorded
 from pipeline.kubeflow.invocation import ExecutorInput, main_of
-from pipeline.kubeflow.names import OUTPUTS_SPEC, STEP
-from pipeline.kubeflow.staging import map_artifacts, staged, unstaged
+from pipeline.kubeflow.names import OUTPUTS_SPEC, SHARED, STEP
+from pipeline.kubeflow.staging import Staged, artifacts_of
 
 # Those that read and write URIs as they are, beside TFX's own.
 REACHABLE = ("tfx.", "components.import_example_gen.", "components.statistics_gen.")
@@ -62,22 +62,30 @@ def run(arguments: list[str]) -> None:
     executor_input.keep_declared(inputs, json.loads(options.json_serialized_outputs_spec_args))
     _fill_types(executor_input.inputs, inputs)
     executor_input.log(_LOG)
-    if runner := distributed_runner(beam_args):
-        _check_reachable(runner, options.executor_class_path, executor_input)
-    else:
-        for artifacts in (executor_input.inputs, executor_input.outputs):
-            map_artifacts(artifacts, staged)
-        _make_folders(executor_input.outputs)
-        for artifact in _artifacts(executor_input.inputs):
-            link_recorded(Path(artifact["uri"]))
-    if options.step:
-        output = _run_alone(options.step, executor_input)
-    else:
-        from pipeline.kubeflow.tfx_step import run_by_tfx
+    # What is a function of folders needs no runner.
+    runner = None if options.step else distributed_runner(beam_args)
+    with ExitStack() as stack:
+        if runner is None:
+            place = Staged()
+        elif options.shared:
+            folder = tempfile.TemporaryDirectory(dir=options.shared)
+            place = Staged(stack.enter_context(folder))
+        else:
+            _check_reachable(runner, options.executor_class_path, executor_input)
+            place = None
+        if place:
+            place.take_in(executor_input)
+        if options.step:
+            output = _run_alone(options.step, executor_input)
+        else:
+            from pipeline.kubeflow.tfx_step import run_by_tfx
 
-        with tempfile.TemporaryDirectory() as scratch:
-            output = run_by_tfx(Path(scratch), executor_input, options, beam_args)
-    map_artifacts(output.get("artifacts", {}), unstaged)
+            scratch = tempfile.TemporaryDirectory(dir=place.shared if place else None)
+            output = run_by_tfx(
+                Path(stack.enter_context(scratch)), executor_input, options, beam_args
+            )
+        if place:
+            place.give_back(executor_input, output)
     executor_input.write_output(output)
 
 
@@ -108,6 +116,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--json_serialized_inputs_spec_args", required=True)
     parser.add_argument(OUTPUTS_SPEC, required=True)
     parser.add_argument(STEP)
+    parser.add_argument(SHARED)
     return parser.parse_known_args(arguments)
 
 
@@ -124,13 +133,14 @@ def _check_reachable(runner: str, executor: str, executor_input: ExecutorInput) 
         UserError: the step works on folders, or an artifact is elsewhere.
     """
     both = (executor_input.inputs, executor_input.outputs)
-    uris = [artifact["uri"] for side in both for artifact in _artifacts(side)]
+    uris = [artifact["uri"] for side in both for artifact in artifacts_of(side)]
     elsewhere = [uri for uri in uris if not uri.startswith("gs://")]
     if elsewhere or not executor.startswith(REACHABLE):
         raise UserError(
             f"--runner={runner}: its workers can't see {next(iter(elsewhere), 'local folders')}, "
             "which is staged in this pod; in the cluster a distributed runner takes a gs:// "
-            "pipeline root and one of StatisticsGen, Transform and Evaluator"
+            "pipeline root and one of StatisticsGen, Transform and Evaluator, or a volume that "
+            "the workers mount, too: kubeflow.beam_volume"
         )
 
 
@@ -140,15 +150,6 @@ def _fill_types(artifacts: dict[str, Any], specification: dict[str, Any]) -> Non
         for artifact in listed.get("artifacts", []):
             if not any(artifact.get("type", {}).values()):
                 artifact["type"] = specification["artifacts"][name]["artifactType"]
-
-
-def _make_folders(artifacts: dict[str, Any]) -> None:
-    for artifact in _artifacts(artifacts):
-        Path(artifact["uri"]).mkdir(parents=True, exist_ok=True)
-
-
-def _artifacts(artifacts: dict[str, Any]) -> list[dict[str, Any]]:
-    return [each for listed in artifacts.values() for each in listed.get("artifacts", [])]
 
 
 def _single(artifacts: dict[str, Any]) -> dict[str, dict[str, Any]]:
