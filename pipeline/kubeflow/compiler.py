@@ -34,6 +34,7 @@ from pipeline.kubeflow.names import (
     CONFIG,
     DATASET_DIGEST,
     EXAMPLE_GEN,
+    INPUTS_SPEC,
     OUTPUTS_SPEC,
     PLAN,
     PUSHER,
@@ -122,6 +123,7 @@ def compile_pipeline(config: Config, image: str) -> Compiled:
     config_there = in_cluster(config)
     spec = _tfx_spec(config_there, image)
     _add_plan(spec, config_there, image)
+    _tell_inputs(spec)
     _add_report(spec, image)
     if config.kubeflow.pipeline_root:
         spec["defaultPipelineRoot"] = config.kubeflow.pipeline_root
@@ -200,6 +202,16 @@ def _add_plan(spec: Document, config: Config, image: str) -> None:
             for name, value in parameters.items()
         }
     }
+
+
+def _tell_inputs(spec: Document) -> None:
+    """Tells the steps that run without TFX of the inputs that TFX's compiler did not know of."""
+    for component in spec["components"].values():
+        container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+        args = container["args"]
+        if STEP in args:
+            inputs = json.dumps(component["inputDefinitions"], sort_keys=True)
+            args[args.index(INPUTS_SPEC) + 1] = inputs
 
 
 def run_parameters(config: Config) -> dict[str, Any]:

@@ -25,7 +25,8 @@ CONFIG = "config"
 ROOT = "root"
 DATASET_DIGEST = "dataset_digest"
 
-# The argument that tells a step of TFX's its outputs, as TFX's own compiler tells it its inputs.
+# The arguments that tell a step of TFX's its inputs, by TFX's own compiler, and its outputs, by ours.
+INPUTS_SPEC = "--json_serialized_inputs_spec_args"
 OUTPUTS_SPEC = "--json_serialized_outputs_spec_args"
 
 # The argument that names the function of a step that needs no TFX (`components.folders.Step`).

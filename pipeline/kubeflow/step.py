@@ -30,7 +30,7 @@ from typing import Any
 from components.folders import Folder, Step
 from pipeline.errors import UserError
 from pipeline.kubeflow.invocation import ExecutorInput, main_of
-from pipeline.kubeflow.names import OUTPUTS_SPEC, SHARED, STEP
+from pipeline.kubeflow.names import INPUTS_SPEC, OUTPUTS_SPEC, SHARED, STEP
 from pipeline.kubeflow.staging import Staged, artifacts_of
 
 # Those that read and write URIs as they are, beside TFX's own.
@@ -113,7 +113,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="python -m pipeline.kubeflow.step", allow_abbrev=False)
     parser.add_argument("--executor_class_path", required=True)
     parser.add_argument("--json_serialized_invocation_args", required=True)
-    parser.add_argument("--json_serialized_inputs_spec_args", required=True)
+    parser.add_argument(INPUTS_SPEC, required=True)
     parser.add_argument(OUTPUTS_SPEC, required=True)
     parser.add_argument(STEP)
     parser.add_argument(SHARED)

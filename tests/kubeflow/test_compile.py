@@ -14,8 +14,8 @@ import yaml
 from pipeline.config import Config, parse_config
 from pipeline.errors import UserError
 from pipeline.kubeflow.checks import check
-from pipeline.kubeflow.compiler import Compiled, compile_pipeline
-from pipeline.kubeflow.names import SHARED, STEP
+from pipeline.kubeflow.compiler import ALONE, Compiled, compile_pipeline
+from pipeline.kubeflow.names import INPUTS_SPEC, SHARED, STEP
 from pipeline.kubeflow.planned import PLANNED
 from pipeline.kubeflow.step import _parse
 from tests.kubeflow.argo import tried_again
@@ -199,6 +199,13 @@ def test_who_takes_examples_mounts_the_dataset_and_gets_no_copy(pipeline: Compil
     assert mounting(pipeline, "/data") == DATASET_READERS
     recorder = "pipeline.kubeflow.imports.record_examples"
     assert recorder in container(pipeline, "ImportExampleGen")["args"]
+
+
+def test_a_step_without_tfx_is_told_of_every_input_that_it_has(pipeline: Compiled) -> None:
+    for name in ALONE:
+        args = container(pipeline, name)["args"]
+        told = json.loads(args[args.index(INPUTS_SPEC) + 1])
+        assert told["parameters"].keys() == task(pipeline, name)["inputs"]["parameters"].keys()
 
 
 def test_workers_without_a_shared_volume_get_copies(root: Path) -> None:
