@@ -25,7 +25,7 @@ CONFIG = "config"
 ROOT = "root"
 DATASET_DIGEST = "dataset_digest"
 
-# The arguments that tell a step of TFX's its inputs, by TFX's own compiler, and its outputs, by ours.
+# The arguments that tell a step of TFX's its inputs (TFX's own compiler does) and its outputs.
 INPUTS_SPEC = "--json_serialized_inputs_spec_args"
 OUTPUTS_SPEC = "--json_serialized_outputs_spec_args"
 
