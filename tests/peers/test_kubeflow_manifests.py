@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ from tests.pipeline.data.test_ingest import save
 
 pytestmark = pytest.mark.peers
 
+README = (PROJECT / "kubeflow" / "README.md").read_text()
 PASSPHRASE = "correct horse"
 CONFIG = """\
 name = "pets"
@@ -140,6 +143,19 @@ def test_the_certificate_has_the_names_that_pods_and_devices_use(prepared: Prepa
     assert names.stdout.splitlines()[-1].strip() == (
         "DNS:edgeline-registry, DNS:localhost, DNS:registry.example"
     )
+
+
+def test_the_readme_s_patch_gives_the_registry_an_address_of_its_own(prepared: Prepared) -> None:
+    (patch,) = re.findall(r"^ +(patches:\n.*?)^ +```$", README, re.MULTILINE | re.DOTALL)
+    overlay = yaml.safe_load((prepared.folder / "cluster" / "kustomization.yaml").read_text())
+    folder = prepared.folder / "patched"
+    shutil.copytree(prepared.folder / "cluster", folder)
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump({**overlay, **yaml.safe_load(patch)}))
+    kustomize(folder, prepared.folder / "patched.yaml")
+    service = Prepared(prepared.folder, prepared.folder / "patched.yaml").objects[
+        "Service", "edgeline-registry"
+    ]
+    assert service["spec"]["type"] == "LoadBalancer"
 
 
 WRONG = {
