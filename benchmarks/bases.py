@@ -21,9 +21,9 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks.model_sizes import LABELS, noise, save
-from components.cores import usable_cores
 from components.tflite_rewriter.rewrite import rewrite
 from edgeline.runtime.interpreter import PixelModel
+from edgeline.runtime.threads import cores
 from pipeline.training.bases import BASES
 
 VARIANTS = ("float32", "float16", "dynamic", "int8", "weight_int4")
@@ -69,9 +69,7 @@ def measure(base: str, side: int) -> list[str]:
 def _latencies(contents: dict[str, bytes], side: int) -> dict[str, float]:
     """Median milliseconds of an image, by variant."""
     models = {
-        name: PixelModel(
-            content, height=side, width=side, classes=len(LABELS), num_threads=usable_cores()
-        )
+        name: PixelModel(content, height=side, width=side, classes=len(LABELS), num_threads=cores())
         for name, content in contents.items()
     }
     image = np.random.default_rng(0).random((side, side, 3), np.float32)

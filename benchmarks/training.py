@@ -30,7 +30,8 @@ from tabulate import tabulate
 
 from benchmarks import elpv
 from benchmarks.elpv import LABELS, Elpv
-from components.examples import LABEL_ID, TransformedExamples
+from components.examples import TransformedExamples
+from components.feature_names import LABEL_ID
 from pipeline.config import TrainerConfig
 from pipeline.model import Statistics, build_base, build_head, head_input, join
 from pipeline.preprocessing import PIXELS, contract

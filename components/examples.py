@@ -17,10 +17,9 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tensorflow_metadata.proto.v0 import schema_pb2
 
+from components.feature_names import LABEL, LABEL_ID
 from components.records import compression, skim
 
-LABEL = "label"
-LABEL_ID = "label_id"
 UNKNOWN_LABEL = -1
 SHUFFLE_BUFFER = 4096  # examples
 SEEDS_APART = 100_003  # a prime above any number of epochs: no two orders share a seed

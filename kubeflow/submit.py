@@ -174,7 +174,8 @@ def _submit(options: argparse.Namespace, name: str, parameters: Mapping[str, Any
         if options.schedule:
             return _schedule(client, options, target)
         run = client.run_pipeline(**target)
-        return 0 if options.no_wait else wait(client, run.run_id, options.timeout)
+        page = f"{options.host.rstrip('/')}/#/runs/details/{run.run_id}"
+        return 0 if options.no_wait else wait(client, run.run_id, page, options.timeout)
     except kfp_server_api.ApiException as error:
         raise SubmitError(f"{options.host}: {error.status} {_said(error.body)}") from error
     except urllib3.exceptions.HTTPError as error:
@@ -222,12 +223,13 @@ def _schedule(client: Client, options: argparse.Namespace, target: Mapping[str, 
     return 0
 
 
-def wait(client: Client, run_id: str, timeout: float, interval: float = 10.0) -> int:
+def wait(client: Client, run_id: str, page: str, timeout: float, interval: float = 10.0) -> int:
     """Waits until a run has ended and says how; returns the exit code.
 
     Args:
         client: of the cluster.
         run_id: of the run.
+        page: its address, for whoever wants to know more.
         timeout: seconds.
         interval: seconds between two looks.
     """
@@ -242,6 +244,7 @@ def wait(client: Client, run_id: str, timeout: float, interval: float = 10.0) ->
     for task in details or ():
         if task.state == "FAILED" and not task.child_tasks:
             print(f"  {task.display_name} failed; its log says why")
+    print(page)
     return 0 if run.state == SUCCEEDED else RUN_FAILED
 
 

@@ -511,6 +511,9 @@ class KubeflowConfig(_Section):
     """The dataset's folder as steps see it; what `data.path` is on this machine."""
     data_volume: ClaimConfig = ClaimConfig(claim="edgeline-data", mount="/data")
     """Holds the dataset, and the base's weights where `trainer.base_weights` is a path."""
+    beam_volume: ClaimConfig | None = None
+    """Mounted by the workers of a distributed Beam runner, too, as is `data_volume`: they then find
+    the artifacts of the steps that `[beam]` sends there; without it, only on a "gs://" root."""
     registry: Annotated[str, Field(min_length=1)] | None = None
     """The registry as steps reach it; `registry.location` by default."""
     registry_volume: ClaimConfig | None = None

@@ -2,75 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import tensorflow_model_analysis as tfma
+from google.protobuf import json_format
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.examples import LABEL_ID
-from components.metrics import TOLERANCE, macro_auc
+from components.metrics import macro_auc
 from pipeline.config import GateConfig
+from pipeline.eval_settings import eval_settings
 
 # Of what a `MacroAuc` has gathered: the label ids, and the probabilities row by row.
 _Gathered = tuple[bytearray, bytearray]
 
 
 def eval_config(gate: GateConfig, slice_keys: Sequence[str]) -> config_pb2.EvalConfig:
-    """Accuracy overall and by slice, from the `serving_default` signature; AUC if it is gated.
-
-    Args:
-        gate: the thresholds.
-        slice_keys: raw features by which accuracy is also measured.
-    """
-    return config_pb2.EvalConfig(
-        model_specs=[
-            config_pb2.ModelSpec(
-                # A Keras 3 SavedModel: used by its signatures, not through tf_keras.
-                model_type=tfma.TF_GENERIC,
-                signature_name="serving_default",
-                preprocessing_function_names=["transform_features"],
-                label_key=LABEL_ID,
-            )
-        ],
-        slicing_specs=[
-            config_pb2.SlicingSpec(),
-            *(config_pb2.SlicingSpec(feature_keys=[key]) for key in slice_keys),
-        ],
-        metrics_specs=[_accuracy(gate), *_auc(gate)],
-    )
-
-
-def _accuracy(gate: GateConfig) -> config_pb2.MetricsSpec:
-    return config_pb2.MetricsSpec(
-        metrics=[
-            config_pb2.MetricConfig(
-                class_name="SparseCategoricalAccuracy",
-                config='{"name": "accuracy"}',
-                per_slice_thresholds=[
-                    _at_least(gate.min_accuracy),
-                    *(_at_least(least, [key]) for key, least in gate.min_slice_accuracy.items()),
-                ],
-            ),
-            config_pb2.MetricConfig(class_name="ExampleCount"),
-        ]
-    )
-
-
-def _auc(gate: GateConfig) -> Iterator[config_pb2.MetricsSpec]:
-    """AUC of each class against the rest, averaged; it takes all probabilities in one place."""
-    if gate.min_auc is None:
-        return
-    metric = config_pb2.MetricConfig(
-        class_name=MacroAuc.__name__,
-        module=MacroAuc.__module__,
-        config=json.dumps({"name": "auc"}),
-        per_slice_thresholds=[_at_least(gate.min_auc)],
-    )
-    yield config_pb2.MetricsSpec(metrics=[metric])
+    """`eval_settings` as TFMA has them."""
+    return json_format.ParseDict(eval_settings(gate, slice_keys), config_pb2.EvalConfig())
 
 
 class MacroAuc(tfma.metrics.Metric):
@@ -139,12 +90,3 @@ class _MacroAucCombiner(beam.CombineFn):
         label_ids = np.frombuffer(gathered[0], np.int64)
         probabilities = np.frombuffer(gathered[1], np.float32).reshape(len(label_ids), -1)
         return {self._key: macro_auc(label_ids, probabilities)}
-
-
-def _at_least(minimum: float, slice_keys: Sequence[str] = ()) -> config_pb2.PerSliceMetricThreshold:
-    """Overall, or on each value of a key; a plain `threshold` would be of every slice there is."""
-    least = config_pb2.GenericValueThreshold(lower_bound={"value": minimum - TOLERANCE})
-    return config_pb2.PerSliceMetricThreshold(
-        slicing_specs=[config_pb2.SlicingSpec(feature_keys=slice_keys)],
-        threshold=config_pb2.MetricThreshold(value_threshold=least),
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, trainer_pb2
 
 from components.edge_pusher.component import EdgePusher
+from components.edge_pusher.origin import Origin
 from components.import_example_gen.component import ImportExampleGen
 from components.statistics_gen.component import StatisticsGen
 from components.tflite_evaluator.component import TFLiteEvaluator
@@ -28,16 +28,14 @@ from components.tflite_rewriter.component import TFLiteRewriter
 from edgeline.registry.store import Connection
 from pipeline import evaluation
 from pipeline.config import Config
-from pipeline.content_digest import code_digest, file_digest, tree_digest
 from pipeline.data.dataset import SPLITS, Dataset
-from pipeline.deployed import inputs_digest
-from pipeline.origin import LOCAL_BUILDER, origin
+from pipeline.origin import LOCAL_BUILDER
 from pipeline.registry import destination
+from pipeline.settings import step_settings
 
 PREPROCESSING_FN = "pipeline.preprocessing.preprocessing_fn"
 RUN_FN = "pipeline.trainer.run_fn"
 TUNER_FN = "pipeline.tuner.tuner_fn"
-CHECKPOINTS = "checkpoints"  # folder below the run's: what a training that was killed leaves
 
 
 def create_pipeline(
@@ -66,16 +64,14 @@ def create_pipeline(
         UserError: the registry's trusted root can't be read.
     """
     gate = config.gate
-    size = {"height": config.image.height, "width": config.image.width}
+    settings = step_settings(config, dataset, baseline_digest, builder)
 
-    # What the driver and the step append to it is a pattern, and so this is one, too.
-    folder = glob.escape(str(dataset.path))
-    example_gen = ImportExampleGen(input_base=folder, input_config=_splits())
-    schema_gen = ImportSchemaGen(schema_file=str(dataset.schema_path))
+    example_gen = ImportExampleGen(**settings["ImportExampleGen"], input_config=_splits())
+    schema_gen = ImportSchemaGen(**settings["ImportSchemaGen"])
     statistics_gen = StatisticsGen(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
-        code_digest=code_digest("components.statistics_gen.executor"),
+        **settings["StatisticsGen"],
     )
     example_validator = ExampleValidator(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
@@ -87,10 +83,7 @@ def create_pipeline(
         materialize=False,
         # They would decode every image once more to describe pixels.
         disable_statistics=True,
-        custom_config={
-            **size,
-            "code_digest": code_digest("pipeline.preprocessing"),
-        },
+        **settings["Transform"],
     )
     training = {
         "examples": example_gen.outputs["examples"],
@@ -99,25 +92,16 @@ def create_pipeline(
         "train_args": trainer_pb2.TrainArgs(splits=["train"]),
         "eval_args": trainer_pb2.EvalArgs(splits=["eval"]),
     }
-    training_settings = {
-        **size,
-        "max_side": dataset.max_side,
-        "trainer": config.trainer.model_dump(mode="json"),
-        "checkpoints": str(config.run.root / config.name / CHECKPOINTS),
-        "base_weights_digest": file_digest(config.trainer.base_weights),
-        "warm_start_digest": tree_digest(config.trainer.warm_start or ""),
-        "code_digest": code_digest("pipeline.trainer", "pipeline.tuner"),
-    }
     tuner = Tuner(
         tuner_fn=TUNER_FN,
         **training,
-        custom_config={**training_settings, "trials": config.tuner.trials},
+        **settings["Tuner"],
     )
     trainer = Trainer(
         run_fn=RUN_FN,
         **training,
         hyperparameters=tuner.outputs["best_hyperparameters"] if config.tuner.trials else None,
-        custom_config=training_settings,
+        **settings["Trainer"],
     )
     evaluator = Evaluator(
         examples=example_gen.outputs["examples"],
@@ -133,11 +117,7 @@ def create_pipeline(
         variants=config.rewriter.variants,
         timeout=config.rewriter.timeout,
         calibration_images=config.rewriter.calibration_images,
-        # Only one variant is made by it; the others are not made anew when it changes.
-        search=config.search,
-        code_digest=code_digest(
-            "components.tflite_rewriter.executor", "components.tflite_rewriter.worker"
-        ),
+        **settings["TFLiteRewriter"],
     )
     predictor = TFLitePredictor(
         examples=example_gen.outputs["examples"],
@@ -145,27 +125,18 @@ def create_pipeline(
         model=trainer.outputs["model"],
         tflite_models=rewriter.outputs["tflite_models"],
         split=gate.split,
-        slice_keys=dataset.slice_keys,
-        registry=config.registry.location if config.registry else "",
         connection=config.registry.connection if config.registry else Connection(),
-        baseline_digest=baseline_digest,
-        code_digest=code_digest("components.tflite_predictor.executor"),
+        **settings["TFLitePredictor"],
     )
     tflite_evaluator = TFLiteEvaluator(
         predictions=predictor.outputs["predictions"],
         tflite_models=rewriter.outputs["tflite_models"],
         model_run=trainer.outputs["model_run"],
         split=gate.split,
-        min_accuracy=gate.min_accuracy,
-        max_drop=gate.max_drop,
-        gate=gate.model_dump(
-            exclude={"split", "min_accuracy", "max_drop", "require", "publish"}, mode="json"
-        ),
         require=gate.require,
         publish=gate.publish,
         model_name=config.name,
-        inputs_digest=inputs_digest(config, dataset),
-        code_digest=code_digest("components.tflite_evaluator.executor"),
+        **settings["TFLiteEvaluator"],
     )
     pusher = (
         EdgePusher(
@@ -173,7 +144,7 @@ def create_pipeline(
             verdict=tflite_evaluator.outputs["verdict"],
             model_blessing=evaluator.outputs["blessing"],
             destination=destination(config),
-            origin=origin(config, dataset, builder),
+            origin=Origin.from_text(settings["EdgePusher"]["origin"]),
         )
         if config.registry
         else None

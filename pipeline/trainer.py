@@ -16,7 +16,8 @@ import tensorflow_transform as tft
 from keras_tuner import HyperParameters
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from components.examples import LABEL_ID, LabelIds
+from components.examples import LabelIds
+from components.feature_names import LABEL_ID
 from components.trained_model import HISTORY_FILE, contract_path
 from edgeline.contract import PreprocessingContract
 from pipeline import preprocessing

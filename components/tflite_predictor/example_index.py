@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.examples import LABEL, UNKNOWN_LABEL
+from components.examples import UNKNOWN_LABEL
+from components.feature_names import LABEL
 from components.records import open_records, read_at, skim
 
 IMAGE_ID = "image_id"

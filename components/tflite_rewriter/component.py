@@ -10,7 +10,6 @@ from tfx.types import BaseChannel, channel_utils, component_spec, standard_artif
 
 from components.artifacts import TFLiteModels
 from components.tflite_rewriter import executor
-from components.tflite_rewriter.variants import SearchSettings
 
 
 class TFLiteRewriterSpec(component_spec.ComponentSpec):
@@ -52,7 +51,7 @@ class TFLiteRewriter(base_component.BaseComponent):
         variants: Sequence[str],
         timeout: int,
         calibration_images: int,
-        search: SearchSettings | None,
+        search: str,
         code_digest: str,
     ) -> None:
         """Declares the step.
@@ -65,7 +64,8 @@ class TFLiteRewriter(base_component.BaseComponent):
             variants: names, see `components.tflite_rewriter.variants.VARIANTS`.
             timeout: seconds one conversion may take.
             calibration_images: how many images of the train split to calibrate and check with.
-            search: what `mixed` is searched by; None where it is not made.
+            search: what `mixed` is searched by, as `SearchSettings.to_json` says it; empty where
+                it is not made.
             code_digest: changes when this component's code does, so that no stale result is reused.
         """
         super().__init__(
@@ -76,7 +76,7 @@ class TFLiteRewriter(base_component.BaseComponent):
                 variants=json.dumps(list(variants)),
                 timeout=timeout,
                 calibration_images=calibration_images,
-                search=search.to_json() if search else "",
+                search=search,
                 code_digest=code_digest,
                 tflite_models=channel_utils.as_channel([TFLiteModels()]),
             )

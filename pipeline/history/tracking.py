@@ -10,9 +10,11 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
+RUN_ID = "MLFLOW_RUN_ID"
 # MLflow's own defaults wait for an unreachable server for minutes.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 SECONDS = 300.0  # in which the models are sent, too
@@ -28,6 +30,31 @@ def track(record: Path, models: Path | None) -> str | None:
     Returns:
         What became of it, a line for a person; None where MLflow is not asked for.
     """
+    command = [sys.executable, "-m", "pipeline.history.mlflow_run", str(record)]
+    return _told([*command, *([str(models)] if models else [])])
+
+
+def track_report(page: Path) -> str | None:
+    """Sends a report to the MLflow run that the environment names.
+
+    Kubeflow's MLflow plugin names one for each step (its `injectUserEnvVars`), and has sent the
+    step's metrics there by itself.
+
+    Args:
+        page: the report.
+
+    Returns:
+        As `track`.
+    """
+    run = os.environ.get(RUN_ID)
+    if not run:
+        return None
+    command = [sys.executable, "-m", "mlflow", "artifacts", "log-artifact", "--run-id", run]
+    return _told([*command, "--local-file", str(page), "--artifact-path", "verdict"], run)
+
+
+def _told(command: Sequence[str], run: str | None = None) -> str | None:
+    """Runs what sends a run; `run` is its id in MLflow, which the command prints by default."""
     if not os.environ.get(TRACKING_URI):
         return None
     if importlib.util.find_spec("mlflow") is None:
@@ -35,10 +62,9 @@ def track(record: Path, models: Path | None) -> str | None:
             f"warning: {TRACKING_URI} is set, but there is no MLflow: pip install mlflow-skinny; "
             "the run is not tracked"
         )
-    command = [sys.executable, "-m", "pipeline.history.mlflow_run", str(record)]
     try:
         done = subprocess.run(
-            [*command, *([str(models)] if models else [])],
+            command,
             env={**PATIENCE, **os.environ},
             capture_output=True,
             text=True,
@@ -51,4 +77,4 @@ def track(record: Path, models: Path | None) -> str | None:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
         return f"warning: the run is not tracked by MLflow: {last[:500]}"
-    return f"tracked by MLflow as run {done.stdout.strip()}"
+    return f"tracked by MLflow as run {run or done.stdout.strip()}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import (
     KubeflowV2DagRunnerConfig,
 )
 
-from components.artifacts import TFLiteVerdict
+from components.artifacts import Predictions, TFLiteVerdict
 from pipeline.config import Config, GateConfig, KubeflowConfig, KubeflowStepConfig
 from pipeline.data.dataset import SPLITS, Dataset
 from pipeline.errors import UserError
@@ -33,6 +33,8 @@ from pipeline.kubeflow.names import (
     BUILDER,
     CONFIG,
     DATASET_DIGEST,
+    EXAMPLE_GEN,
+    INPUTS_SPEC,
     OUTPUTS_SPEC,
     PLAN,
     PUSHER,
@@ -40,10 +42,13 @@ from pipeline.kubeflow.names import (
     REPORT,
     ROOT,
     SETTINGS,
+    SHARED,
     SIGNING_KEYS,
+    STEP,
     planned_output,
 )
 from pipeline.kubeflow.planned import planned_for
+from pipeline.kubeflow.step import distributed_runner
 from pipeline.pipeline import create_pipeline
 from pipeline.registry import destination
 from pipeline.run import BEAM_ARGS
@@ -56,9 +61,16 @@ RETRIES = 2
 # Argo counts it from the start of the first try, and stops the last one when it has passed: it must
 # be longer than any step takes.
 RETRIED_FOR = "2592000s"  # 30 days
-READS_DATA = (PLAN, "ImportExampleGen", "ImportSchemaGen", "Tuner", "Trainer")
+READS_DATA = (PLAN, EXAMPLE_GEN, "ImportSchemaGen", "Tuner", "Trainer")
 READS_REGISTRY = (PLAN, "TFLitePredictor", PUSHER)
 SIGNS = (PLAN, PUSHER)
+# The steps that need no TensorFlow, as functions of folders: they start in a second.
+ALONE = {
+    EXAMPLE_GEN: "pipeline.kubeflow.imports.record_examples",
+    "ImportSchemaGen": "pipeline.kubeflow.imports.import_schema",
+    "TFLiteEvaluator": "components.tflite_evaluator.step.judge",
+    PUSHER: "components.edge_pusher.step.publish",
+}
 # What the step that reports leaves for Kubeflow's pages.
 REPORTED = {
     "report": "HTML",
@@ -111,13 +123,14 @@ def compile_pipeline(config: Config, image: str) -> Compiled:
     config_there = in_cluster(config)
     spec = _tfx_spec(config_there, image)
     _add_plan(spec, config_there, image)
+    _tell_inputs(spec)
     _add_report(spec, image)
     if config.kubeflow.pipeline_root:
         spec["defaultPipelineRoot"] = config.kubeflow.pipeline_root
     pinned = "@sha256:" in image
     for name in _tasks(spec):
         _configure(spec, name, config.kubeflow, pinned)
-    platform = _platform(config, _tasks(spec))
+    platform = _platform(config, spec)
     check(spec, platform)
     return Compiled(spec, platform, tuple(_warnings(config_there, image, pinned)))
 
@@ -139,11 +152,23 @@ def _tfx_spec(config: Config, image: str) -> Document:
         builder=BUILDER,
     )
     spec: Document = runner.run(definition, write_out=False)["pipelineSpec"]
-    for component in spec["components"].values():
+    for name, component in spec["components"].items():
         container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
         outputs = json.dumps(component.get("outputDefinitions", {}), sort_keys=True)
         container["args"] += [OUTPUTS_SPEC, outputs]
+        if name in ALONE and not (name == EXAMPLE_GEN and _distributes(config)):
+            container["args"] += [STEP, ALONE[name]]
+        elif config.kubeflow.beam_volume and distributed_runner(container["args"]):
+            container["args"] += [SHARED, config.kubeflow.beam_volume.mount]
     return spec
+
+
+def _distributes(config: Config) -> bool:
+    """Whether a step's work goes to other machines, which see no volume of the pods."""
+    if config.kubeflow.beam_volume:
+        return False
+    arguments = [config.beam.args, *config.beam.steps.values()]
+    return any(distributed_runner(each) for each in arguments)
 
 
 def _any_dataset(config: Config) -> Dataset:
@@ -177,6 +202,16 @@ def _add_plan(spec: Document, config: Config, image: str) -> None:
             for name, value in parameters.items()
         }
     }
+
+
+def _tell_inputs(spec: Document) -> None:
+    """Tells the steps that run without TFX of the inputs that TFX's compiler did not know of."""
+    for component in spec["components"].values():
+        container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+        args = container["args"]
+        if STEP in args:
+            inputs = json.dumps(component["inputDefinitions"], sort_keys=True)
+            args[args.index(INPUTS_SPEC) + 1] = inputs
 
 
 def run_parameters(config: Config) -> dict[str, Any]:
@@ -216,15 +251,13 @@ def _take_planned(spec: Document) -> Iterator[tuple[str, Document]]:
 
 def _add_report(spec: Document, image: str) -> None:
     """Adds the step that reports; the last one waits for it, as its failure would stop it."""
-    evaluator = "TFLiteEvaluator"
+    makers = {"verdict": "TFLiteEvaluator", "predictions": "TFLitePredictor"}
+    types = {"verdict": TFLiteVerdict, "predictions": Predictions}
     component = {
         "inputDefinitions": {
             "artifacts": {
-                "verdict": {
-                    "artifactType": {
-                        "instanceSchema": compiler_utils.get_artifact_schema(TFLiteVerdict)
-                    }
-                }
+                name: {"artifactType": {"instanceSchema": compiler_utils.get_artifact_schema(made)}}
+                for name, made in types.items()
             }
         },
         "outputDefinitions": {
@@ -234,9 +267,12 @@ def _add_report(spec: Document, image: str) -> None:
             }
         },
     }
-    verdict = {"taskOutputArtifact": {"producerTask": evaluator, "outputArtifactKey": "verdict"}}
-    _add_task(spec, REPORT, image, component, {"artifacts": {"verdict": verdict}})
-    _tasks(spec)[REPORT]["dependentTasks"] = [evaluator]
+    inputs = {
+        name: {"taskOutputArtifact": {"producerTask": maker, "outputArtifactKey": name}}
+        for name, maker in makers.items()
+    }
+    _add_task(spec, REPORT, image, component, {"artifacts": inputs})
+    _tasks(spec)[REPORT]["dependentTasks"] = sorted(makers.values())
     pusher = _tasks(spec)[PUSHER]
     pusher["dependentTasks"] = sorted({*pusher["dependentTasks"], REPORT})
 
@@ -309,18 +345,38 @@ def _resources(settings: KubeflowStepConfig) -> Document:
     return resources
 
 
-def _platform(config: Config, steps: Iterable[str]) -> Document:
-    executors = {f"{name}_executor": dict(_kubernetes(config, name)) for name in sorted(steps)}
+def _platform(config: Config, spec: Document) -> Document:
+    executors = {
+        f"{name}_executor": dict(
+            _kubernetes(config, name, _reads_data(config, name, task), _shares(spec, name))
+        )
+        for name, task in sorted(_tasks(spec).items())
+    }
     configured = {label: settings for label, settings in executors.items() if settings}
     return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": configured}}}}
 
 
-def _kubernetes(config: Config, name: str) -> Iterator[tuple[str, Any]]:
+def _shares(spec: Document, name: str) -> bool:
+    """Whether a step has its artifacts on the volume of a Beam runner's workers."""
+    return SHARED in spec["deploymentSpec"]["executors"][f"{name}_executor"]["container"]["args"]
+
+
+def _reads_data(config: Config, name: str, task: Document) -> bool:
+    """Whether a step mounts the dataset: where examples are a record, also all that take them."""
+    takes_examples = "examples" in task["inputs"].get("artifacts", {})
+    return name in READS_DATA or (takes_examples and not _distributes(config))
+
+
+def _kubernetes(
+    config: Config, name: str, reads_data: bool, shares: bool
+) -> Iterator[tuple[str, Any]]:
     """What a step gets from Kubernetes besides resources: a KubernetesExecutorConfig message."""
     kubeflow = config.kubeflow
-    claims = [kubeflow.data_volume] if name in READS_DATA else []
+    claims = [kubeflow.data_volume] if reads_data else []
     if kubeflow.registry_volume and name in READS_REGISTRY:
         claims.append(kubeflow.registry_volume)
+    if kubeflow.beam_volume and shares:
+        claims.append(kubeflow.beam_volume)
     if claims:
         yield "pvcMount", [{"constant": c.claim, "mountPath": c.mount} for c in claims]
     secrets: dict[str, Path] = {}

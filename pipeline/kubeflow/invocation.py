@@ -94,6 +94,11 @@ class ExecutorInput:
                         return str(part)
         return None
 
+    @property
+    def run_name(self) -> str:
+        """The run's id, or, where there is none, the name of the folder of the output message."""
+        return self.run_id or Path(self.output_file).parent.name
+
     def _artifacts(self, side: str) -> dict[str, Any]:
         artifacts: dict[str, Any] = self.document.get(side, {}).get("artifacts", {})
         return artifacts

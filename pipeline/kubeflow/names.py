@@ -7,6 +7,8 @@ from pathlib import Path
 PLAN = "Plan"
 REPORT = "Report"
 PUSHER = "EdgePusher"
+EXAMPLE_GEN = "ImportExampleGen"
+TUNER = "Tuner"
 
 BUILDER = "https://edgeline.dev/provenance/kubeflow-pipelines/v1"
 
@@ -23,8 +25,15 @@ CONFIG = "config"
 ROOT = "root"
 DATASET_DIGEST = "dataset_digest"
 
-# The argument that tells a step of TFX's its outputs, as TFX's own compiler tells it its inputs.
+# The arguments that tell a step of TFX's its inputs (TFX's own compiler does) and its outputs.
+INPUTS_SPEC = "--json_serialized_inputs_spec_args"
 OUTPUTS_SPEC = "--json_serialized_outputs_spec_args"
+
+# The argument that names the function of a step that needs no TFX (`components.folders.Step`).
+STEP = "--step"
+
+# The argument that names the folder which the workers of a distributed Beam runner see, too.
+SHARED = "--shared"
 
 # The run's parameters, by the setting that each of them replaces; thresholds of the gate are added.
 SETTINGS = {

@@ -3,9 +3,9 @@
 It checks, before an hour of training, what the laptop's `python -m pipeline run` checks: that data,
 settings, registry and keys fit together, with the secrets and volumes that the last step will have.
 Then it settles what is only known now (`pipeline.kubeflow.planned`): the run's parameters are put
-into the configuration, the channel is resolved to the release that it serves, and the same
-`create_pipeline` as everywhere turns that into the settings of the steps. So what a release states
-of its making is what was done, and the cache can't hide that data, code or channel changed.
+into the configuration, the channel is resolved to the release that it serves, and that becomes the
+settings that `create_pipeline` gives the steps everywhere. So what a release states of its making
+is what was done, and the cache can't hide that data, code or channel changed. TFX is not needed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from tfx.orchestration.kubeflow.v2 import compiler_utils
-from tfx.orchestration.pipeline import Pipeline
 
 from pipeline import preflight
 from pipeline.config import Config, GateConfig, parse_config
@@ -35,10 +32,11 @@ from pipeline.kubeflow.names import (
     NO_BASELINE,
     ROOT,
     SETTINGS,
+    TUNER,
     planned_output,
 )
 from pipeline.kubeflow.planned import planned_for
-from pipeline.pipeline import create_pipeline
+from pipeline.settings import step_settings
 
 # Linux takes no longer argument, and Kubeflow hands a step its settings in a single one.
 MAX_SETTINGS_BYTES = 100_000
@@ -82,10 +80,9 @@ def plan(parameters: Mapping[str, Any]) -> dict[str, Any]:
             _LOG.warning("%s", warning)
         baseline = _baseline(parameters[BASELINE], config, dataset)
         _LOG.info("compared with: %s", baseline or "nothing, the channel serves no release")
-        pipeline = create_pipeline(
-            config, dataset, pipeline_root="", baseline_digest=baseline, builder=BUILDER
-        )
-    return _settings(pipeline, dataset)
+        settings = step_settings(config, dataset, baseline, BUILDER)
+    steps = [step for step in settings if step != TUNER or config.tuner.trials]
+    return _planned({step: settings[step] for step in steps}, dataset)
 
 
 def configured(parameters: Mapping[str, Any], root: Path) -> Config:
@@ -110,26 +107,24 @@ def _baseline(parameter: str, config: Config, dataset: Dataset) -> str:
     return parameter or baseline_digest(config, dataset)
 
 
-def _settings(pipeline: Pipeline, dataset: Dataset) -> dict[str, Any]:
-    steps = {component.id: component.exec_properties for component in pipeline.components}
-    settled: dict[str, Any] = {}
-    for step, names in planned_for(steps).items():
-        values = {name: _value(steps[step], name, dataset) for name in names}
+def _planned(settings: Mapping[str, Mapping[str, Any]], dataset: Dataset) -> dict[str, Any]:
+    planned: dict[str, Any] = {}
+    for step, names in planned_for(settings).items():
+        known = {**settings[step], DATASET_DIGEST: dataset.digest}
+        values = {name: _as_parameter(known[name]) for name in names}
         size = len(json.dumps(values))
         if size > MAX_SETTINGS_BYTES:
             raise UserError(
                 f"the settings of {step} have {size:,} bytes, expected at most "
                 f"{MAX_SETTINGS_BYTES:,}: Kubeflow hands them to the step as one argument"
             )
-        settled |= {planned_output(step, name): value for name, value in values.items()}
-    return settled
+        planned |= {planned_output(step, name): value for name, value in values.items()}
+    return planned
 
 
-def _value(properties: Mapping[str, Any], name: str, dataset: Dataset) -> Any:
-    if name == DATASET_DIGEST:
-        return dataset.digest
-    constant = compiler_utils.value_converter(properties[name]).constant
-    return getattr(constant, constant.WhichOneof("kind"))
+def _as_parameter(value: Any) -> str | int | float:
+    """A setting as a step takes it: what is neither text nor a number, as JSON."""
+    return value if isinstance(value, (str, int, float)) else json.dumps(value, sort_keys=True)
 
 
 if __name__ == "__main__":

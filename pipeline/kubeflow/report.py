@@ -13,11 +13,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+
+from components.predictions import load_predictions
 from components.verdict import CONFUSION_FILE, MOST_CONFUSED, OVERALL, REPORT_FILE, Verdict
+from pipeline.history.tracking import track_report
 from pipeline.kubeflow.invocation import ExecutorInput, main_of
 from pipeline.kubeflow.staging import staged
 from pipeline.summary import verdict_tables
 
+MOST_POINTS = 200  # of a curve
 MOST_METRICS = 500  # with more, those of single classes are left to the report
 
 
@@ -32,14 +39,23 @@ def run(arguments: list[str]) -> None:
     executor_input = ExecutorInput(parser.parse_args(arguments).executor_input)
     folder = Path(staged(executor_input.uri("inputs", "verdict")))
     verdict = Verdict.load(folder)
+    predictions = load_predictions(Path(staged(executor_input.uri("inputs", "predictions"))))
     print(verdict_tables(verdict))
     page = Path(staged(executor_input.uri("outputs", "report")))
     page.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / REPORT_FILE, page)
+    if told := track_report(folder / REPORT_FILE):
+        print(told)
     shown: dict[str, dict[str, Any]] = {"metrics": metrics_of(verdict)}
-    for output, model in (("float_model", verdict.float_model.variant), ("variant", best(verdict))):
+    for output, model, probabilities in (
+        ("float_model", verdict.float_model.variant, predictions.float_model),
+        ("variant", best(verdict), predictions.variants.get(best(verdict))),
+    ):
         if matrix := confusion_of(folder / CONFUSION_FILE, model):
             shown[output] = {"model": model, "confusionMatrix": matrix}
+            if probabilities is not None:
+                curve = roc_of(predictions.label_ids, probabilities)
+                shown[output]["confidenceMetrics"] = curve
     artifacts = {name: {"artifacts": [{"metadata": each}]} for name, each in shown.items()}
     executor_input.write_output({"artifacts": artifacts})
 
@@ -86,6 +102,39 @@ def confusion_of(file: Path, model: str) -> dict[str, Any] | None:
         "annotationSpecs": [{"displayName": name} for name in classes],
         "rows": [{"row": [counts.get((label, said), 0) for said in classes]} for label in classes],
     }
+
+
+def roc_of(
+    label_ids: NDArray[np.int64], probabilities: NDArray[np.float32]
+) -> list[dict[str, float]]:
+    """A model's ROC curve as Kubeflow shows it, of all classes in one.
+
+    Kubeflow draws one curve for a model, with its thresholds. Of two classes or more, the average
+    that has thresholds is the micro-average: each image and class is one decision, whether the
+    class's probability reaches the threshold. The report has the curve of each class.
+
+    Args:
+        label_ids: `[examples]`, -1 for a label that is not the model's.
+        probabilities: `[examples, classes]`.
+
+    Returns:
+        At most `MOST_POINTS` points from (0, 0) to (1, 1); none where there is no example.
+    """
+    if not len(label_ids):
+        return []
+    members = label_ids[:, None] == np.arange(probabilities.shape[1])
+    false_positives, recall, thresholds = roc_curve(members.ravel(), probabilities.ravel())
+    # The first one is infinite, which JSON does not have; no probability reaches this, either.
+    thresholds[0] = math.nextafter(1.0, 2.0)
+    chosen = np.unique(np.linspace(0, len(thresholds) - 1, MOST_POINTS).round().astype(int))
+    return [
+        {
+            "confidenceThreshold": float(thresholds[i]),
+            "falsePositiveRate": float(false_positives[i]),
+            "recall": float(recall[i]),
+        }
+        for i in chosen
+    ]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from components.examples import LABEL_ID
+from components.feature_names import LABEL_ID
 from pipeline.config import TrainerConfig
 from pipeline.preprocessing import PIXELS
 from pipeline.training.augmentation import Augmentation

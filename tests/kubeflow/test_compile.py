@@ -14,7 +14,8 @@ import yaml
 from pipeline.config import Config, parse_config
 from pipeline.errors import UserError
 from pipeline.kubeflow.checks import check
-from pipeline.kubeflow.compiler import Compiled, compile_pipeline
+from pipeline.kubeflow.compiler import ALONE, Compiled, compile_pipeline
+from pipeline.kubeflow.names import INPUTS_SPEC, SHARED, STEP
 from pipeline.kubeflow.planned import PLANNED
 from pipeline.kubeflow.step import _parse
 from tests.kubeflow.argo import tried_again
@@ -170,6 +171,57 @@ def test_the_steps_that_read_data_in_place_are_stale_when_it_changed(pipeline: C
     for name in ("ImportExampleGen", "ImportSchemaGen"):
         source = task(pipeline, name)["inputs"]["parameters"]["dataset_digest"]
         assert source["taskOutputParameter"]["producerTask"] == "Plan"
+
+
+EXAMPLES_READERS = (
+    "StatisticsGen",
+    "Transform",
+    "Trainer",
+    "Evaluator",
+    "TFLiteRewriter",
+    "TFLitePredictor",
+)
+DATASET_READERS = {"Plan", "ImportExampleGen", "ImportSchemaGen", *EXAMPLES_READERS}
+FLINK = {"steps": {"Evaluator": ["--runner=FlinkRunner"]}}
+
+
+def mounting(pipeline: Compiled, path: str) -> set[str]:
+    """The steps that have a volume at a path."""
+    return {
+        name
+        for name in pipeline.spec["root"]["dag"]["tasks"]
+        for mount in kubernetes(pipeline, name).get("pvcMount", ())
+        if mount["mountPath"] == path
+    }
+
+
+def test_who_takes_examples_mounts_the_dataset_and_gets_no_copy(pipeline: Compiled) -> None:
+    assert mounting(pipeline, "/data") == DATASET_READERS
+    recorder = "pipeline.kubeflow.imports.record_examples"
+    assert recorder in container(pipeline, "ImportExampleGen")["args"]
+
+
+def test_a_step_without_tfx_is_told_of_every_input_that_it_has(pipeline: Compiled) -> None:
+    for name in ALONE:
+        args = container(pipeline, name)["args"]
+        told = json.loads(args[args.index(INPUTS_SPEC) + 1])
+        assert told["parameters"].keys() == task(pipeline, name)["inputs"]["parameters"].keys()
+
+
+def test_workers_without_a_shared_volume_get_copies(root: Path) -> None:
+    distributed = compile_pipeline(configuration(root, beam=FLINK), IMAGE)
+    assert mounting(distributed, "/data") == {*DATASET_READERS} - {*EXAMPLES_READERS} | {"Trainer"}
+    assert STEP not in container(distributed, "ImportExampleGen")["args"]
+
+
+def test_a_shared_volume_is_for_the_steps_that_are_sent_to_an_engine(root: Path) -> None:
+    volume = {"claim": "workers", "mount": "/workers"}
+    shared = compile_pipeline(
+        configuration(root, beam=FLINK, kubeflow={"beam_volume": volume}), IMAGE
+    )
+    assert mounting(shared, "/workers") == {"Evaluator"}
+    assert container(shared, "Evaluator")["args"][-2:] == [SHARED, "/workers"]
+    assert mounting(shared, "/data") == DATASET_READERS
 
 
 def test_keys_and_logins_are_files_of_the_steps_that_need_them_and_no_others(

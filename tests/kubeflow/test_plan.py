@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import pipeline as definition
+from pipeline import settings as step_settings
 from pipeline.config import parse_config
 from pipeline.data.dataset import Dataset
 from pipeline.kubeflow.compiler import run_parameters
@@ -136,7 +137,7 @@ def test_other_code_changes_only_what_is_planned(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = settings(folder)
-    monkeypatch.setattr(definition, "code_digest", lambda *modules: "other")
+    monkeypatch.setattr(step_settings, "code_digest", lambda *modules: "other")
     difference = changed(before, settings(folder))
     assert {step for step, _ in difference} == {
         "StatisticsGen",

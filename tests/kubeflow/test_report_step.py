@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.metrics import auc, roc_auc_score
 
 from components.verdict import Check, VariantVerdict, Verdict
-from pipeline.kubeflow.report import best, confusion_of, metrics_of
+from pipeline.kubeflow.report import MOST_POINTS, best, confusion_of, metrics_of, roc_of
 
 FLOAT = VariantVerdict("float", (Check("accuracy", "overall", 0.9),))
 PASSED = VariantVerdict("int8", (Check("p50 latency in ms", "overall", 3.0, 9.0, "max"),))
@@ -52,3 +55,27 @@ def test_a_page_has_no_matrix_of_too_many_classes(tmp_path: Path) -> None:
     rows = "".join(f"float,{number},{number},1\n" for number in range(51))
     file.write_text(f"model,label,said,images\n{rows}")
     assert confusion_of(file, "float") is None
+
+
+def test_the_roc_of_all_classes_is_their_micro_average() -> None:
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet([1.0, 1.0, 1.0], 3000).astype(np.float32)
+    label_ids = np.array([random.choice(3, p=row / row.sum()) for row in probabilities])
+    curve = roc_of(label_ids, probabilities)
+    assert len(curve) == MOST_POINTS
+    points = [(point["falsePositiveRate"], point["recall"]) for point in curve]
+    assert (points[0], points[-1]) == ((0.0, 0.0), (1.0, 1.0))
+    exact = roc_auc_score(np.eye(3)[label_ids], probabilities, average="micro")
+    assert auc(*zip(*points, strict=True)) == pytest.approx(exact, abs=1e-3)
+    middle = curve[100]
+    said = probabilities >= middle["confidenceThreshold"]
+    assert said[np.arange(3000), label_ids].mean() == pytest.approx(middle["recall"])
+
+
+def test_without_examples_there_is_no_curve() -> None:
+    assert roc_of(np.array([], np.int64), np.zeros((0, 2), np.float32)) == []
+
+
+def test_a_curve_is_json(tmp_path: Path) -> None:
+    curve = roc_of(np.array([0, 1]), np.array([[1.0, 0.0], [0.4, 0.6]], np.float32))
+    assert json.loads(json.dumps(curve, allow_nan=False)) == curve

@@ -17,6 +17,7 @@ from edgeline.publish.keys import Signers
 from edgeline.publish.release import VariantFiles, publish
 from edgeline.publish.repository import Repository
 from edgeline.publish.store import open_for_writing
+from pipeline.data.dataset import Dataset
 from tests.conftest import Workspace, make_registry
 from tests.kubeflow.conftest import ROOT, Ran
 from tests.kubeflow.releases import opened, provenance, releases
@@ -92,13 +93,16 @@ def test_the_report_and_its_metrics_are_for_kubeflow_s_pages(ran: Ran) -> None:
     assert re.search(r"^  float16 .* passed$", log, re.MULTILINE)
 
 
-def test_the_confusion_of_float_model_and_variant_is_for_kubeflow_s_pages(ran: Ran) -> None:
+def test_confusion_and_roc_of_float_model_and_variant_are_for_kubeflow_s_pages(ran: Ran) -> None:
     verdict = Verdict.load(artifact(ran, "TFLiteEvaluator", "verdict"))
     shown = {
         output: ran.cluster.metadata(ran.first, "Report", output)["properties"]
         for output in ("float_model", "variant")
     }
     assert [each["model"] for each in shown.values()] == ["float", verdict.publishable[0]]
+    for each in shown.values():
+        (*_, last) = each["confidenceMetrics"]["list"]
+        assert (last["falsePositiveRate"], last["recall"]) == (1.0, 1.0)
     matrix = shown["float_model"]["confusionMatrix"]["struct"]
     rows = tuple(tuple(map(int, each["row"])) for each in matrix["rows"])
     assert rows == verdict.float_model.confusion
@@ -112,9 +116,11 @@ def test_uris_in_metadata_are_those_of_the_object_store(ran: Ran) -> None:
     assert "/minio/" not in json.dumps([blessing, model])
 
 
-def test_the_examples_carry_the_driver_s_fingerprint(ran: Ran) -> None:
+def test_no_image_goes_through_the_object_store(ran: Ran, workspace: Workspace) -> None:
     examples = ran.cluster.metadata(ran.first, "ImportExampleGen", "examples")
-    assert examples["properties"]["input_fingerprint"].startswith("split:train,")
+    assert ran.cluster.objects(examples["uri"]) == ["files.json"]
+    dataset = Dataset.load(workspace.folder / "dataset")
+    assert examples["properties"]["dataset_digest"] == dataset.digest
 
 
 def test_a_second_run_reuses_every_step_and_publishes_nothing_new(ran: Ran) -> None:

@@ -16,9 +16,9 @@ from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 from tfx.types.artifact import Artifact
 
 from pipeline.errors import UserError
-from pipeline.kubeflow import invocation, step
+from pipeline.kubeflow import invocation, staging, step
 from pipeline.kubeflow.invocation import ExecutorInput, main_of
-from pipeline.kubeflow.names import OUTPUTS_SPEC
+from pipeline.kubeflow.names import OUTPUTS_SPEC, SHARED
 from pipeline.kubeflow.plan import configured
 from pipeline.kubeflow.staging import map_artifacts, staged, unstaged
 
@@ -132,8 +132,10 @@ class Recorder(BaseExecutor):
         exec_properties: dict[str, Any],
     ) -> None:
         """See the base class."""
-        given = [sorted(input_dict), sorted(output_dict), exec_properties]
-        (model,) = output_dict["model"]
+        ((base,), (model,)) = input_dict["base"], output_dict["model"]
+        files = {file.name: file.read_text() for file in Path(base.uri).glob("*")}
+        given = [sorted(input_dict), sorted(output_dict), exec_properties, files, model.uri]
+        model.set_string_custom_property("base", base.uri)
         Path(model.uri, "given.json").write_text(json.dumps(given))
 
 
@@ -142,8 +144,8 @@ def artifact(path: Path, **fields: Any) -> dict[str, Any]:
     return {"artifacts": [{"uri": str(path), "type": title, **fields}]}
 
 
-def run_recorder(folder: Path, message: dict[str, Any]) -> list[Any]:
-    """Runs a step that declares `base`, `epochs` and `model`; returns what it was given."""
+def run_recorder(message: dict[str, Any], *arguments: str) -> None:
+    """Runs a step that declares `base`, `epochs` and `model`."""
     model = {"artifactType": {"instanceSchema": "title: tfx.Model"}}
     epochs = {"epochs": {"parameterType": "NUMBER_INTEGER"}}
     inputs = {"artifacts": {"base": model}, "parameters": epochs}
@@ -153,12 +155,18 @@ def run_recorder(folder: Path, message: dict[str, Any]) -> list[Any]:
             *("--json_serialized_invocation_args", json.dumps(message)),
             *("--json_serialized_inputs_spec_args", json.dumps(inputs)),
             *(OUTPUTS_SPEC, json.dumps({"artifacts": {"model": model}})),
+            *arguments,
         ]
     )
+
+
+def given_to(folder: Path, message: dict[str, Any]) -> list[Any]:
+    """Runs that step; returns the names of its inputs and outputs, and its settings."""
+    run_recorder(message)
     output = json.loads((folder / "output.json").read_text())
     assert list(output["artifacts"]) == ["model"]
     given: list[Any] = json.loads((folder / "model" / "given.json").read_text())
-    return given
+    return given[:3]
 
 
 @pytest.fixture
@@ -182,7 +190,7 @@ def test_the_log_that_the_launcher_has_open_is_left_alone(
 ) -> None:
     log = tmp_path / "executor-logs-0"
     log.write_text("so far")
-    assert run_recorder(tmp_path, message) == [["base"], ["model"], {"epochs": 3}]
+    assert given_to(tmp_path, message) == [["base"], ["model"], {"epochs": 3}]
     assert log.read_text() == "so far"
 
 
@@ -196,8 +204,30 @@ def test_whatever_a_later_driver_adds_is_ignored(message: dict[str, Any], tmp_pa
     model = outputs["artifacts"]["model"]
     for each in (message, inputs, outputs, model, model["artifacts"][0]):
         each["field"] = {"later": 1}
-    assert run_recorder(tmp_path, message) == [["base"], ["model"], {"epochs": 3}]
+    assert given_to(tmp_path, message) == [["base"], ["model"], {"epochs": 3}]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "output.json"]
+
+
+def test_a_distributed_runner_s_workers_find_everything_on_the_shared_volume(
+    message: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, volume = tmp_path / "store", tmp_path / "volume"
+    monkeypatch.setattr(staging, "_FOLDERS", {"minio://": f"{store}/"})
+    (store / "base").mkdir(parents=True)
+    (store / "base" / "weights").write_text("weights")
+    volume.mkdir()
+    (base,) = message["inputs"]["artifacts"]["base"]["artifacts"]
+    (model,) = message["outputs"]["artifacts"]["model"]["artifacts"]
+    base["uri"], model["uri"] = "minio://base", "minio://model"
+    run_recorder(message, "--runner=FlinkRunner", SHARED, str(volume))
+    output = json.loads((tmp_path / "output.json").read_text())
+    (made,) = output["artifacts"]["model"]["artifacts"]
+    assert made["uri"] == "minio://model"
+    assert made["metadata"]["base"] == "minio://base"
+    found = json.loads((store / "model" / "given.json").read_text())
+    assert found[3] == {"weights": "weights"}
+    assert Path(found[4]).is_relative_to(volume)
+    assert list(volume.iterdir()) == [], "nothing is left there"
 
 
 def test_the_output_message_s_folder_is_made(tmp_path: Path) -> None:
@@ -305,7 +335,7 @@ REACHABLE = {
 def test_a_distributed_runner_needs_artifacts_that_its_workers_see(
     uri: str, executor: str, fits: bool
 ) -> None:
-    runner = step._distributed_runner(["--runner=FnApiRunner", "--runner=FlinkRunner"])
+    runner = step.distributed_runner(["--runner=FnApiRunner", "--runner=FlinkRunner"])
     assert runner == "FlinkRunner"
     if fits:
         step._check_reachable(runner, executor, executor_input(uri))
@@ -316,4 +346,4 @@ def test_a_distributed_runner_needs_artifacts_that_its_workers_see(
 
 @pytest.mark.parametrize("arguments", [[], ["--runner=FnApiRunner"], ["--runner=DirectRunner"]])
 def test_by_default_the_pod_does_the_work(arguments: list[str]) -> None:
-    assert step._distributed_runner(arguments) is None
+    assert step.distributed_runner(arguments) is None

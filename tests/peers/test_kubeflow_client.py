@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.kubeflow.conftest import IMAGE, compiled
 from tests.kubeflow.sandbox import PROJECT
@@ -18,15 +16,6 @@ from tests.peers.kubeflow_api import Api, serving
 
 pytestmark = pytest.mark.peers
 
-SECRETS = (
-    "online.pem",
-    "cells-ci.pem",
-    "config.json",
-    "ca.crt",
-    "tls.crt",
-    "tls.key",
-    "htpasswd",
-)
 CLIENT = PROJECT / ".tools" / "kfp" / "bin" / "python"
 CONFIG = """\
 name = "cells"
@@ -122,7 +111,7 @@ def test_a_run_is_uploaded_started_and_waited_for(api: Api, pipeline: Path) -> N
     done = submit(api, pipeline, *(word for each in given for word in ("--param", each)))
     assert done.returncode == 0, done.stderr
     assert f"Run details: {api.url}/#/runs/details/r0" in done.stdout
-    assert done.stdout.endswith("Outcome: succeeded\n")
+    assert done.stdout.endswith(f"Outcome: succeeded\n{api.url}/#/runs/details/r0\n")
     run = api.runs["r0"]
     assert run["runtime_config"]["parameters"] == {
         "epochs": 3,
@@ -147,7 +136,9 @@ def test_a_failed_run_names_the_step(api: Api, pipeline: Path) -> None:
     api.states = ["FAILED"]
     done = submit(api, pipeline)
     assert done.returncode == 1
-    assert done.stdout.endswith("Outcome: failed\n  EdgePusher failed; its log says why\n")
+    assert done.stdout.endswith(
+        f"Outcome: failed\n  EdgePusher failed; its log says why\n{api.url}/#/runs/details/r0\n"
+    )
 
 
 def test_a_cancelled_run_is_not_waited_for_for_ever(api: Api, pipeline: Path) -> None:
@@ -224,55 +215,3 @@ def test_a_file_that_is_no_pipeline_is_one_line(api: Api, tmp_path: Path) -> Non
     done = submit(api, other)
     assert done.returncode == 2
     assert done.stderr == f"{other}: no pipeline; expected what kubeflow/compile.py wrote\n"
-
-
-@pytest.fixture(scope="module")
-def manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `kubectl apply --kustomize` would send, a file for each of the folders."""
-    folder = tmp_path_factory.mktemp("manifests")
-    shutil.copytree(PROJECT / "kubeflow" / "manifests", folder / "manifests")
-    for name in SECRETS:
-        (folder / "manifests" / "secrets" / name).write_text(name)
-    for name in ("pipeline.yaml", "submit.py"):
-        (folder / "manifests" / "recurring" / name).write_text(name)
-    (folder / "built").mkdir()
-    for name in (".", "ingest", "recurring"):
-        built = subprocess.run(
-            ["kubectl", "kustomize", str(folder / "manifests" / name)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert built.returncode == 0, built.stderr
-        (folder / "built" / f"{Path(name).name or 'all'}.yaml").write_text(built.stdout)
-    return folder / "built"
-
-
-@pytest.mark.parametrize("version", ["1.29", "1.37"])
-def test_the_manifests_fit_the_schemas_of_kubernetes_strictly(
-    version: str, manifests: Path
-) -> None:
-    validate = CLIENT.parent / "kubernetes-validate"
-    files = [str(file) for file in manifests.iterdir()]
-    assert len(files) == 3
-    done = subprocess.run(
-        [str(validate), "--strict", "--kubernetes-version", version, *files],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_kustomize_puts_everything_into_the_namespace_and_secrets_keep_their_names(
-    manifests: Path,
-) -> None:
-    objects = [o for file in manifests.iterdir() for o in yaml.safe_load_all(file.read_text())]
-    assert {each["metadata"]["namespace"] for each in objects} == {"kubeflow"}
-    secrets = {o["metadata"]["name"]: set(o["data"]) for o in objects if o["kind"] == "Secret"}
-    assert secrets == {
-        "edgeline-signing-keys": {"online.pem", "cells-ci.pem"},
-        "edgeline-registry-login": {"config.json", "ca.crt"},
-        "edgeline-registry-tls": {"tls.crt", "tls.key"},
-        "edgeline-registry-users": {"htpasswd"},
-    }

@@ -54,6 +54,20 @@ print(json.dumps([
 ]))
 """
 
+# Makes a run as Kubeflow's plugin does, sends a report to it, and prints what the run then has.
+REPORT = """\
+import os, sys
+from pathlib import Path
+from mlflow import MlflowClient
+from pipeline.history.tracking import track_report
+
+client = MlflowClient()
+run = client.create_run(client.create_experiment("kubeflow")).info.run_id
+os.environ["MLFLOW_RUN_ID"] = run
+assert track_report(Path(sys.argv[1])) == f"tracked by MLflow as run {run}"
+print(*(file.path for file in client.list_artifacts(run, "verdict")))
+"""
+
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -116,3 +130,11 @@ def test_a_server_that_is_not_there_costs_a_line(python: Path, root: Path, tmp_p
     said = run(python, "http://127.0.0.1:9", tmp_path, TRACK, str(file), str(root / "models"))
     assert said.startswith("warning: the run is not tracked by MLflow: ")
     assert len(said.splitlines()) == 1
+
+
+def test_a_report_goes_to_the_run_that_the_environment_names(
+    python: Path, root: Path, tmp_path: Path
+) -> None:
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    report = root / "TFLiteEvaluator/verdict/1" / REPORT_FILE
+    assert run(python, store, tmp_path, REPORT, str(report)) == f"verdict/{REPORT_FILE}\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.pipeline as definition
+import pipeline.settings as definition
 from pipeline.content_digest import (
     code_digest,
     file_digest,
