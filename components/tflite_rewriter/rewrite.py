@@ -57,7 +57,8 @@ REFUSED = 3  # exit code of a worker whose last line says what is wrong with the
 
 AT_ONCE = 2  # a conversion keeps a core busy
 MEMORY = 4e9  # bytes of resident memory of all processes, that of this one included
-# What a worker takes of it at most, measured with DenseNet121 at 224x224.
+# What a worker takes of it at most, measured with DenseNet121 at 224x224; but `mixed` is a bound,
+# which leaves room for 40 files in memory (0.3e9 was measured at 96x96 with 9).
 PEAKS = {PREPARE: 1.6e9, "mixed": 1.2e9}
 OTHER_PEAK = 0.9e9
 ERROR_LINES = 5  # of the converter's last output, kept in the recorded error

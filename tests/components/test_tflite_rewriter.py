@@ -6,6 +6,7 @@ Each conversion is a process that imports TensorFlow, so the files are made once
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import threading
 import time
@@ -381,8 +382,9 @@ def test_the_same_model_gives_the_same_bytes(
 
 
 def test_mixed_keeps_in_float_what_integers_break_while_other_variants_are_killed(
-    fragile_model: Path, tmp_path: Path
+    fragile_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "components")
     signals = {"float32": signal.SIGABRT, "dynamic": signal.SIGKILL}
     with ThreadPoolExecutor(3) as pool:
         search = replace(SEARCH, aim="fastest", trials=24)
@@ -408,6 +410,12 @@ def test_mixed_keeps_in_float_what_integers_break_while_other_variants_are_kille
     fewest = min(filter(None, lifted), key=len)
     assert len(fewest) <= 2
     assert any("concat" in layer for layer in fewest)
+    # It said how far it was.
+    said = [record.getMessage() for record in caplog.records]
+    assert [line for line in said if line.startswith("mixed: trial 1 of at most 24, ")]
+    assert [
+        line for line in said if line.startswith("mixed: the harm of int8 to each layer: 0 of ")
+    ]
 
 
 def test_a_calibration_that_is_killed_leaves_the_variants_that_need_none(
