@@ -89,7 +89,7 @@ def check(
         classes: how many labels there are.
         pixels: images to try, float32 `[images, height, width, 3]`.
         expected: what the float model says of them, `[images, classes]`.
-        recipe: what each layer claims to be, of `mixed`.
+        recipe: what each layer claims to be; by default all are the variant.
 
     Returns:
         How far the answers are from those expected.
@@ -99,7 +99,7 @@ def check(
     """
     ops = read_ops(model)
     _check_builtin(ops)
-    if recipe is None:
+    if recipe is None or recipe == Recipe(variant):
         _check_types(ops, VARIANTS[variant])
     else:
         _check_layers(ops, recipe)

@@ -24,12 +24,11 @@ from numpy.typing import NDArray
 from components.tflite_models import FrontierPoint
 from components.tflite_rewriter.check import CheckError, Op, predict, read_ops, runner
 from components.tflite_rewriter.images import StoredPixels
-from components.tflite_rewriter.recipes import Ranges, quantize, quantize_unpacked
+from components.tflite_rewriter.recipes import Ranges, quantize, quantize_unpacked, whole
 from components.tflite_rewriter.variants import VARIANTS, Aim, Recipe, SearchSettings
 
 BY_SIZE = ("dynamic_int4", "dynamic", "weight_int8", "float32")
 BY_LATENCY = ("int8", "weight_int8", "float32")
-WITHOUT_INT4 = frozenset({"DEPTHWISE_CONV_2D"})  # has no 4-bit kernel
 HARM_IMAGES = 16  # on which the harm of one layer is measured; more hardly change the order
 SHARES = (0.25, 0.5, 0.75)  # of what lies between 4 and 8 bits, to draw the frontier by
 # Of the trials: by when each answer has to be there, the one that was asked for first.
@@ -260,12 +259,6 @@ class Trials:
         )
         return trial
 
-    def whole(self, variant: str) -> Recipe:
-        """Every layer as one variant, as far as the runtime has kernels for that."""
-        four_bits = VARIANTS[variant].weights == "INT4"
-        others = [op.name for op in self.layers if four_bits and op.kind in WITHOUT_INT4]
-        return Recipe(variant, dict.fromkeys(others, "dynamic"))
-
     def suffices(self, recipe: Recipe) -> bool:
         """Whether it is accurate enough."""
         return self.run(recipe).drop <= self.settings.max_drop
@@ -333,9 +326,9 @@ class Trials:
 def _climb(trials: Trials, ladder: Sequence[str]) -> None:
     """Tries rungs until one suffices, and then what lies between it and the one below."""
     for lower, upper in pairwise(ladder):
-        if trials.suffices(trials.whole(lower)):
+        if trials.suffices(whole(lower, trials.layers)):
             return
-        if trials.suffices(trials.whole(upper)):
+        if trials.suffices(whole(upper, trials.layers)):
             _mix(trials, lower, upper)
             return
 
@@ -361,11 +354,11 @@ def _mix(trials: Trials, lower: str, upper: str) -> None:
 
 def _fill(trials: Trials) -> None:
     """Lifts what harms most, as far as the size allows, and draws the frontier on the way."""
-    whole = [trials.run(trials.whole(variant)) for variant in BY_SIZE]
+    rungs = [trials.run(whole(variant, trials.layers)) for variant in BY_SIZE]
     limit = trials.settings.max_size_mb
-    sizes = [whole[0].bytes + share * (whole[1].bytes - whole[0].bytes) for share in SHARES]
+    sizes = [rungs[0].bytes + share * (rungs[1].bytes - rungs[0].bytes) for share in SHARES]
     for size in (*([limit * 1e6] if limit else []), *sizes):
-        for (lower, below), (upper, above) in pairwise(zip(BY_SIZE, whole, strict=True)):
+        for (lower, below), (upper, above) in pairwise(zip(BY_SIZE, rungs, strict=True)):
             if below.bytes < size < above.bytes and not trials.exhausted:
                 order = _order(trials, lower, upper)
                 trials.run(_lifted(trials, lower, upper, _fitting(order, size, below, above)))
@@ -396,7 +389,7 @@ def _order(trials: Trials, lower: str, upper: str) -> list[Op]:
 def _lifted(trials: Trials, lower: str, upper: str, lifted: Sequence[Op]) -> Recipe:
     """All layers as one variant, but for some; those without a kernel know integers or floats."""
     above = {op.name: upper if op.kernel else "float32" for op in lifted}
-    below = trials.whole(lower)
+    below = whole(lower, trials.layers)
     return Recipe(below.everywhere, {**below.layers, **above})
 
 

@@ -32,7 +32,7 @@ from litert_quantizer.recipe_manager import RecipeManager
 from litert_quantizer.utils.qsv_utils import min_max_update
 from numpy.typing import NDArray
 
-from components.tflite_rewriter.check import INPUT
+from components.tflite_rewriter.check import INPUT, Op
 from components.tflite_rewriter.flatbuffer import pack, unpack
 from components.tflite_rewriter.variants import VARIANTS, Recipe, Variant
 
@@ -43,6 +43,7 @@ _ALL = "*"  # operations
 _EVERYWHERE = ".*"
 _INPUTS_AND_OUTPUTS = "^"
 _BITS = {"FLOAT16": 16, "INT16": 16, "INT8": 8, "INT4": 4}
+_WITHOUT_INT4 = frozenset({"DEPTHWISE_CONV_2D"})
 _UINT8 = OpQuantizationConfig(
     TensorQuantizationConfig(8, symmetric=False, dtype=TensorDataType.UINT),
     TensorQuantizationConfig(8, granularity=QuantGranularity.CHANNELWISE),
@@ -87,6 +88,15 @@ def ranges_from_json(content: str) -> Ranges:
         name: {end: np.array(value, np.float32) for end, value in seen.items()}
         for name, seen in json.loads(content).items()
     }
+
+
+def whole(variant: str, layers: Iterable[Op]) -> Recipe:
+    """Every layer as one variant, as far as the runtime has kernels for that."""
+    eight_bits = VARIANTS[variant].eight_bits
+    if eight_bits is None:
+        return Recipe(variant)
+    others = [op.name for op in layers if op.kind in _WITHOUT_INT4]
+    return Recipe(variant, dict.fromkeys(others, eight_bits))
 
 
 def quantize(float32: bytes, recipe: Recipe, ranges: Ranges) -> bytes:

@@ -25,6 +25,7 @@ class Variant:
             integers, whose ranges come from calibration.
         io: type of input and output.
         searched: whether each layer has a choice of its own, which is searched for.
+        eight_bits: the variant that layers are made as which have no 4-bit kernel.
     """
 
     quantization: str
@@ -32,6 +33,7 @@ class Variant:
     activations: Literal["FLOAT32", "DYNAMIC", "INT8", "INT16"] = "FLOAT32"
     io: Literal["FLOAT32", "UINT8"] = "FLOAT32"
     searched: bool = False
+    eight_bits: str | None = None
 
     @property
     def integer(self) -> bool:
@@ -48,9 +50,11 @@ VARIANTS = {
     "float32": Variant("none: float32 weights", "FLOAT32"),
     "float16": Variant("float16 weights, computed in float32", "FLOAT16"),
     "weight_int8": Variant("int8 weights, computed in float32", "INT8"),
-    "weight_int4": Variant("int4 weights, computed in float32", "INT4"),
+    "weight_int4": Variant("int4 weights, computed in float32", "INT4", eight_bits="weight_int8"),
     "dynamic": Variant("int8 weights, activations quantized as they come", "INT8", "DYNAMIC"),
-    "dynamic_int4": Variant("int4 weights, activations quantized as they come", "INT4", "DYNAMIC"),
+    "dynamic_int4": Variant(
+        "int4 weights, activations quantized as they come", "INT4", "DYNAMIC", eight_bits="dynamic"
+    ),
     "int8": Variant("int8 throughout, float32 input and output", "INT8", "INT8"),
     "int8_io": Variant("int8 throughout, uint8 input and output", "INT8", "INT8", io="UINT8"),
     "int16x8": Variant(

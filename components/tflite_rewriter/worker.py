@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from components.tflite_models import FRONTIER_FILE, MODEL_FILE
-from components.tflite_rewriter.check import CheckError, check
+from components.tflite_rewriter.check import CheckError, check, read_ops
 from components.tflite_rewriter.images import StoredPixels, load_label_ids
 from components.tflite_rewriter.metadata import add_metadata
 from components.tflite_rewriter.mixed import Evaluation, Found, search
@@ -32,6 +32,7 @@ from components.tflite_rewriter.recipes import (
     quantize,
     ranges_from_json,
     ranges_to_json,
+    whole,
 )
 from components.tflite_rewriter.rewrite import (
     CALIBRATE,
@@ -42,7 +43,7 @@ from components.tflite_rewriter.rewrite import (
     REFUSED,
     SEARCH_FILE,
 )
-from components.tflite_rewriter.variants import VARIANTS, Recipe, SearchSettings
+from components.tflite_rewriter.variants import VARIANTS, SearchSettings
 from components.trained_model import contract_path
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import ModelError
@@ -112,12 +113,12 @@ def _make(variant: str, saved_model: Path, work: Path) -> None:
     needed = record.needs_ranges
     ranges = ranges_from_json((work / RANGES_FILE).read_text()) if needed else {}
     found = _search(float32, ranges, work) if record.searched else None
-    model = found.model if found else quantize(float32, Recipe(variant), ranges)
+    recipe = found.recipe if found else whole(variant, read_ops(float32))
+    model = found.model if found else quantize(float32, recipe, ranges)
 
     model = add_metadata(model, contract)
     expected = np.load(work / CALIBRATION / EXPECTED_FILE, allow_pickle=False)
     tried = StoredPixels(work / CALIBRATION).read(0, len(expected))
-    recipe = found.recipe if found else None
     facts: dict[str, Any] = {
         "parity": asdict(check(model, variant, len(contract.labels), tried, expected, recipe))
     }

@@ -36,10 +36,11 @@ from components.tflite_models import (
     variant_names,
 )
 from components.tflite_rewriter.check import CheckError, check, read_ops
+from components.tflite_rewriter.convert import to_float32
 from components.tflite_rewriter.images import Images, StoredPixels, load_label_ids
 from components.tflite_rewriter.metadata import METADATA_IDENTIFIER, METADATA_NAME, read_labels
 from components.tflite_rewriter.mixed import Evaluation, Found, Trials, in_words, search
-from components.tflite_rewriter.recipes import Ranges, calibrate, quantize
+from components.tflite_rewriter.recipes import Ranges, calibrate, quantize, whole
 from components.tflite_rewriter.rewrite import Memory, RewriteError, rewrite
 from components.tflite_rewriter.variants import PRESETS, VARIANTS, Recipe, SearchSettings
 from edgeline.contract import PreprocessingContract
@@ -507,6 +508,26 @@ def test_a_kernel_that_a_recipe_left_in_float_is_found(
         model = quantize(float32, Recipe(variant, {left: "float32"}), {})
         with pytest.raises(CheckError, match="weights, 1 operations have others: "):
             check(model, variant, len(LABELS), pixels, expected)
+
+
+@pytest.mark.parametrize("variant", ["weight_int4", "dynamic_int4"])
+def test_a_layer_without_a_four_bit_kernel_has_eight_bits(variant: str, tmp_path: Path) -> None:
+    layers = keras.layers
+    pixels = keras.Input((SIDE, SIDE, 3))
+    x = layers.ReLU()(layers.Conv2D(32, 3, name="conv")(pixels))
+    x = layers.ReLU()(layers.DepthwiseConv2D(5, name="depthwise")(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    network = keras.Model(pixels, layers.Dense(len(LABELS), activation="softmax")(x))
+    folder = save(network, tmp_path / "model", LABELS)
+    float32 = to_float32(tf.saved_model.load(str(folder)), tmp_path / "single")
+    tried = random_images(4, 0)
+    recipe = whole(variant, read_ops(float32))
+    model = quantize(float32, recipe, {})
+    check(model, variant, len(LABELS), tried, answers(folder, tried), recipe)
+    ops = read_ops(model)
+    kernels = {op.kernel for op in ops if op.kernel}
+    kernels |= {kind for op in ops if op.kind == "DEQUANTIZE" for kind in op.weights}
+    assert kernels == {"INT4", "INT8"}
 
 
 @pytest.mark.parametrize(("side", "classes"), [(200, 10_000), (224, 3)])
