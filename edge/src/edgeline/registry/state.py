@@ -9,9 +9,8 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from edgeline._files import locked, write_whole
@@ -34,9 +33,9 @@ _PROTECTS = re.compile(rf"{ROOTS}/.*|(timestamp|snapshot)\.json")  # what going 
 class Kept:
     """What a device has trusted last."""
 
-    files: Mapping[str, bytes] = MappingProxyType({})  # of the TUF client, by their names
+    files: Mapping[str, bytes] = field(default_factory=dict)  # of the TUF client, by their names
     # When files that were signed for too long were first seen, by SHA-256, in seconds since 1970.
-    seen: Mapping[str, float] = MappingProxyType({})
+    seen: Mapping[str, float] = field(default_factory=dict)
 
 
 class State:
