@@ -495,7 +495,7 @@ def test_progress_is_told_only_to_those_who_wait(capsys: pytest.CaptureFixture[s
 REGISTRY = (
     *("init", "list", "show", "promote", "rollback", "verify", "refresh", "gc", "copy", "keys"),
 )
-KEYS = ("create", "public", "list", "add-model", "rotate", "sign", "apply")
+KEYS = ("create", "public", "list", "add-model", "rotate", "expiry", "sign", "apply")
 
 
 @pytest.mark.parametrize(
