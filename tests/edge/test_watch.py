@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import gc
 import http.client
+import json
 import os
 import random
-import tempfile
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from edgeline.device.bench import process_memory
 from edgeline.device.health import MAX_PREDICTIONS, HealthServer
 from edgeline.device.state import InstalledModel
 from edgeline.device.update import Device
 from edgeline.device.watch import Watcher
-from edgeline.errors import EdgelineError, ImageError, NotFoundError
+from edgeline.errors import EdgelineError, ImageError
 from tests.edge.devices import device, golden_pair, release, serve, serving
 from tests.edge.servers import RegistryServer, answer, raw, reset
 
@@ -65,68 +65,68 @@ FAULTS: list[Callable[[RegistryServer], None]] = [
 ]  # fmt: skip
 
 
-def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+@contextmanager
+def _watching(
+    location: str, root: Path, state: Path, temporary: Path
+) -> Iterator[Callable[[], dict[str, Any]]]:
+    """A process that watches and predicts; yields what has it check, and says what came of it."""
+    arguments = [location, "pets", str(root), str(state)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.edge.watching", *arguments],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def check() -> dict[str, Any]:
+            print("check", file=process.stdin, flush=True)
+            found: dict[str, Any] = json.loads(process.stdout.readline())
+            return found
+
+        yield check
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
-def test_a_day_of_fifty_releases(
-    store: Store, models: Path, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A registry that does not answer is asked several times; how long in between is no matter here.
-    monkeypatch.setattr("edgeline.registry.transport.BACKOFF_SECONDS", 0.001)
+def test_a_day_of_fifty_releases(store: Store, models: Path, state: Path, tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    root = tmp_path / "root.json"
+    root.write_bytes(store.root)
     golden = golden_pair(models, store)
     faults = random.Random(1)
-    told: list[int] = []
     good = 0
-    sizes, descriptors, memory = [], [], []
-    stop, wrong = threading.Event(), list[Exception]()
-
-    def predict() -> None:
-        while not stop.wait(0.002):
-            try:
-                watcher.predict(IMAGE)
-            except NotFoundError:
-                pass
-            except Exception as error:
-                wrong.append(error)
-
+    sizes, used = [], []
     with RegistryServer() as server:
         pets = Device(server.location, "pets", root=store.root, state=state)
-        watcher = Watcher(pets, on_update=lambda installed: told.append(installed.version))
-        predicting = threading.Thread(target=predict)
-        predicting.start()
-        for number in range(1, RELEASES + 1):
-            bad = number % 10 == 7
-            release(store, models, number, ["nan" if bad else "float32"],
-                    golden=None if bad else golden)  # fmt: skip
-            serve(store, server)
-            good = good if bad else number
-            for _ in range(faults.randint(0, 2)):
-                faults.choice(FAULTS)(server)
-                watcher.check()
-                assert good == 0 or serving(pets) in (good, *told[-1:])
-            server._faults.clear()
-            server.log.clear()
-            watcher.check()
-            assert serving(pets) == good
-            gc.collect()
-            sizes.append(pets.folder.size())
-            descriptors.append(_descriptors())
-            memory.append(process_memory()[0])
-        stop.set()
-        predicting.join()
-        metrics = watcher.render_metrics()
-    assert wrong == []
-    assert told == [number for number in range(1, RELEASES + 1) if number % 10 != 7]
-    assert f"edgeline_model_version {RELEASES}" in metrics
-    assert "edgeline_last_check_failed 0" in metrics
+        with _watching(server.location, root, state, temporary) as check:
+            for number in range(1, RELEASES + 1):
+                bad = number % 10 == 7
+                release(store, models, number, ["nan" if bad else "float32"],
+                        golden=None if bad else golden)  # fmt: skip
+                serve(store, server)
+                good = good if bad else number
+                for _ in range(faults.randint(0, 2)):
+                    faults.choice(FAULTS)(server)
+                    found = check()
+                    assert good == 0 or serving(pets) in (good, *found["told"][-1:])
+                server._faults.clear()
+                server.log.clear()
+                found = check()
+                assert serving(pets) == good
+                sizes.append(pets.folder.size())
+                used.append(found)
+    assert found["wrong"] == []
+    assert found["told"] == [number for number in range(1, RELEASES + 1) if number % 10 != 7]
+    assert f"edgeline_model_version {RELEASES}" in found["metrics"]
+    assert "edgeline_last_check_failed 0" in found["metrics"]
     assert max(sizes[10:]) < 1.1 * max(sizes[:10])
-    # The least of the last ones: what a busy machine has not closed yet is no leak.
-    assert min(descriptors[-10:]) <= max(descriptors[:10]) + 2
-    assert memory[-1] - memory[10] < 30 << 20
+    descriptors = [found["descriptors"] for found in used]
+    assert max(descriptors[10:]) <= max(descriptors[:10]) + 2
+    assert used[-1]["memory"] - used[10]["memory"] < 30 << 20
     assert [*temporary.iterdir()] == [], "nothing is left in the folder for temporary files"
 
 
