@@ -70,10 +70,20 @@ def export(
         (made / LABELS_FILE).write_text(labels, encoding="utf-8")
         for name in (VERDICT_FILE, REPORT_FILE):
             shutil.copyfile(verdict_folder / name, made / name)
-        if to.exists():
-            to.replace(Path(scratch, "replaced"))
-        made.replace(to)
+        _replace(made, to, Path(scratch, "replaced"))
     return tuple(files)
+
+
+def _replace(made: Path, to: Path, replaced: Path) -> None:
+    """Puts one folder in another's place, which stays if that fails."""
+    if to.exists():
+        to.replace(replaced)
+    try:
+        made.replace(to)
+    except BaseException:
+        if replaced.exists():
+            replaced.replace(to)
+        raise
 
 
 def export_run(run: RunRecord, root: Path, to: Path, *, all_variants: bool) -> tuple[str, ...]:

@@ -86,3 +86,21 @@ def test_a_file_that_was_changed_after_it_was_judged_is_refused(
     with pytest.raises(ValueError, match="it was changed after it was measured"):
         export(*artifacts, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_earlier_export_stays_when_the_new_one_cannot_take_its_place(
+    artifacts: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    export(*artifacts, out, all_variants=True)
+    replace = Path.replace
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == "made":
+            raise OSError("the disk was pulled")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="pulled"):
+        export(*artifacts, out)
+    assert names(out) == {"float16.tflite", "int8.tflite", *OTHERS}
