@@ -30,6 +30,7 @@ REPOSITORY = "models/cells"
 
 _ROUTE = re.compile(r"/v2/(?P<name>[a-z0-9/_.-]+)/(?P<kind>manifests|blobs|tags)/(?P<rest>.+)")
 _OCI = "application/vnd.oci.image."
+_STORAGE = "/storage/"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,17 @@ class Auth:
     identity_token: str | None = None  # what its token service takes, too
     realm: str | None = None  # the token service's URL, when it is another's
     challenge: str | None = None  # the whole header, when it is another one
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a server differs from Debian's docker-registry."""
+
+    create_first: bool = False  # pushes to repositories that exist already, no others
+    types: frozenset[str] | None = None  # of configs and artifacts that it takes; None for all
+    storage: bool = False  # sends who wants a blob to another host, which takes no Authorization
+    cookies: bool = False  # starts a session, and refuses who goes on with it without its token
+    page_tokens: bool = False  # names the next page by a token of its own
 
 
 @dataclass
@@ -88,7 +100,9 @@ class RegistryServer:
         page_size: int | None = None,
         ranges: bool = True,
         absolute_urls: bool = True,
+        kind: Kind | None = None,
     ) -> None:
+        self.kind = kind or Kind()
         self.auth = auth
         self.deleting = deleting
         self.page_size = page_size
@@ -137,6 +151,16 @@ class RegistryServer:
     def repository(self) -> Repository:
         """The one that `location` names, which exists once something was written to it."""
         return self.repositories.setdefault(REPOSITORY, Repository())
+
+    def expire_untagged(self) -> None:
+        """Remove manifests that no tag leads to, as some servers do after hours or days."""
+        for repository in self.repositories.values():
+            kept = set(repository.tags.values())
+            for digest in tuple(kept):
+                document = json.loads(repository.manifests[digest][1])
+                kept.update(entry["digest"] for entry in document.get("manifests", ()))
+            for digest in repository.manifests.keys() - kept:
+                del repository.manifests[digest]
 
     def put(self, content: bytes, media_type: str | None = None, *tags: str) -> str:
         """Store a blob, or a manifest when it has a type, without a check; return its digest."""
@@ -269,10 +293,13 @@ class _Server(ThreadingHTTPServer):
 class _Error(Exception):
     """An answer without success, as OCI prescribes it."""
 
-    def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, detail: object = None, **headers: str
+    ) -> None:
         super().__init__(code)
         self.status = status
-        self.body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
+        error = {"code": code, "message": message, "detail": detail}
+        self.body = json.dumps({"errors": [error]}).encode()
         self.headers = {"Content-Type": "application/json", **headers}
 
 
@@ -385,15 +412,20 @@ class _Handler(BaseHTTPRequestHandler):
     def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """Answer properly."""
         self.send_response_only(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        cookie = {"Set-Cookie": "sid=1; Path=/; HttpOnly"} if self.owner.kind.cookies else {}
+        for name, value in {"Content-Length": str(len(body)), **cookie, **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 
     def _route(self, seen: Seen, body: bytes) -> None:
+        if self.owner.kind.cookies and "cookie" in seen.headers:
+            raise _Error(403, "FORBIDDEN", "CSRF token not found in request")
         if seen.path == "/token":
             return self._token(seen, body)
+        if seen.path.startswith(_STORAGE):
+            return self._stored(seen)
         match = _ROUTE.fullmatch(seen.path)
         self._authorize(seen, match["name"] if match else None)
         if seen.path == "/v2/":
@@ -401,6 +433,8 @@ class _Handler(BaseHTTPRequestHandler):
         if match is None:
             return self.reply(404, b"404 page not found\n", {"Content-Type": "text/plain"})
         name, kind, rest = match["name"], match["kind"], match["rest"]
+        if self.owner.kind.create_first and name not in self.owner.repositories:
+            raise _Error(404, "NAME_UNKNOWN", "The repository does not exist in the registry")
         if kind == "tags":
             return self._tags(name, seen)
         if kind == "blobs" and seen.method in ("POST", "PUT"):
@@ -456,10 +490,15 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"Content-Type": "application/json"}
         if self.owner.page_size is not None:
             (last,) = seen.query.get("last", [""])
+            if self.owner.kind.page_tokens:
+                (token,) = seen.query.get("next_page", [""])
+                last = bytes.fromhex(token).decode()
             rest = [tag for tag in tags if tag > last]
             tags = rest[: self.owner.page_size]
             if len(rest) > len(tags):
                 query = urlencode({"last": tags[-1], "n": self.owner.page_size})
+                if self.owner.kind.page_tokens:
+                    query = urlencode({"next_page": tags[-1].encode().hex()})
                 headers["Link"] = f'<{self._url(seen.path)}?{query}>; rel="next"'
         # docker-registry writes null for an empty list.
         self.reply(200, json.dumps({"name": name, "tags": tags or None}).encode(), headers)
@@ -485,6 +524,22 @@ class _Handler(BaseHTTPRequestHandler):
         content = repository.blobs.get(digest)
         if content is None:
             raise _Error(404, "BLOB_UNKNOWN", "blob unknown to registry")
+        if self.owner.kind.storage:
+            where = f"{self.owner.scheme}://localhost:{self.owner.port}{_STORAGE}"
+            return self.reply(307, b"", {"Location": f"{where}{digest}?signature=1"})
+        return self._content(content, digest)
+
+    def _stored(self, seen: Seen) -> None:
+        """Answer as object storage does for a signed URL."""
+        if "authorization" in seen.headers:
+            raise _Error(400, "InvalidArgument", "Only one auth mechanism allowed")
+        digest = seen.path.removeprefix(_STORAGE)
+        (content,) = {
+            r.blobs[digest] for r in self.owner.repositories.values() if digest in r.blobs
+        }
+        self._content(content, digest)
+
+    def _content(self, content: bytes, digest: str) -> None:
         headers = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest}
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if match is None or not self.owner.ranges:
@@ -517,6 +572,11 @@ class _Handler(BaseHTTPRequestHandler):
         for child in layers + document.get("manifests", []):
             if child["digest"] not in (*repository.blobs, *repository.manifests):
                 raise _Error(400, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry")
+        types = {document.get("artifactType"), document.get("config", {}).get("mediaType")} - {None}
+        if self.owner.kind.types is not None and (unknown := types - self.owner.kind.types):
+            raise _Error(
+                400, "MANIFEST_INVALID", "manifest invalid", f"unknown media type: {min(unknown)}"
+            )
         repository.manifests[digest] = (media_type, body)
         if reference != digest:
             repository.tags[reference] = digest

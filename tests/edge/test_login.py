@@ -198,10 +198,35 @@ def test_a_helper_with_a_fault_is_one_clear_error(
     )
 
 
-def test_a_helper_that_does_not_exist_is_an_error(home: Path) -> None:
+def test_a_helper_that_is_not_installed_has_none(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     docker(home, {"credsStore": "nosuchhelper"})
-    with pytest.raises(RegistryError, match=r"docker-credential-nosuchhelper.*No such file"):
-        find()
+    assert find() is None
+    assert "docker-credential-nosuchhelper" in caplog.text
+    assert "is not installed" in caplog.text
+    docker(home, {"credsStore": "nosuchhelper", "auths": {SERVER: entry("ada")}})
+    assert find() is not None
+
+
+@pytest.mark.parametrize("server", ["docker.io", "index.docker.io", "registry-1.docker.io"])
+@pytest.mark.parametrize("key", ["https://index.docker.io/v1/", "docker.io", "docker.io/ada"])
+def test_docker_hub_has_one_login_by_several_names(home: Path, server: str, key: str) -> None:
+    docker(home, {"auths": {key: entry("ada")}})
+    login = find_login(server, "ada/cells", seconds=20.0)
+    assert login is not None
+    assert login.username == "ada"
+
+
+def test_a_helper_is_asked_for_docker_hub_by_its_old_address(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = 'read server; echo "{\\"Username\\": \\"ada\\", \\"Secret\\": \\"$server\\"}"'
+    helper(home, monkeypatch, script)
+    docker(home, {"credsStore": "test"})
+    login = find_login("docker.io", "ada/cells", seconds=20.0)
+    assert login is not None
+    assert login.password == "https://index.docker.io/v1/"
 
 
 @pytest.mark.parametrize("name", ["../evil", "a b", "a;b", "$(b)", "A", "a/b", 7, ["a"]])

@@ -26,9 +26,9 @@ from edgeline.errors import IntegrityError, NotFoundError, RegistryError, Unreac
 from edgeline.registry import _sockets, transport
 from edgeline.registry._sockets import Budget
 from edgeline.registry.format import OCI_MANIFEST, WEIGHTS, Descriptor
-from edgeline.registry.remote import RemoteStore
+from edgeline.registry.remote import RemoteStore, parse_location
 from edgeline.registry.store import Connection
-from edgeline.registry.transport import choose_scheme, is_loopback
+from edgeline.registry.transport import Client, choose_scheme, is_loopback
 from tests.edge.certificates import Authority, server_context
 from tests.edge.servers import (
     Action,
@@ -574,6 +574,13 @@ WITH_CA = Connection(ca_file=Path("ca.pem"))
 )
 def test_tls_is_the_rule(host: str, connection: Connection, scheme: str) -> None:
     assert choose_scheme(host, connection) == scheme
+
+
+def test_docker_hub_answers_under_another_name() -> None:
+    client = Client("docker.io", "ada/cells", Connection())
+    assert client._home.url == "https://registry-1.docker.io:443/"
+    with pytest.raises(RegistryError, match=r"expected oci://docker.io/<account>/cells"):
+        parse_location("oci://docker.io/cells")
 
 
 def test_an_address_is_this_machine_by_its_bytes_and_not_by_its_looks() -> None:

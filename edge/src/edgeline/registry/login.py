@@ -6,6 +6,7 @@ Passwords lie in a JSON file, or with a program that the file names: docker-cred
 import base64
 import binascii
 import json
+import logging
 import os
 import re
 import subprocess
@@ -26,6 +27,11 @@ _CHALLENGE = re.compile(
 )
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _TOKEN_USER = "<token>"  # the user's name when the secret is an identity token
+_DOCKER_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
+# What `docker login` without a server leaves the login of Docker Hub under.
+_DOCKER_HUB_KEY = "https://index.docker.io/v1/"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,17 @@ def login_files() -> list[Path]:
 def find_login(server: str, repository: str, *, seconds: float) -> Login | None:
     """Return the login for a repository of `server`, a host[:port]; None when there is none.
 
+    A helper that is not installed has none: a server may let everybody read.
+
     Raises:
         RegistryError: a file or a helper that should hold it cannot be used, or the helper does not
             answer within `seconds`.
     """
     for path in login_files():
         config = _read(path)
-        helper = _helper(path, config, server)
-        login = _ask_helper(path, helper, server, seconds) if helper else None
+        known_as = _DOCKER_HUB_KEY if server in _DOCKER_HUB else server
+        helper = _helper(path, config, known_as)
+        login = _ask_helper(path, helper, known_as, seconds) if helper else None
         if login is None:
             login = _stored(path, config, server, repository)
         if login is not None:
@@ -130,6 +139,9 @@ def _ask_helper(path: Path, helper: str, server: str, seconds: float) -> Login |
         )
     except subprocess.TimeoutExpired:
         raise _helper_error(path, helper, f"did not answer within {seconds:.3g} seconds") from None
+    except FileNotFoundError:
+        _log.warning("%s, the credential helper that %s names, is not installed", helper, path)
+        return None
     except OSError as error:
         raise _helper_error(path, helper, f"cannot be run: {error.strerror}") from None
     if done.returncode != 0:
@@ -171,11 +183,16 @@ def _stored(path: Path, config: Mapping[str, Any], server: str, repository: str)
 
 def _keys(entries: Mapping[str, Any], server: str, repository: str) -> Iterator[str]:
     """Yield the keys that mean the repository, its namespaces or its server, closest one first."""
-    parts = [server, *repository.split("/")]
-    wanted = ["/".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    namespaces = repository.split("/")
+    servers = _DOCKER_HUB if server in _DOCKER_HUB else (server,)
+    wanted = [
+        "/".join([name, *namespaces[:length]])
+        for length in range(len(namespaces), -1, -1)
+        for name in servers
+    ]
     yield from (key for key in wanted if key in entries)
     # Old versions of Docker wrote a URL.
-    yield from (key for key in entries if re.sub(r"^https?://([^/]*).*$", r"\1", key) == server)
+    yield from (key for key in entries if re.sub(r"^https?://([^/]*).*$", r"\1", key) in servers)
 
 
 def _decoded(path: Path, key: str, pair: str) -> tuple[str, str]:

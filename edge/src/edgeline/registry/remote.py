@@ -58,6 +58,11 @@ def parse_location(location: str) -> tuple[str, str]:
         and _REPOSITORY.fullmatch(repository)
         and len(server) + 1 + len(repository) <= _MAX_NAME
     ):
+        if server.lower() == "docker.io" and "/" not in repository:
+            raise RegistryError(
+                f"{shown(location)} lacks a namespace: expected oci://docker.io/<account>/"
+                f"{repository}"
+            )
         return server.lower(), repository
     raise RegistryError(
         f"{shown(location)} names no repository of a registry server. Expected "

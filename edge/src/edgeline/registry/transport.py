@@ -44,6 +44,7 @@ MAX_ERROR = 64 << 10  # bytes of an error's body, or of a token service's answer
 
 _CHUNK = 256 << 10  # bytes
 _MAX_POOLS = 8  # servers that connections are kept open to
+_DOCKER_HUB, _DOCKER_HUB_HOST = "docker.io", "registry-1.docker.io"  # its name, and who answers
 _RETRIED = frozenset({429, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ACTIONS = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}  # a token is for one; else "push"
@@ -247,7 +248,8 @@ class Client:
         self._server = server
         self._repository = repository
         self._connection = connection
-        self._home = _parse_url(f"{choose_scheme(server, connection)}://{server}/")
+        host = _DOCKER_HUB_HOST if server == _DOCKER_HUB else server
+        self._home = _parse_url(f"{choose_scheme(server, connection)}://{host}/")
         self._contexts = tls_contexts(connection) if self._home.scheme == "https" else None
         self._clock = Clock(self.budget())
         self._pools: dict[tuple[str, str, int], urllib3.HTTPConnectionPool] = {}
@@ -591,10 +593,13 @@ def _said(response: Response) -> str:
     """Return what an error's body says of itself, as OCI prescribes; nothing when it does not."""
     try:
         (first, *_) = parse_object(response.read(MAX_ERROR))["errors"]
-        parts = [first[key] for key in ("code", "message") if first.get(key)]
+        detail = first.get("detail")
+        if isinstance(detail, dict):  # as Quay has it; GitLab has a string
+            detail = detail.get("message")
+        parts = [first.get("code"), first.get("message"), isinstance(detail, str) and detail]
     except (IntegrityError, UnreachableError, ValueError, KeyError, TypeError, AttributeError):
         return ""
-    return f". It said {shown(': '.join(map(str, parts)))}"
+    return f". It said {shown(': '.join(str(part) for part in parts if part))}"
 
 
 def _cause(error: BaseException) -> BaseException:
