@@ -12,11 +12,10 @@ import pytest
 import tensorflow as tf
 
 from pipeline.errors import TrainingError
-from pipeline.model import build_base
 from pipeline.training import callbacks
 from pipeline.training.callbacks import Progress, StopOnDivergence
 from pipeline.training.phases import train
-from tests.pipeline.training.conftest import SIDE, MakeJob
+from tests.pipeline.training.conftest import MakeJob, untrained
 
 
 def summaries(folder: Path) -> dict[str, list[int]]:
@@ -34,7 +33,7 @@ def test_tensorboard_has_curves_augmented_images_and_a_confusion_matrix_an_epoch
     make_job: MakeJob,
 ) -> None:
     job = make_job(epochs=3, augment_views=2)
-    train(build_base(SIDE, SIDE, "random"), job)
+    train(untrained(0), job)
     found = summaries(job.log_dir)
     assert found["augmented: training images"] == [0]
     assert sorted(found["confusion: confusion matrix"]) == [0, 0, 1, 1, 2, 2]  # image and text
@@ -63,7 +62,7 @@ def test_a_loss_far_above_guessing_stops_if_it_stays_there() -> None:
 def test_a_training_that_diverges_fails_and_names_the_setting(make_job: MakeJob) -> None:
     job = make_job(learning_rate=1e38, optimizer="sgd", head="flatten")
     with pytest.raises(TrainingError, match=r"diverged in the head phase.*trainer\.learning_rate"):
-        train(build_base(SIDE, SIDE, "random"), job)
+        train(untrained(0), job)
 
 
 def test_out_of_memory_is_named_with_the_batch_size_to_try(
@@ -74,7 +73,7 @@ def test_out_of_memory_is_named_with_the_batch_size_to_try(
 
     monkeypatch.setattr(keras.Model, "fit", fit)
     with pytest.raises(TrainingError, match=r"in the head phase: try trainer\.batch_size = 16$"):
-        train(build_base(SIDE, SIDE, "random"), make_job(batch_size=32))
+        train(untrained(0), make_job(batch_size=32))
 
 
 def test_progress_tells_images_a_second_and_time_left(
@@ -103,7 +102,7 @@ def test_the_extraction_tells_its_pace_and_how_long_it_waits(
     make_job: MakeJob, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "pipeline"):
-        train(build_base(SIDE, SIDE, "random"), make_job(epochs=1))
+        train(untrained(0), make_job(epochs=1))
     assert any(
         re.search(r"75 views in .* s, \d+ a second, \d+% of the time waiting for images", message)
         for message in caplog.messages

@@ -11,12 +11,11 @@ import pytest
 import tensorflow as tf
 
 from pipeline import trainer
-from pipeline.model import build_base
 from pipeline.training.checkpoint import Curves
 from pipeline.training.hardware import as_shipped, compute_policy
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
-from tests.pipeline.training.conftest import SIDE, MakeJob
+from tests.pipeline.training.conftest import SIDE, MakeJob, untrained
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ def mixed(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.usefixtures("mixed")
 def test_a_model_trained_with_mixed_precision_is_shipped_as_shipped(make_job: MakeJob) -> None:
     job = make_job(fine_tune_epochs=1)
-    trained, curves = train(build_base(SIDE, SIDE, "random"), job)
+    trained, curves = train(untrained(0), job)
     assert np.isfinite(curves["fine_tune/loss"]).all()
     keras.config.set_dtype_policy("float32")
     shipped = as_shipped(trained)

@@ -13,11 +13,10 @@ import tensorflow as tf
 
 from benchmarks.examples import png, write_examples
 from pipeline.config import TrainerConfig
-from pipeline.model import build_base
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
 from pipeline.training.recipe import MeanRecall, WarmUp, class_weights, compile_model
-from tests.pipeline.training.conftest import SIDE, MakeJob, read
+from tests.pipeline.training.conftest import MakeJob, read, untrained
 
 STEPS, EPOCHS = 10, 5
 
@@ -76,7 +75,7 @@ def test_a_plateau_lowers_the_learning_rate(make_job: MakeJob) -> None:
     job = make_job(
         epochs=6, schedule="plateau", patience=3, learning_rate=1e-12, early_stopping="accuracy"
     )
-    _, curves = train(build_base(SIDE, SIDE, "random"), job)
+    _, curves = train(untrained(0), job)
     assert curves["head/learning_rate"][-1] < 1e-12
 
 
@@ -131,6 +130,7 @@ def test_balanced_weights_lift_the_recall_of_a_class_of_one_in_twenty(
     eval_files = write_examples(tmp_path / "eval.gz", plain(sure))
     splits = {"train": read(train_files, graph), "evaluation": read(eval_files, graph)}
     job = make_job(
+        base="densenet121",  # so wide that even an untrained one tells these apart
         epochs=15,
         patience=15,
         class_weights=weighting,
@@ -140,5 +140,5 @@ def test_balanced_weights_lift_the_recall_of_a_class_of_one_in_twenty(
         learning_rate=0.01,
         schedule="cosine",
     )
-    _, curves = train(build_base(SIDE, SIDE, "random"), Job(**{**vars(job), **splits}))
+    _, curves = train(untrained(0, job.config.base), Job(**{**vars(job), **splits}))
     assert curves["head/val_mean_recall"][-1] == mean_recall

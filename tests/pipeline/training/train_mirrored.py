@@ -24,7 +24,6 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import TrainerConfig
-from pipeline.model import build_base
 from pipeline.training import checkpoint, features, replicated
 from pipeline.training.devices import Devices, connect
 from pipeline.training.hardware import as_shipped
@@ -32,7 +31,7 @@ from pipeline.training.inputs import Inputs, Job
 from pipeline.training.phases import train
 from pipeline.training.recipe import MeanRecall, loss
 from pipeline.training.state_folder import state_folder
-from tests.pipeline.training.conftest import LABELS, SIDE, read
+from tests.pipeline.training.conftest import BASE, LABELS, read, untrained
 
 CASES: dict[str, dict[str, Any]] = {
     # 75 images are four batches of 16 and one of 11, which two devices can't share evenly.
@@ -128,15 +127,14 @@ def different_draws(devices: Devices) -> int:
 
 def train_case(folder: Path, settings: dict[str, Any], devices: Devices) -> dict[str, Any]:
     """Trains as the Trainer does; returns the curves and a digest of the weights."""
-    config = TrainerConfig(base_weights="random", **settings)
+    config = TrainerConfig(base=BASE, base_weights="random", **settings)
     files = [str(folder / "train.gz"), str(folder / "eval.gz")]
     splits = [read([file], folder / "graph") for file in files]
     told = {**settings, "replicas": devices.replicas}
     with state_folder(folder / "checkpoints", told, files) as state_dir:
         job = Job(config, LABELS, splits[0], splits[1], folder / "log", state_dir, devices=devices)
         with devices.scope():
-            keras.utils.set_random_seed(config.seed)
-            model, curves = train(build_base(SIDE, SIDE, "random"), job)
+            model, curves = train(untrained(config.seed), job)
     shipped = as_shipped(model)
     digest = hashlib.sha256(b"".join(w.tobytes() for w in shipped.get_weights())).hexdigest()
     plain = all(type(v.value).__name__ == "ResourceVariable" for v in shipped.variables)

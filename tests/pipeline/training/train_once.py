@@ -1,6 +1,6 @@
-"""Trains once in a process of its own, which can be told to kill itself on the way.
+"""Trains once, or begins to in a process of its own that kills itself on the way.
 
-    python -m tests.pipeline.training.train_once FOLDER [FILE TIMES when]
+    python -m tests.pipeline.training.train_once FOLDER FILE TIMES when
 
 FOLDER holds `train.gz`, `eval.gz` and the transform graph; the curves go to `curves.json` there.
 The process sends itself SIGKILL when it has written a state file named FILE for the TIMES-th time
@@ -15,18 +15,18 @@ import signal
 import sys
 from pathlib import Path
 
-import keras
+import pytest
 
 from edgeline._files import write_whole
 from pipeline.config import TrainerConfig
-from pipeline.model import build_base
 from pipeline.training import checkpoint, features
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
 from pipeline.training.state_folder import state_folder
-from tests.pipeline.training.conftest import LABELS, SIDE, read
+from tests.pipeline.training.conftest import BASE, LABELS, read, untrained
 
 SETTINGS = TrainerConfig(
+    base=BASE,
     base_weights="random",
     epochs=6,
     fine_tune_epochs=5,
@@ -57,21 +57,22 @@ def die_at(name: str, times: int, when: str) -> None:
         module.write_whole = replace_and_die  # type: ignore[attr-defined]
 
 
-def main(folder: Path) -> None:
+def train_once(folder: Path) -> None:
     """Trains with every epoch and every batch of features noted, caches on disk."""
-    features.MEMORY_LIMIT = 0
-    features.SAVE_SECONDS = 0.0
-    checkpoint.SAVE_SECONDS = 0.0
     files = [str(folder / "train.gz"), str(folder / "eval.gz")]
     train_split, evaluation = (read([file], folder / "graph") for file in files)
-    with state_folder(folder / "checkpoints", SETTINGS.model_dump(), files) as state_dir:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        state_folder(folder / "checkpoints", SETTINGS.model_dump(), files) as state_dir,
+    ):
+        patch.setattr(features, "MEMORY_LIMIT", 0)
+        patch.setattr(features, "SAVE_SECONDS", 0.0)
+        patch.setattr(checkpoint, "SAVE_SECONDS", 0.0)
         job = Job(SETTINGS, LABELS, train_split, evaluation, folder / "log", state_dir)
-        keras.utils.set_random_seed(SETTINGS.seed)
-        _, curves = train(build_base(SIDE, SIDE, "random"), job)
+        _, curves = train(untrained(SETTINGS.seed), job)
     (folder / "curves.json").write_text(json.dumps(curves))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        die_at(sys.argv[2], int(sys.argv[3]), sys.argv[4])
-    main(Path(sys.argv[1]))
+    die_at(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    train_once(Path(sys.argv[1]))
