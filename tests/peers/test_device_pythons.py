@@ -14,13 +14,23 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from components.tflite_models import TFLiteModelsFolder
 from edgeline.contract import PreprocessingContract
 from tests.conftest import make_registry, publish_release
 
 pytestmark = pytest.mark.peers
 
 ROOT = Path(__file__).parents[2]
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+# With what `pip install` finds; and with the oldest that the package takes.
+ENVIRONMENTS: dict[str, tuple[str, ...]] = {
+    "3.10": ("3.10",),
+    "3.11": ("3.11",),
+    "3.12": ("3.12",),
+    "3.13": ("3.13",),
+    "oldest": (
+        "3.10", "ai-edge-litert==1.2.0", "numpy==1.23.5", "pillow==10.3.0", "urllib3==2.2.0",
+    ),
+}  # fmt: skip
 CONTRACT = PreprocessingContract(height=2, width=2, max_side=512, labels=("red", "green"))
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0)}
 
@@ -35,20 +45,20 @@ def _interpreter(version: str) -> str:
     return python
 
 
-def make_environment(folder: Path, version: str, extras: str = "") -> None:
+def make_environment(folder: Path, version: str, *others: str, extras: str = "") -> None:
     """Does `pip install ./edge` with a version of Python, in an environment in `folder`."""
     subprocess.run([_interpreter(version), "-m", "venv", str(folder)], check=True)
     # A copy: a build in the checkout would leave files there.
     shutil.copytree(ROOT / "edge", folder / "edge", ignore=shutil.ignore_patterns("__pycache__"))
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, f"{folder / 'edge'}{extras}"], check=True)
+    subprocess.run([*pip, f"{folder / 'edge'}{extras}", *others], check=True)
 
 
-@pytest.fixture(scope="module", params=PYTHONS)
+@pytest.fixture(scope="module", params=ENVIRONMENTS)
 def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with `pip install ./edge` in it, and nothing else."""
-    folder = tmp_path_factory.mktemp(f"python-{request.param}")
-    make_environment(folder, request.param)
+    folder = tmp_path_factory.mktemp("python")
+    make_environment(folder, *ENVIRONMENTS[request.param])
     return folder
 
 
@@ -100,6 +110,31 @@ def test_it_pulls_predicts_and_is_in_order(device: Path, registry: Path, tmp_pat
         assert said["label"] == name
     assert "problem" not in run_in(device, "edgeline", "doctor", *where)
     assert "float32" in run_in(device, "edgeline", "benchmark", *where, "--runs", "3")
+
+
+# Prints the label it finds for each image, a line a model.
+CLASSIFY = """\
+import json, pathlib, sys
+from edgeline import Classifier
+from edgeline.contract import PreprocessingContract
+
+contract = PreprocessingContract.from_json(pathlib.Path(sys.argv[1]).read_bytes())
+for model in json.loads(sys.argv[2]):
+    with Classifier.from_file(model, contract) as classifier:
+        print(json.dumps([classifier.predict(i).label for i in json.loads(sys.argv[3])]))
+"""
+
+
+def test_every_variant_names_the_class_that_it_names_here(
+    device: Path, models: TFLiteModelsFolder, classified: dict[Path, str], tmp_path: Path
+) -> None:
+    contract = tmp_path / "contract.json"
+    contract.write_bytes(models.contract.to_json())
+    files = [str(models.path(model)) for model in models.models]
+    photos = json.dumps([*map(str, classified)])
+    said = run_in(device, "python", "-c", CLASSIFY, str(contract), json.dumps(files), photos)
+    for file, line in zip(files, said.splitlines(), strict=True):
+        assert json.loads(line) == [*classified.values()], file
 
 
 def test_nothing_heavy_comes_along(device: Path) -> None:
