@@ -78,16 +78,17 @@ def _watching(
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+        asked, said = process.stdin, process.stdout
+        assert asked is not None
+        assert said is not None
 
         def check() -> dict[str, Any]:
-            print("check", file=process.stdin, flush=True)
-            found: dict[str, Any] = json.loads(process.stdout.readline())
+            print("check", file=asked, flush=True)
+            found: dict[str, Any] = json.loads(said.readline())
             return found
 
         yield check
-        process.stdin.close()
+        asked.close()
         assert process.wait(60) == 0
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,42 +41,63 @@ INSTALLED = "--sdk_container_image=none"
 Artifacts = Mapping[str, list[Artifact]]
 
 
+POOL = (sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", "--service_port")
+SERVER = (sys.executable, "-m", "tests.kubeflow.two_workers")
+
+
 @pytest.fixture(scope="module")
-def portable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[str]]:
-    """The options of an engine as Flink's and Spark's are: a job server, and a pool of workers."""
-    job_port, pool_port = free_port(), free_port()
-    log = tmp_path_factory.mktemp("portable") / "log"
+def two_pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[str]]:
+    """The options of an engine as Flink's is: a job server, and two pools of a worker each."""
+    logs = tmp_path_factory.mktemp("two-pools")
+    job, address, first, second = (str(free_port()) for _ in range(4))
+    with (
+        program(logs / "first", first, *POOL, first),
+        program(logs / "second", second, *POOL, second),
+        program(logs / "jobs", job, *SERVER, job, address, first, second),
+    ):
+        yield portable_options(job, address)
+    for name in ("first", "second"):
+        assert "Starting worker" in (logs / name).read_text(), "both pools did work"
+
+
+@pytest.fixture(scope="module")
+def prism(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[str]]:
+    """The options of Beam's runner in Go, and a pool of workers."""
+    if "PRISM" not in os.environ:
+        pytest.skip("PRISM= is the path of Beam's prism")
+    logs = tmp_path_factory.mktemp("prism")
+    job, pool = str(free_port()), str(free_port())
+    runner = (os.environ["PRISM"], "--serve_http=false", "--job_port", job)
+    with program(logs / "jobs", job, *runner), program(logs / "pool", pool, *POOL, pool):
+        yield portable_options(job, pool)
+    assert "Starting worker" in (logs / "pool").read_text()
+
+
+@contextmanager
+def program(log: Path, port: str, *command: str) -> Iterator[None]:
+    """A server in a process of its own, from when its port answers."""
     # The pool starts `python`.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    servers = (
-        ("apache_beam.runners.portability.local_job_service_main", f"--job_port={job_port}"),
-        ("apache_beam.runners.worker.worker_pool_main", f"--service_port={pool_port}"),
-    )
     with log.open("wb") as output:
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-m", *command],
-                env={**os.environ, "PATH": path},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-            for command in servers
-        ]
+        process = subprocess.Popen(
+            command, env={**os.environ, "PATH": path}, stdout=output, stderr=subprocess.STDOUT
+        )
         try:
-            for port in (job_port, pool_port):
-                wait_for(port, log)
-            yield (
-                "--runner=PortableRunner",
-                f"--job_endpoint=127.0.0.1:{job_port}",
-                "--environment_type=EXTERNAL",
-                f"--environment_config=127.0.0.1:{pool_port}",
-            )
-            assert "Starting worker" in log.read_text(), "the pool's workers did the work"
+            wait_for(int(port), log)
+            yield
         finally:
-            for server in started:
-                server.terminate()
-            for server in started:
-                server.wait()
+            process.terminate()
+            process.wait()
+
+
+def portable_options(job: str, pool: str) -> Sequence[str]:
+    return (
+        "--runner=PortableRunner",
+        f"--job_endpoint=127.0.0.1:{job}",
+        "--environment_type=EXTERNAL",
+        f"--environment_config=127.0.0.1:{pool}",
+        "--job_server_timeout=600",
+    )
 
 
 @pytest.fixture
@@ -157,7 +178,7 @@ def made_by(workspace: Workspace, step: str, output: str, kind: type[Artifact]) 
     return [artifact]
 
 
-@pytest.mark.parametrize("engine", ["portable", "two_processes"])
+@pytest.mark.parametrize("engine", ["two_pools", "two_processes", "prism"])
 def test_statistics_and_transformed_examples_are_the_same_on_another_engine(
     engine: str,
     workspace: Workspace,
@@ -188,7 +209,7 @@ def test_statistics_and_transformed_examples_are_the_same_on_another_engine(
     assert images == same
 
 
-@pytest.mark.parametrize("engine", ["portable", "two_processes"])
+@pytest.mark.parametrize("engine", ["two_pools", "two_processes", "prism"])
 def test_the_metrics_are_the_same_on_another_engine(
     engine: str,
     workspace: Workspace,
@@ -208,7 +229,7 @@ def test_the_metrics_are_the_same_on_another_engine(
     assert metrics(there / "evaluation") == metrics(here)
 
 
-@pytest.mark.parametrize("engine", ["portable", "two_processes"])
+@pytest.mark.parametrize("engine", ["two_pools", "two_processes", "prism"])
 def test_the_predictions_are_the_same_on_another_engine(
     engine: str,
     workspace: Workspace,

@@ -18,13 +18,14 @@ import pytest
 from components.libraries import library_versions
 from components.verdict import OVERALL, VariantVerdict, Verdict
 from tests.conftest import Workspace
-from tests.peers.test_device_pythons import PYTHONS, make_environment, run_in
+from tests.peers.test_device_pythons import make_environment, run_in
 
 pytestmark = pytest.mark.lines
 
 PROJECT = Path(__file__).parents[2]
 TRIXIE = PROJECT / ".tools" / "trixie"
 NEWER_TFX = "1.21.0"
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 VERDICTS = Path("runs/cells/TFLiteEvaluator/verdict")
 MAX_ACCURACY_DIFFERENCE = 0.02
 
