@@ -1,4 +1,7 @@
-"""The command line: `python -m pipeline ingest | run | runs | export | report`."""
+"""The command line: `python -m pipeline ingest | run | runs | export | report`.
+
+It reads arguments and prints; `pipeline.api` does what they ask for.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from pathlib import Path
 from edgeline._files import write_whole
 from edgeline.cli.output import print_json, print_table
 from edgeline.errors import EdgelineError
+from pipeline import api
 from pipeline.config import load_config, parse_ingest_config
-from pipeline.console import console
 from pipeline.data.work import Engine
-from pipeline.errors import UserError
-from pipeline.run import ingest_for_a_person, ingest_log, report_file, run
+from pipeline.errors import RunFailed, UserError
+from pipeline.run import report_file
 
 OUTPUT_LOST = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -95,13 +98,13 @@ def _ingest(options: argparse.Namespace) -> int:
     if options.labels is not None:
         overrides.append(f"ingest.labels={json.dumps(str(options.labels))}")
     config = parse_ingest_config(options.config, overrides)
-    log = None if options.verbose else ingest_log(options.out)
-    with console(log) as screen:
-        engine = Engine(tuple(options.beam_arg), options.dask)
-        ingest_for_a_person(options.photos, options.out, config, screen, engine)
-    if screen.lost:
+    engine = Engine(tuple(options.beam_arg), options.dask)
+    ingested = api.ingest(
+        options.photos, options.out, config, verbose=options.verbose, engine=engine
+    )
+    if ingested.unsaid:
         print(
-            f"{options.out} is written, but not all that was to be said of it: {screen.lost}",
+            f"{options.out} is written, but not all that was to be said of it: {ingested.unsaid}",
             file=sys.stderr,
         )
         return OUTPUT_LOST
@@ -109,21 +112,20 @@ def _ingest(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return run(load_config(options.config, options.set), verbose=options.verbose)
+    try:
+        return api.run(load_config(options.config, options.set), verbose=options.verbose).exit_code
+    except RunFailed as failed:  # which the run has said
+        return failed.exit_code
 
 
 def _export(options: argparse.Namespace) -> int:
     from components.edge_pusher.push import GateNotPassed
-    from pipeline.export import export_run
-    from pipeline.history.runs import Runs
     from pipeline.summary import export_line
 
-    config = load_config(options.config, options.set)
-    root = (config.run.root / config.name).absolute()
-    runs = Runs.load(root)
-    run = runs.find(options.run) if options.run else runs.last_judged()
+    history = api.runs(load_config(options.config, options.set))
+    run = history[options.run] if options.run else history.last_judged()
     try:
-        variants = export_run(run, root, options.to, all_variants=options.all)
+        variants = run.export(options.to, all_variants=options.all)
     except GateNotPassed as error:
         print(f"{error}\n--all writes all variants all the same", file=sys.stderr)
         return error.exit_code
@@ -144,11 +146,9 @@ def _report(options: argparse.Namespace) -> int:
 def _runs(options: argparse.Namespace) -> int:
     # Here, not above: SciPy's second is for those who compare.
     from pipeline.history.comparison import compare
-    from pipeline.history.runs import Runs
     from pipeline.history.tables import LIST_HEAD, LIST_RIGHT, comparison_tables, list_rows, page
 
-    config = load_config(options.config, options.set)
-    runs = Runs.load((config.run.root / config.name).absolute())
+    runs = api.runs(load_config(options.config, options.set)).found
     for problem in runs.unreadable:
         print(f"warning: {problem}", file=sys.stderr)
     if options.action == "list":

@@ -612,15 +612,24 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         UserError: the file can't be read, or a key or value is wrong; a line for each, naming
             file, key, what was expected and what was received.
     """
+    document = read_toml(path)
+    for override in overrides:
+        _apply_override(document, override)
+    return parse_config(document, str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file, as it is.
+
+    Raises:
+        UserError: it can't be read, or is not TOML.
+    """
     try:
-        document = tomli.loads(path.read_text(encoding="utf-8"))
+        return tomli.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}") from error
     except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
-    for override in overrides:
-        _apply_override(document, override)
-    return parse_config(document, str(path))
 
 
 def parse_config(document: Mapping[str, Any], source: str) -> Config:
@@ -630,6 +639,15 @@ def parse_config(document: Mapping[str, Any], source: str) -> Config:
         UserError: as `load_config`.
     """
     return _parse(Config, document, source)
+
+
+def parse_ingest_settings(settings: Mapping[str, Any], source: str) -> IngestConfig:
+    """Checks settings of `[ingest]` that are already in memory; `source` names them in errors.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    return _parse(IngestConfig, settings, source, ("ingest",))
 
 
 def parse_ingest_config(path: Path | None, overrides: Sequence[str]) -> IngestConfig:
@@ -649,7 +667,7 @@ def parse_ingest_config(path: Path | None, overrides: Sequence[str]) -> IngestCo
             f"--set {unknown.pop()}: without --config only ingest.* can be set, "
             f"one of: {', '.join(IngestConfig.model_fields)}"
         )
-    return _parse(IngestConfig, document.get("ingest", {}), "--set", ("ingest",))
+    return parse_ingest_settings(document.get("ingest", {}), "--set")
 
 
 def _parse(model: Any, document: Mapping[str, Any], source: str, at: tuple[str, ...] = ()) -> Any:

@@ -10,10 +10,11 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from edgeline.cli.output import leads_to
 from pipeline.errors import UserError
 from pipeline.local_step import Step
 
@@ -62,7 +63,8 @@ class Console(logging.Handler):
 def console(log: Path | None) -> Iterator[Console]:
     """Opens the console; with a log file, whatever else writes to stdout or stderr goes there.
 
-    The redirection is of file descriptors: TensorFlow and its children write from C++.
+    The redirection is of file descriptors: TensorFlow and its children write from C++. In a
+    notebook, what Python writes goes to the page and passes by them: it is redirected, too.
 
     Args:
         log: of the libraries' output; None leaves it on the terminal.
@@ -77,12 +79,13 @@ def console(log: Path | None) -> Iterator[Console]:
     sys.stdout.flush()
     sys.stderr.flush()
     stdout, stderr = os.dup(1), os.dup(2)
-    with _opened(log) as file, os.fdopen(os.dup(1), "w") as terminal:
+    with ExitStack() as stack:
+        file = stack.enter_context(_opened(log))
+        shown = _shown(stack)
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            with _progress_on(Console(terminal)) as screen:
-                yield screen
+            yield stack.enter_context(_progress_on(Console(shown)))
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -90,6 +93,17 @@ def console(log: Path | None) -> Iterator[Console]:
             os.dup2(stderr, 2)
             os.close(stdout)
             os.close(stderr)
+
+
+def _shown(stack: ExitStack) -> TextIO:
+    """Where a person reads, while descriptor 1 leads elsewhere."""
+    if leads_to(sys.stdout, 1):
+        return stack.enter_context(os.fdopen(os.dup(1), "w"))
+    page = sys.stdout
+    # Never closed: a library's log may hold on to what was stderr when it was loaded.
+    stack.enter_context(redirect_stdout(os.fdopen(1, "w", 1, closefd=False)))
+    stack.enter_context(redirect_stderr(os.fdopen(2, "w", 1, closefd=False)))
+    return page
 
 
 def _opened(log: Path) -> BinaryIO:
