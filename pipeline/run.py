@@ -119,6 +119,7 @@ def _run_steps(
 ) -> tuple[int, str]:
     """Runs the steps; returns the exit code, and the reason where it is not 0."""
     screen.say("loading TFX ...")
+    screen.busy("loading TFX")
     # Here, not above: it takes 20 seconds that no user's mistake should wait for.
     from absl import logging
     from tfx.orchestration.metadata import sqlite_metadata_connection_config
