@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +58,13 @@ if TYPE_CHECKING:
 
     from edgeline import Classifier, ImageError, Prediction
     from edgeline.preprocessing import ImageSource
+    from pipeline.search.run import Found
 
 DEFAULTS = IngestConfig()
+# What `search` looks at where it is not told: from small to large.
+SEARCHED_BASES = ("mobilenetv3small", "mobilenetv3large", "efficientnetv2-b0", "densenet121")
+SEARCHED_SIDES = (96, 150)
+SEARCHED_VARIANTS = ("float16", "dynamic", "int8")
 PAGE_HEIGHT = 700  # pixels of a page in a notebook
 
 
@@ -362,6 +367,53 @@ class History:
         return str(self.table.to_html())
 
 
+@dataclass(frozen=True)
+class Searched:
+    """What a search found.
+
+    Attributes:
+        found: every file that was measured, and where the page is.
+    """
+
+    found: Found
+
+    @property
+    def config(self) -> Config:
+        """The settings that won, ready to run."""
+        return self.found.config
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a file, the most accurate first."""
+        import pandas as pd
+
+        from pipeline.search.page import ranked
+
+        rows = [
+            {
+                "base": point.candidate.base,
+                "side": point.candidate.side,
+                "variant": point.variant,
+                "size_mb": point.cost.bytes / 1e6,
+                "latency_ms": point.cost.ms,
+                "accuracy": point.accuracy,
+                "within_budgets": point.fits,
+            }
+            for point in ranked(self.found.points)
+        ]
+        return pd.DataFrame(rows)
+
+    @property
+    def page(self) -> Page:
+        """The picture of what was found."""
+        from pipeline.search.run import PAGE_FILE as SEARCH_PAGE
+
+        return Page.read(self.found.folder / SEARCH_PAGE)
+
+    def _repr_html_(self) -> str:
+        return self.page._repr_html_()
+
+
 def ingest(
     photos: str | Path,
     out: str | Path,
@@ -432,6 +484,42 @@ def run(config: Config, *, verbose: bool = False) -> Run:
     if ending.record is None or ending.record.outcome not in ("released", "passed", "refused"):
         raise RunFailed(ending.reason or "the run left no record", ending.code or 1)
     return Run(ending.record, _root(config))
+
+
+def search(
+    config: Config,
+    *,
+    bases: Sequence[str] = SEARCHED_BASES,
+    sides: Sequence[int] = SEARCHED_SIDES,
+    variants: Sequence[str] = SEARCHED_VARIANTS,
+    max_size_mb: float | None = None,
+    max_ms: float | None = None,
+    device: str | Path | None = None,
+    minutes: float = 15.0,
+    verbose: bool = False,
+) -> Searched:
+    """Looks for a base, an input size and a variant: `python -m pipeline search`.
+
+    Args:
+        config: what the data is, and how candidates are trained and converted.
+        bases: as `trainer.base`.
+        sides: of square inputs, in pixels.
+        variants: as `rewriter.variants`.
+        max_size_mb: MB (10^6 bytes) that a file may have.
+        max_ms: milliseconds that an image may take, at the median.
+        device: the file of a device's `edgeline benchmark --json`, which `max_ms` is then of.
+        minutes: after which no other training begins.
+        verbose: show the libraries' output instead of writing it to a log file.
+
+    Raises:
+        UserError: a base, a size or a variant can't be, or nothing is within the budgets.
+    """
+    from pipeline.search.plan import Plan
+    from pipeline.search.run import search_for_a_person
+
+    plan = Plan(bases, sides, variants, max_size_mb, max_ms, minutes)
+    file = Path(device) if device else None
+    return Searched(search_for_a_person(config, plan, device=file, verbose=verbose))
 
 
 def runs(config: Config) -> History:

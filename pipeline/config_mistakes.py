@@ -74,13 +74,17 @@ def did_you_mean(text: str, known: Sequence[str]) -> str:
 def in_toml(value: Any) -> str:
     """A value as a TOML file has it, on one line."""
     if isinstance(value, Mapping):
-        items = (f"{key} = {in_toml(each)}" for key, each in value.items())
+        items = (f"{_toml_key(key)} = {in_toml(each)}" for key, each in value.items())
         return f"{{ {', '.join(items)} }}" if value else "{}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(in_toml, value))}]"
     if isinstance(value, float):
         return repr(value)
     return "nothing" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key)
 
 
 def _key(location: Sequence[str | int]) -> str:
