@@ -7,10 +7,11 @@ RUN := $(VENV)/bin/python
 LOCKED := $(VENV)/.locked
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 
-.PHONY: demo test test-peers test-kubeflow test-image test-trixie image check format bench lock \
+.PHONY: setup demo test test-peers test-kubeflow test-image test-trixie image check format bench lock \
     clean help $(LOCKED)
 
 help:
+	@echo "make setup        the locked environment in .venv, and nothing else"
 	@echo "make demo         the whole path on real images: ingest, train, judge, sign, predict"
 	@echo "make test         checks and tests; needs nothing but the locked environment"
 	@echo "make test-peers   tests against outside programs, which it installs (as root)"
@@ -24,6 +25,9 @@ help:
 	@echo "make bench        print the benchmarks' ratios"
 	@echo "make lock         resolve the dependencies anew"
 	@echo "make clean        remove the environment and everything the demo made"
+
+setup: $(LOCKED)
+	@echo "the environment is in $(VENV): . $(VENV)/bin/activate"
 
 demo: $(LOCKED)
 	@$(RUN) -m pipeline.demo $(ARGS)

@@ -10,25 +10,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from tabulate import tabulate
 
 from benchmarks.model_sizes import LABELS, noise, save
 from components.tflite_rewriter.rewrite import rewrite
 from edgeline.runtime.interpreter import PixelModel
 from edgeline.runtime.threads import cores
+from pipeline.search import lab
 from pipeline.training.bases import BASES
 
 VARIANTS = ("float32", "float16", "dynamic", "int8", "weight_int4")
 CALIBRATION_IMAGES = 16
-TURNS = 30
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -55,7 +52,8 @@ def measure(base: str, side: int) -> list[str]:
             saved_model, Path(folder, "tflite"), VARIANTS, calibration=images, timeout=900
         )
         files = {model.variant: made.path(model) for model in made.models if not model.error}
-        latencies = _latencies({name: file.read_bytes() for name, file in files.items()}, side)
+        models = {name: _loaded(file, side) for name, file in files.items()}
+        latencies = lab.latencies(models, side, side)
         found = []
         for model in made.models:
             if model.error:
@@ -66,21 +64,10 @@ def measure(base: str, side: int) -> list[str]:
         return found
 
 
-def _latencies(contents: dict[str, bytes], side: int) -> dict[str, float]:
-    """Median milliseconds of an image, by variant."""
-    models = {
-        name: PixelModel(content, height=side, width=side, classes=len(LABELS), num_threads=cores())
-        for name, content in contents.items()
-    }
-    image = np.random.default_rng(0).random((side, side, 3), np.float32)
-    taken: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(TURNS + 1):
-        for name, model in models.items():
-            started = time.perf_counter()
-            model(image)
-            if turn:  # the first one warms up
-                taken[name].append(1e3 * (time.perf_counter() - started))
-    return {name: statistics.median(values) for name, values in taken.items()}
+def _loaded(file: Path, side: int) -> PixelModel:
+    return PixelModel(
+        file.read_bytes(), height=side, width=side, classes=len(LABELS), num_threads=cores()
+    )
 
 
 if __name__ == "__main__":

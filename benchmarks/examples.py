@@ -6,18 +6,16 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import apache_beam as beam
 import numpy as np
 import tensorflow as tf
-import tensorflow_transform.beam as tft_beam
-from apache_beam.options.pipeline_options import PipelineOptions
 from numpy.typing import NDArray
 from PIL import Image
 from tensorflow_metadata.proto.v0 import schema_pb2
-from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
+from tensorflow_transform.tf_metadata import schema_utils
 
 from components.records import compression
-from pipeline.preprocessing import IMAGE, LABEL, preprocessing_fn
+from pipeline.preprocessing import IMAGE, LABEL
+from pipeline.search import graph
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
@@ -47,20 +45,8 @@ def write_transform_graph(folder: Path, side: int, labels: Sequence[str]) -> Pat
     """Writes what the Transform step would, for square images of a side in pixels."""
     spec = {name: tf.io.FixedLenFeature([1], tf.string) for name in (IMAGE, LABEL)}
     domains = {LABEL: schema_pb2.StringDomain(value=labels)}
-    schema: schema_pb2.Schema = schema_utils.schema_from_feature_spec(spec, domains)
-    settings = {"height": side, "width": side}
-    with (
-        beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline,
-        tft_beam.Context(temp_dir=str(folder / "tmp")),
-    ):
-        nothing = pipeline | beam.Create([], reshuffle=False)
-        metadata = dataset_metadata.DatasetMetadata(schema)
-        graph = (nothing, metadata) | tft_beam.AnalyzeDataset(
-            lambda inputs: preprocessing_fn(inputs, settings)
-        )
-        _ = graph | tft_beam.WriteTransformFn(str(folder / "graph"))
-        _ = metadata | tft_beam.WriteMetadata(str(folder / "graph" / "metadata"), pipeline)
-    return folder / "graph"
+    schema = schema_utils.schema_from_feature_spec(spec, domains)
+    return graph.write_transform_graph(folder, schema, side, side)
 
 
 def _bytes(value: bytes) -> tf.train.Feature:

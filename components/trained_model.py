@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 CONTRACT_FILE = "preprocessing.json"
+RECIPE_FILE = "recipe.json"  # the settings of [trainer] that it was trained with, tuned ones too
 HISTORY_FILE = "history.json"  # in the ModelRun artifact: training curves by name
 
 
@@ -14,3 +15,8 @@ def contract_path(saved_model: Path) -> Path:
     In `assets.extra`, a folder that TensorFlow carries along and does not read.
     """
     return saved_model / "assets.extra" / CONTRACT_FILE
+
+
+def recipe_path(saved_model: Path) -> Path:
+    """Where the recipe is that a SavedModel was trained by."""
+    return contract_path(saved_model).with_name(RECIPE_FILE)

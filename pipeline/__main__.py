@@ -1,4 +1,7 @@
-"""The command line: `python -m pipeline ingest | run | runs | export | report`."""
+"""The command line: `python -m pipeline ingest | search | run | runs | export | report`.
+
+It reads arguments and prints; `pipeline.api` does what they ask for.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from pathlib import Path
 from edgeline._files import write_whole
 from edgeline.cli.output import print_json, print_table
 from edgeline.errors import EdgelineError
+from pipeline import api
 from pipeline.config import load_config, parse_ingest_config
-from pipeline.console import console
 from pipeline.data.work import Engine
-from pipeline.errors import UserError
-from pipeline.run import ingest_for_a_person, ingest_log, report_file, run
+from pipeline.errors import RunFailed, UserError
+from pipeline.run import report_file
 
 OUTPUT_LOST = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -65,6 +68,18 @@ examples:
 The folder has <variant>.tflite, preprocessing.json, labels.txt, verdict.json and report.html.
 """
 
+SEARCH_EXAMPLES = """\
+examples:
+  python -m pipeline search --config cells.toml --bases mobilenetv3small densenet121 --sides 96 150
+  python -m pipeline search --config cells.toml --max-size-mb 4 --max-ms 5 --minutes 30
+  python -m pipeline search --config cells.toml --max-ms 20 --device pi.json   milliseconds there
+
+Candidates train a head on a quarter of the images, the better half of them on half, and the better
+half of these on all; the variants of these are made and measured on the eval split. pi.json is what
+`edgeline benchmark --json` said on the device. The folder <run root>/<name>/search then has a page
+with a picture, and winner.toml, ready to run. A search that was ended goes on where it was.
+"""
+
 RUNS_EXAMPLES = """\
 examples:
   python -m pipeline runs --config configs/demo.toml                     the newest first
@@ -95,13 +110,13 @@ def _ingest(options: argparse.Namespace) -> int:
     if options.labels is not None:
         overrides.append(f"ingest.labels={json.dumps(str(options.labels))}")
     config = parse_ingest_config(options.config, overrides)
-    log = None if options.verbose else ingest_log(options.out)
-    with console(log) as screen:
-        engine = Engine(tuple(options.beam_arg), options.dask)
-        ingest_for_a_person(options.photos, options.out, config, screen, engine)
-    if screen.lost:
+    engine = Engine(tuple(options.beam_arg), options.dask)
+    ingested = api.ingest(
+        options.photos, options.out, config, verbose=options.verbose, engine=engine
+    )
+    if ingested.unsaid:
         print(
-            f"{options.out} is written, but not all that was to be said of it: {screen.lost}",
+            f"{options.out} is written, but not all that was to be said of it: {ingested.unsaid}",
             file=sys.stderr,
         )
         return OUTPUT_LOST
@@ -109,21 +124,35 @@ def _ingest(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return run(load_config(options.config, options.set), verbose=options.verbose)
+    try:
+        return api.run(load_config(options.config, options.set), verbose=options.verbose).exit_code
+    except RunFailed as failed:  # which the run has said
+        return failed.exit_code
+
+
+def _search(options: argparse.Namespace) -> int:
+    api.search(
+        load_config(options.config, options.set),
+        bases=options.bases,
+        sides=options.sides,
+        variants=options.variants,
+        max_size_mb=options.max_size_mb,
+        max_ms=options.max_ms,
+        device=options.device,
+        minutes=options.minutes,
+        verbose=options.verbose,
+    )
+    return 0
 
 
 def _export(options: argparse.Namespace) -> int:
     from components.edge_pusher.push import GateNotPassed
-    from pipeline.export import export_run
-    from pipeline.history.runs import Runs
     from pipeline.summary import export_line
 
-    config = load_config(options.config, options.set)
-    root = (config.run.root / config.name).absolute()
-    runs = Runs.load(root)
-    run = runs.find(options.run) if options.run else runs.last_judged()
+    history = api.runs(load_config(options.config, options.set))
+    run = history[options.run] if options.run else history.last_judged()
     try:
-        variants = export_run(run, root, options.to, all_variants=options.all)
+        variants = run.export(options.to, all_variants=options.all)
     except GateNotPassed as error:
         print(f"{error}\n--all writes all variants all the same", file=sys.stderr)
         return error.exit_code
@@ -144,11 +173,9 @@ def _report(options: argparse.Namespace) -> int:
 def _runs(options: argparse.Namespace) -> int:
     # Here, not above: SciPy's second is for those who compare.
     from pipeline.history.comparison import compare
-    from pipeline.history.runs import Runs
     from pipeline.history.tables import LIST_HEAD, LIST_RIGHT, comparison_tables, list_rows, page
 
-    config = load_config(options.config, options.set)
-    runs = Runs.load((config.run.root / config.name).absolute())
+    runs = api.runs(load_config(options.config, options.set)).found
     for problem in runs.unreadable:
         print(f"warning: {problem}", file=sys.stderr)
     if options.action == "list":
@@ -238,6 +265,49 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page")
     _add_set(runs)
     runs.set_defaults(command=_runs)
+
+    search = _add_command(
+        commands, "search", "look for a base, an input size and a variant", SEARCH_EXAMPLES
+    )
+    search.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML")
+    search.add_argument(
+        "--bases",
+        nargs="+",
+        default=list(api.SEARCHED_BASES),
+        metavar="BASE",
+        help=f"as trainer.base; default: {' '.join(api.SEARCHED_BASES)}",
+    )
+    search.add_argument(
+        "--sides",
+        nargs="+",
+        type=int,
+        default=list(api.SEARCHED_SIDES),
+        metavar="PIXELS",
+        help=f"of square inputs; default: {' '.join(map(str, api.SEARCHED_SIDES))}",
+    )
+    search.add_argument(
+        "--variants",
+        nargs="+",
+        default=list(api.SEARCHED_VARIANTS),
+        metavar="VARIANT",
+        help=f"as rewriter.variants; default: {' '.join(api.SEARCHED_VARIANTS)}",
+    )
+    search.add_argument("--max-size-mb", type=float, metavar="MB", help="that a file may have")
+    search.add_argument(
+        "--max-ms", type=float, metavar="MS", help="that an image may take, at the median"
+    )
+    search.add_argument(
+        "--device", type=Path, metavar="FILE", help="figures of a device, which --max-ms is then of"
+    )
+    search.add_argument(
+        "--minutes",
+        type=float,
+        default=15.0,
+        metavar="N",
+        help="after which no other training begins, default: 15",
+    )
+    _add_common(search)
+    search.set_defaults(command=_search)
 
     export = _add_command(
         commands, "export", "write the TFLite files of a run into a folder", EXPORT_EXAMPLES

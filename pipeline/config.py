@@ -7,14 +7,13 @@ command runs in.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import tomli
 from pydantic import (
@@ -31,13 +30,33 @@ from pydantic import (
 
 from components.tflite_rewriter.variants import PRESETS, Aim, SearchSettings
 from edgeline.registry.store import Connection
+from pipeline.config_mistakes import describe, did_you_mean
 from pipeline.errors import UserError
 from pipeline.training.bases import BASES, WHOLE_BASE
+
+
+def _text(pattern: str, words: str, most: int | None = None) -> AfterValidator:
+    """What a text must be: all of it as a pattern says, which is told in words."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text) or (most and len(text) > most):
+            raise ValueError(f'expected {words}; received "{text}"')
+        return text
+
+    return AfterValidator(check)
+
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 # A class's, model's or channel's name becomes part of tags and file names.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
+Name = Annotated[
+    str,
+    _text(
+        "[a-z0-9]+(-[a-z0-9]+)*",
+        'small letters, digits and single hyphens between them, such as "solar-cells"',
+        most=63,
+    ),
+]
 RENAMED_VARIANTS = {"int8_selective": "mixed"}  # for one release
 
 
@@ -155,6 +174,17 @@ class ImageConfig(_Section):
     """Pixels."""
 
 
+def _is_weights(weights: str) -> str:
+    words = ("imagenet", "random")
+    if weights in words or weights.endswith(".h5"):
+        return weights
+    meant = did_you_mean(weights, words)
+    raise ValueError(
+        'expected "imagenet", "random" or the path of a Keras weights file, which ends in .h5; '
+        f'received "{weights}"' + (f"; {meant}" if meant else "")
+    )
+
+
 class TrainerConfig(_Section):
     """`[trainer]`: a base and its head; see docs/training.md for what to choose when.
 
@@ -164,7 +194,7 @@ class TrainerConfig(_Section):
 
     base: BaseName = "densenet121"
     """The network whose features the head classifies; docs/training.md compares them."""
-    base_weights: str = "imagenet"
+    base_weights: Annotated[str, AfterValidator(_is_weights)] = "imagenet"
     """What the base starts from: "imagenet", "random" or the path of a Keras weights file."""
     warm_start: str | None = None
     """A model to go on from instead of `base_weights`, which is then not read: the SavedModel
@@ -425,8 +455,18 @@ class BeamConfig(_Section):
 
 
 # As Kubernetes names claims and secrets.
-KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
-ClusterPath = Annotated[str, Field(pattern=r"^/.")]
+KubernetesName = Annotated[
+    str,
+    _text(
+        "[a-z0-9]([-a-z0-9]*[a-z0-9])?",
+        "small letters, digits and hyphens between them, at most 63",
+        most=63,
+    ),
+]
+ClusterPath = Annotated[str, _text("/.+", 'a path that begins with /, such as "/data"')]
+ArtifactStore = Annotated[
+    str, _text("(minio|s3|gs)://.+", 'an address such as "s3://bucket/folder"')
+]
 KubeflowStep = Literal[
     "Plan",
     "ImportExampleGen",
@@ -527,7 +567,7 @@ class KubeflowConfig(_Section):
     `client_key`; anonymous by default."""
     image_pull_secret: KubernetesName | None = None
     """Secret to pull the steps' image with; the namespace's default by default."""
-    pipeline_root: Annotated[str, Field(pattern=r"^(minio|s3|gs)://.")] | None = None
+    pipeline_root: ArtifactStore | None = None
     """Where artifacts go, "minio://", "s3://" or "gs://"; the cluster's default by default."""
     steps: dict[KubeflowStep, KubeflowStepConfig] = {}
     """What single steps get."""
@@ -612,15 +652,24 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         UserError: the file can't be read, or a key or value is wrong; a line for each, naming
             file, key, what was expected and what was received.
     """
+    document = read_toml(path)
+    for override in overrides:
+        _apply_override(document, override)
+    return parse_config(document, str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file, as it is.
+
+    Raises:
+        UserError: it can't be read, or is not TOML.
+    """
     try:
-        document = tomli.loads(path.read_text(encoding="utf-8"))
+        return tomli.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}") from error
     except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
-    for override in overrides:
-        _apply_override(document, override)
-    return parse_config(document, str(path))
 
 
 def parse_config(document: Mapping[str, Any], source: str) -> Config:
@@ -630,6 +679,15 @@ def parse_config(document: Mapping[str, Any], source: str) -> Config:
         UserError: as `load_config`.
     """
     return _parse(Config, document, source)
+
+
+def parse_ingest_settings(settings: Mapping[str, Any], source: str) -> IngestConfig:
+    """Checks settings of `[ingest]` that are already in memory; `source` names them in errors.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    return _parse(IngestConfig, settings, source, ("ingest",))
 
 
 def parse_ingest_config(path: Path | None, overrides: Sequence[str]) -> IngestConfig:
@@ -649,7 +707,7 @@ def parse_ingest_config(path: Path | None, overrides: Sequence[str]) -> IngestCo
             f"--set {unknown.pop()}: without --config only ingest.* can be set, "
             f"one of: {', '.join(IngestConfig.model_fields)}"
         )
-    return _parse(IngestConfig, document.get("ingest", {}), "--set", ("ingest",))
+    return parse_ingest_settings(document.get("ingest", {}), "--set")
 
 
 def _parse(model: Any, document: Mapping[str, Any], source: str, at: tuple[str, ...] = ()) -> Any:
@@ -657,7 +715,7 @@ def _parse(model: Any, document: Mapping[str, Any], source: str, at: tuple[str, 
     try:
         return model.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
-        lines = [f"{source}: {_describe(problem, at)}" for problem in error.errors()]
+        lines = [f"{source}: {describe(problem, Config, at)}" for problem in error.errors()]
         raise UserError("\n".join(lines)) from None
 
 
@@ -679,42 +737,3 @@ def _toml_value(raw: str) -> Any:
         return tomli.loads(f"value = {raw}")["value"]
     except tomli.TOMLDecodeError:
         return raw
-
-
-def _describe(problem: Any, at: tuple[str, ...]) -> str:
-    """One problem found by pydantic, as `key: expected ..., received ...`."""
-    location = [*at, *(str(part) for part in problem["loc"] if part != "[key]")]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {_suggestion(location)}"
-    if problem["type"] == "missing":
-        return f"{key}: missing; expected {_documentation(location)}"
-    message = problem["msg"]
-    for prefix in ("Input should be ", "Value error, ", "String should "):
-        message = message.removeprefix(prefix)
-    if problem["type"] == "value_error":
-        return f"{key}: {message}"
-    return f"{key}: expected {message}; received {json.dumps(problem['input'], default=str)}"
-
-
-def _suggestion(location: Sequence[str]) -> str:
-    known = list(_section_at(location[:-1]).model_fields)
-    close = difflib.get_close_matches(location[-1], known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"expected one of: {', '.join(known)}"
-
-
-def _documentation(location: Sequence[str]) -> str:
-    field = _section_at(location[:-1]).model_fields.get(location[-1])
-    text = (field.description or f"the section [{location[-1]}]") if field else "a value"
-    return " ".join(text.split())
-
-
-def _section_at(location: Sequence[str]) -> type[_Section]:
-    section: type[_Section] = Config
-    for name in location:
-        if name not in section.model_fields:  # a key or an index, of which there are several
-            continue
-        annotation = section.model_fields[name].annotation
-        candidates = (annotation, *get_args(annotation))
-        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, _Section))
-    return section

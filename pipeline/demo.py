@@ -59,7 +59,7 @@ def main(overrides: Sequence[str]) -> int:
             )
         ingest_for_a_person(table, config.data.path, config.ingest, screen)
         screen.say()
-    code = run(config, verbose=False)
+    code = run(config, verbose=False).code
     if code == 0:
         with console(log) as screen:
             screen.say(f"\nPromotion\n  {_promote(config)}")

@@ -119,11 +119,14 @@ def _check_batch_size(config: Config, dataset: Dataset) -> None:
 
 
 def _check_weights(config: Config) -> None:
-    start = config.trainer.warm_start
-    if start is None and config.trainer.base_weights == "imagenet":
-        check_imagenet_weights(BASES[config.trainer.base])
-    elif start is not None and not Path(start).exists():
-        raise UserError(f"trainer.warm_start: no such file or folder: {start}")
+    trainer = config.trainer
+    if trainer.warm_start is not None:
+        if not Path(trainer.warm_start).exists():
+            raise UserError(f"trainer.warm_start: no such file or folder: {trainer.warm_start}")
+    elif trainer.base_weights == "imagenet":
+        check_imagenet_weights(BASES[trainer.base])
+    elif trainer.base_weights != "random" and not Path(trainer.base_weights).is_file():
+        raise UserError(f"trainer.base_weights: no such file: {trainer.base_weights}")
 
 
 def _warnings(config: Config, dataset: Dataset) -> Iterator[str]:

@@ -1,19 +1,24 @@
-"""Ingests and runs the pipeline for a person on this machine: checks, progress, a summary."""
+"""Ingests and runs the pipeline for a person on this machine: checks, progress, a summary.
+
+`pipeline.api` is what people call; this is how it is done.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.verdict import CHECKS_FILE, CONFUSION_FILE, REPORT_FILE, Verdict
 from edgeline.errors import EdgelineError
 from pipeline.config import Config, IngestConfig
 from pipeline.console import Console, console
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, IngestReport
 from pipeline.data.work import THIS_MACHINE, Engine
 from pipeline.errors import UserError
 from pipeline.history.journal import Journal
+from pipeline.history.record import RunRecord
 from pipeline.history.tracking import track
 from pipeline.local_step import Step
 from pipeline.summary import export_line, ingest_outcome, release_line, verdict_tables
@@ -26,6 +31,22 @@ NEVER_CACHED = ("EdgePusher",)
 STEP_FAILED = 1
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended.
+
+    Attributes:
+        code: the exit code: 0, or 1 for a step that failed, 2 for a user's mistake, 3 for a gate
+            that was not passed.
+        reason: why, where it is not 0.
+        record: what is on record of it; None where no step began.
+    """
+
+    code: int
+    reason: str = ""
+    record: RunRecord | None = None
+
+
 def ingest_log(out: Path) -> Path:
     """Where the libraries' output of an ingest goes: beside the dataset."""
     return out.parent / f"{out.name}.ingest.log"
@@ -33,7 +54,7 @@ def ingest_log(out: Path) -> Path:
 
 def ingest_for_a_person(
     photos: Path, out: Path, config: IngestConfig, screen: Console, engine: Engine = THIS_MACHINE
-) -> None:
+) -> IngestReport:
     """Ingests, telling how far it is and what it left out.
 
     Raises:
@@ -44,18 +65,15 @@ def ingest_for_a_person(
 
     report = ingest(photos, out, config, engine, screen.say)
     screen.say(ingest_outcome(report, out))
+    return report
 
 
-def run(config: Config, *, verbose: bool) -> int:
+def run(config: Config, *, verbose: bool) -> Ending:
     """Runs the whole pipeline and prints a summary.
 
     Args:
         config: all the settings.
         verbose: show the libraries' output instead of writing it to a log file.
-
-    Returns:
-        The exit code: 0, or 1 for a step that failed, 2 for a user's mistake, 3 for a gate that
-        was not passed.
 
     Raises:
         UserError: the settings don't fit the data, or something the run needs is missing.
@@ -76,10 +94,10 @@ def run(config: Config, *, verbose: bool) -> int:
         if log:
             screen.say(f"log: {_shown(log)}")
         with journal.kept(screen.say):
-            code = _run_steps(config, dataset, root, screen, journal)
+            code, reason = _run_steps(config, dataset, root, screen, journal)
         if journal.file and (line := track(journal.file, journal.output("tflite_models"))):
             screen.say(line)
-        return code
+        return Ending(code, reason, journal.record)
 
 
 def report_file(config: Config) -> Path:
@@ -98,8 +116,10 @@ def report_file(config: Config) -> Path:
 
 def _run_steps(
     config: Config, dataset: Dataset, root: Path, screen: Console, journal: Journal
-) -> int:
+) -> tuple[int, str]:
+    """Runs the steps; returns the exit code, and the reason where it is not 0."""
     screen.say("loading TFX ...")
+    screen.busy("loading TFX")
     # Here, not above: it takes 20 seconds that no user's mistake should wait for.
     from absl import logging
     from tfx.orchestration.metadata import sqlite_metadata_connection_config
@@ -153,10 +173,10 @@ def _run_steps(
         code, reason = explain(failure)
         journal.failed(code, reason)
         screen.say(reason)
-        return code
+        return code, reason
     if config.registry:
         screen.say(release_line(config, steps["EdgePusher"].outputs["pushed_model"]))
-    return 0
+    return 0, ""
 
 
 def _export(steps: Mapping[str, Step], root: Path) -> str:

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from components.registry import RELEASE_FILE
 from components.verdict import CHECKS_FILE, OVERALL, Check, VariantVerdict, Verdict
 from pipeline.config import Config
-from pipeline.data.dataset import PAGE_FILE, REPORT_FILE, IngestReport
+from pipeline.data.dataset import PAGE_FILE, REPORT_FILE, IngestReport, what_was_done
 
 MEGABYTE = 1e6
 SHOWN = 5  # of a list's items; the report file has them all
@@ -58,8 +58,8 @@ def ingest_outcome(report: IngestReport, out: Path) -> str:
     }
     lines += [f"{what}: {count:,}" for what, count in counted.items() if count]
     if report.re_encoded:
-        made = ", ".join(f"{count:,} for {why}" for why, count in report.re_encoded.items())
-        lines.append(f"encoded anew: {made}")
+        lines.append("encoded anew, as a device decodes it:")
+        lines += [_re_encoded(why, count) for why, count in report.re_encoded.items()]
     lines += [f"warning: {warning}" for warning in report.warnings[:MOST_WARNINGS]]
     if (more := len(report.warnings) - MOST_WARNINGS) > 0:
         lines.append(f"{more:,} more warnings in {out / REPORT_FILE}")
@@ -148,6 +148,11 @@ def release_line(config: Config, pushed_model: Path) -> str:
 def export_line(variants: Sequence[str], folder: Path) -> str:
     """Says which variants' files are in a folder."""
     return f"Files\n  {folder}: {', '.join(variants)}, with contract, labels, verdict and report"
+
+
+def _re_encoded(why: str, count: int) -> str:
+    done = what_was_done(why)
+    return f"  {count:,} for {why}" + (f": {done}" if done else "")
 
 
 def _main_gated(checks: Sequence[Check]) -> dict[_Key, Check]:

@@ -18,7 +18,7 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components.examples import LabelIds
 from components.feature_names import LABEL_ID
-from components.trained_model import HISTORY_FILE, contract_path
+from components.trained_model import HISTORY_FILE, contract_path, recipe_path
 from edgeline.contract import PreprocessingContract
 from pipeline import preprocessing
 from pipeline.model import PROBABILITIES, build_base
@@ -54,7 +54,9 @@ def run_fn(fn_args: FnArgs) -> None:
             custom["height"], custom["width"], custom["max_side"], job.labels
         )
         transform = job.train.examples.transform
-        save(model, transform, contract, Path(fn_args.serving_model_dir))
+        folder = Path(fn_args.serving_model_dir)
+        save(model, transform, contract, folder)
+        recipe_path(folder).write_text(job.config.model_dump_json(indent=2))
 
 
 @contextmanager

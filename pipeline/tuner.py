@@ -7,7 +7,9 @@ Bayesian optimization, and goes on where a killed one ended.
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from pipeline.training.phases import train
 from pipeline.training.recipe import MONITORED, best
 from pipeline.training.setup import NO_FINE_TUNING, Setup, tuned
 from pipeline.training.state_folder import state_digest
+
+_LOG = logging.getLogger(__name__)
 
 
 def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
@@ -75,7 +79,10 @@ class Search(keras_tuner.BayesianOptimization):
 
     def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
         """Trains with a trial's values; returns the best value of what is monitored."""
-        config = tuned(self._job.config, declare(trial.hyperparameters, self._job.config))
+        values = declare(trial.hyperparameters, self._job.config)
+        number = f"trial {int(trial.trial_id) + 1} of {self.oracle.max_trials}"
+        _LOG.info("%s: %s", number, _in_words(values))
+        config = tuned(self._job.config, values)
         folder = self._job.state_dir / f"trial-{trial.trial_id}"
         folder.mkdir(exist_ok=True)
         job = replace(
@@ -93,11 +100,41 @@ class Search(keras_tuner.BayesianOptimization):
         shutil.rmtree(folder)
         reached = best(curves, config)
         assert reached is not None
+        _LOG.info("%s: %s %.4f, %s", number, self._score, reached, self._against_best(reached))
         return {self.oracle.objective.name: reached}
 
     def on_search_end(self) -> None:
-        """Removes all but the result, which is in memory."""
+        """Says what won, and removes all but the result, which is in memory."""
+        won, *others = self.oracle.get_best_trials(self.oracle.max_trials)
+        ahead = (
+            f"{abs(won.score - others[0].score):.4f} better than the next, "
+            f"trial {int(others[0].trial_id) + 1}, and {abs(won.score - others[-1].score):.4f} "
+            "than the last"
+            if others
+            else "the only one"
+        )
+        values = declare(won.hyperparameters, self._job.config)
+        number = int(won.trial_id) + 1
+        _LOG.info("best: trial %d, %s %.4f, %s", number, self._score, won.score, ahead)
+        _LOG.info("the Trainer takes its settings: %s", _in_words(values))
         shutil.rmtree(self._job.state_dir)
+
+    @property
+    def _score(self) -> str:
+        """What trials are judged by, in words."""
+        name: str = self.oracle.objective.name
+        return f"eval {name.removeprefix('val_').replace('_', ' ')}"
+
+    def _against_best(self, reached: float) -> str:
+        """Compares a score with the best before it."""
+        before = [trial for trial in self.oracle.trials.values() if trial.score is not None]
+        if not before:
+            return "the first"
+        choose = min if self.oracle.objective.direction == "min" else max
+        best_before = choose(before, key=lambda trial: trial.score)
+        if choose(reached, best_before.score) != best_before.score:
+            return f"the best so far (before: {best_before.score:.4f})"
+        return f"the best is {best_before.score:.4f} of trial {int(best_before.trial_id) + 1}"
 
     def results_summary(self, num_trials: int = 10) -> None:
         """Prints the result; KerasTuner makes its folder anew in order to name it."""
@@ -136,3 +173,11 @@ def declare(hp: keras_tuner.HyperParameters, config: TrainerConfig) -> dict[str,
             "fine_tune_learning_rate", 1e-6, 1e-3, sampling="log"
         )
     return values
+
+
+def _in_words(values: Mapping[str, Any]) -> str:
+    """Settings as a person reads them: "dropout 0.2, head pool"."""
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    )

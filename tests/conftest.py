@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from edgeline.contract import PreprocessingContract
     from edgeline.publish.release import Published
+    from pipeline.config import Config
 
 IMAGES = 260
 CONFIG = """\
@@ -73,6 +74,13 @@ class Workspace:
     def root(self) -> Path:
         """What a device trusts the registry by."""
         return self.folder / "keys" / "root.json"
+
+    @property
+    def config(self) -> Config:
+        """With an absolute run root, for who is elsewhere."""
+        from pipeline import api
+
+        return api.configure(self.folder / "cells.toml", run={"root": str(self.folder / "runs")})
 
     def artifact(self, step: str, output: str) -> Path:
         """The newest artifact of a step."""

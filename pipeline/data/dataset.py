@@ -20,6 +20,16 @@ TABLE_FILE = "images.parquet"
 ASSIGNMENTS_FILE = "splits.parquet"
 PAGE_FILE = "data.html"
 REPORT_VERSION = 2
+# What ingest does to an image, by the reason; devices do the same before they predict.
+DONE: Mapping[str, str] = {
+    "16-bit": "the upper 8 bits of a sample kept",
+    "CMYK": "converted to RGB",
+    "EXIF orientation": "turned upright",
+    "downscaled": "scaled down to the longest side that is allowed",
+    "palette": "converted to RGB",
+    "several frames": "the first one taken",
+    "transparency": "laid over white",
+}
 LISTED = 100  # files left out that the report names; the table has all
 
 
@@ -104,6 +114,11 @@ class IngestReport:
             if file.stat().st_size != size:
                 return f"{name} has {file.stat().st_size} bytes instead of {size}"
         return None
+
+
+def what_was_done(reason: str) -> str:
+    """What ingest did to an image for a reason that `IngestReport.re_encoded` names."""
+    return "encoded as JPEG or PNG" if reason.startswith("format ") else DONE.get(reason, "")
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import components.report
 from pipeline.data import histograms, thumbnails
 from pipeline.data.advice import percent, quoted, wide
-from pipeline.data.dataset import PAGE_FILE, SPLITS
+from pipeline.data.dataset import PAGE_FILE, SPLITS, what_was_done
 from pipeline.data.histograms import Histogram
 from pipeline.data.image_table import MAX_VALUES, ImageTable, SliceCounts
 
@@ -46,16 +46,6 @@ _COPIES = 8
 _MAX_WARNINGS = 50
 _TEXT, _LONG_TEXT = 60, 300  # characters of a name and of a sentence
 _FILE_NAME = 26  # characters of what is below a picture
-
-_DONE: Mapping[str, str] = {
-    "16-bit": "the upper 8 bits of a sample kept",
-    "CMYK": "converted to RGB",
-    "EXIF orientation": "turned upright",
-    "downscaled": "scaled down to the longest side that is allowed",
-    "palette": "converted to RGB",
-    "several frames": "the first one taken",
-    "transparency": "laid over white",
-}
 
 
 @dataclass(frozen=True)
@@ -234,14 +224,10 @@ def _shares(counts: Mapping[str, int], total: int) -> list[Share]:
     """The counts that are not zero, the largest first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [
-        Share(_short(name), images, images / total, _what_was_done(name))
+        Share(_short(name), images, images / total, what_was_done(name))
         for name, images in ordered[:_MAX_KINDS]
         if images
     ]
-
-
-def _what_was_done(change: str) -> str:
-    return "encoded as JPEG or PNG" if change.startswith("format ") else _DONE.get(change, "")
 
 
 def _reasons(table: ImageTable, left_out: NDArray[np.bool_]) -> list[Share]:

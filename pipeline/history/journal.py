@@ -45,7 +45,8 @@ class Journal:
         self._outcome: Outcome | None = None
         self._reason: str | None = None
         self.id = record.new_id(root, self._started)
-        self.file: Path | None = None  # the record, once it is written
+        self.record: RunRecord | None = None  # once the run has ended
+        self.file: Path | None = None  # the same, once it is written
 
     def step(self, step: Step) -> None:
         """Notes where a step is."""
@@ -78,13 +79,13 @@ class Journal:
         if not self._steps:
             return
         try:
-            self.file = record.write(self._record(), self._root)
+            self.record = self._record()
+            self.file = record.write(self.record, self._root)
         except (OSError, ValueError) as problem:
             say(f"warning: this run is not on record: {problem}")
 
     def _record(self) -> RunRecord:
         verdict, pushed = self.output("verdict"), self.output("pushed_model")
-        models = self.output("tflite_models")
         return RunRecord(
             id=self.id,
             started=self._started,
@@ -102,7 +103,9 @@ class Journal:
             judgement=record.judgement(Verdict.load(verdict), verdict, self._root)
             if verdict
             else None,
-            models=models.relative_to(self._root).as_posix() if models else None,
+            models=self._below_root("tflite_models"),
+            trained=self._below_root("model"),
+            curves=self._below_root("model_run"),
             release=_released(pushed) if pushed else None,
         )
 
@@ -110,6 +113,10 @@ class Journal:
         """The folder of an artifact that a step has made."""
         found = (step.outputs[name] for step in self._steps.values() if name in step.outputs)
         return next(found, None)
+
+    def _below_root(self, name: str) -> str | None:
+        folder = self.output(name)
+        return folder.relative_to(self._root).as_posix() if folder else None
 
 
 def _released(pushed_model: Path) -> Released:

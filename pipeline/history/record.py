@@ -118,6 +118,8 @@ class RunRecord(_Part):
         steps: those that were reached.
         judgement: None where the run did not come to a verdict.
         models: folder of the TFLiteModels artifact, below the run root; None where there is none.
+        trained: folder of the Trainer's Model artifact, likewise.
+        curves: folder of its ModelRun artifact, likewise.
         release: None where nothing was published.
     """
 
@@ -134,6 +136,8 @@ class RunRecord(_Part):
     steps: tuple[DoneStep, ...]
     judgement: Judgement | None = None
     models: ArtifactFolder | None = None
+    trained: ArtifactFolder | None = None
+    curves: ArtifactFolder | None = None
     release: Released | None = None
 
     @property

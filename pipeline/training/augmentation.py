@@ -65,11 +65,22 @@ class Augmentation:
         Returns:
             As `pixels`: sampled bilinearly, the edge repeated beyond the edge.
         """
-        if not self.views:
-            return pixels
+        return self.change(pixels, self._draw(indices, views)) if self.views else pixels
+
+    def change(self, pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        """Changes each image as drawn.
+
+        Args:
+            pixels: float32 `[batch, height, width, 3]`.
+            draws: in [-1, 1), float32 `[batch, DRAWS]`: each as a share of what is allowed at most;
+                below 0, the last one mirrors.
+
+        Returns:
+            As `pixels`.
+        """
         shape = tf.shape(pixels)
         height, width = tf.cast(shape[1], tf.float32), tf.cast(shape[2], tf.float32)
-        transforms = self._transforms(self._draw(indices, views), height, width)
+        transforms = self._transforms(draws, height, width)
         return keras.ops.image.affine_transform(
             pixels, transforms, interpolation="bilinear", fill_mode="nearest"
         )
@@ -99,15 +110,18 @@ class Augmentation:
     def _transforms(self, draws: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
         """From an output pixel to the place to sample at, about the centre; float32 `[batch, 8]`.
 
-        As in Keras' ImageDataGenerator: rotation, then zoom by axis, then the flip; and a shift.
+        With `R` for rotation, `S` for shift, `Z` for zoom by axis and `F` for the flip, it is
+        `R S Z F`, as in Keras' ImageDataGenerator: a shift is along the axes of the turned image.
         """
         turn = draws[:, 0] * math.radians(self.rotation)
         zoom_x, zoom_y = 1.0 + self.zoom * draws[:, 3], 1.0 + self.zoom * draws[:, 4]
         side = tf.where(draws[:, 5] < 0.0, -1.0, 1.0) if self.flip else tf.ones_like(turn)
-        xx, xy = tf.cos(turn) * zoom_x * side, -tf.sin(turn) * zoom_y
-        yx, yy = tf.sin(turn) * zoom_x * side, tf.cos(turn) * zoom_y
+        cos, sin = tf.cos(turn), tf.sin(turn)
+        shift_x, shift_y = self.shift * draws[:, 1] * width, self.shift * draws[:, 2] * height
+        xx, xy = cos * zoom_x * side, -sin * zoom_y
+        yx, yy = sin * zoom_x * side, cos * zoom_y
         centre_x, centre_y = (width - 1.0) / 2.0, (height - 1.0) / 2.0
-        x = centre_x - xx * centre_x - xy * centre_y + self.shift * draws[:, 1] * width
-        y = centre_y - yx * centre_x - yy * centre_y + self.shift * draws[:, 2] * height
+        x = centre_x - xx * centre_x - xy * centre_y + cos * shift_x - sin * shift_y
+        y = centre_y - yx * centre_x - yy * centre_y + sin * shift_x + cos * shift_y
         zero = tf.zeros_like(turn)
         return tf.stack([xx, xy, x, yx, yy, y, zero, zero], axis=1)

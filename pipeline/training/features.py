@@ -9,6 +9,7 @@ process's own memory.
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import logging
 import math
@@ -261,6 +262,23 @@ def plan(
 def store_name(name: str, rows: int) -> str:
     """The name of a store's file."""
     return f"{name}-{rows}.f32"
+
+
+def go_on_with(folder: Path, name: str, rows: int) -> None:
+    """Has a store begin with what one of fewer rows has, of the same images and more: its name.
+
+    Args:
+        folder: of both files.
+        name: of the store, without the number of its rows.
+        rows: of the larger one.
+    """
+    for file in folder.glob(f"{glob.escape(name)}-*.f32"):
+        fewer = int(file.stem.removeprefix(f"{name}-"))
+        if fewer < rows:
+            larger = folder / store_name(name, rows)
+            if _note_file(file).exists():
+                _note_file(file).replace(_note_file(larger))
+            file.replace(larger)
 
 
 def _make_room(needed: int, folder: Path, max_bytes: float, keep: Container[str]) -> None:

@@ -1,4 +1,4 @@
-"""Goes on from a model that was trained before, instead of from the base's own weights."""
+"""Loads a model that was trained before: to go on from it, or to look at it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,41 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from components.trained_model import contract_path
+from components.trained_model import contract_path, recipe_path
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import EdgelineError
 from pipeline.config import TrainerConfig
 from pipeline.errors import UserError
-from pipeline.model import build_head, finalize_scaling, join
+from pipeline.model import build_base, build_head, finalize_scaling, join
 from pipeline.training.bases import BASES
 
 WEIGHTS_SUFFIX = ".weights.h5"
 SETTING = "trainer.warm_start"
+
+
+def load_model(folder: Path) -> keras.Model:
+    """The Keras model in a Trainer's SavedModel.
+
+    Args:
+        folder: of the SavedModel.
+
+    Returns:
+        Pixels, float32 `[batch, height, width, 3]` in [0, 1], to probabilities, float32
+        `[batch, classes]`. Its base is frozen.
+
+    Raises:
+        UserError: there is no SavedModel of a Trainer of this version.
+    """
+    try:
+        contract = PreprocessingContract.from_json(contract_path(folder).read_bytes())
+        recipe = TrainerConfig.model_validate_json(recipe_path(folder).read_bytes())
+    except (OSError, ValueError, EdgelineError) as error:
+        raise UserError(
+            f"{folder} is not a SavedModel of this version's Trainer: {error}"
+        ) from error
+    base = build_base(contract.height, contract.width, "random", recipe.base)
+    before = recipe.model_copy(update={"warm_start": str(folder)})
+    return join(base, load(base, before, contract.labels))
 
 
 def load(base: keras.Model, config: TrainerConfig, labels: Sequence[str]) -> keras.Model:

@@ -182,7 +182,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a channel that may not be pushed to": (
         {"channel": "production"},
-        "parameters: registry.channel: expected 'candidate' or 'canary'; received \"production\"",
+        'parameters: registry.channel: expected "candidate" or "canary"; received "production"',
     ),
     "a registry that is not there": (
         {"registry": "oci://127.0.0.1:1/models"},

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import time
+from contextlib import redirect_stdout
 from pathlib import Path
+
+import pytest
+
+import pipeline.console
+from pipeline.console import console
+from pipeline.local_step import Step
 
 SCRIPT = """
 import logging, os, subprocess, sys
@@ -54,3 +63,24 @@ def test_without_a_log_everything_is_shown() -> None:
     assert "python's stdout" in shown.stdout
     assert "      int8 converted" in shown.stdout
     assert "C++'s stderr" in shown.stderr
+
+
+def test_a_step_that_says_nothing_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while, then after twice as long; and never between two steps."""
+    monkeypatch.setattr(pipeline.console, "QUIET_SECONDS", 0.04)
+    page = io.StringIO()
+    with redirect_stdout(page), console(tmp_path / "log") as screen:
+        screen.step(Step("Evaluator", "running"))
+        wait_for(page, "at work", 2)
+        screen.step(Step("Evaluator", "done", 1.0))
+        ended = page.getvalue()
+        time.sleep(0.2)
+    assert page.getvalue() == ended
+    assert "      Evaluator: at work for 0 s\n" in ended
+
+
+def wait_for(page: io.StringIO, text: str, times: int) -> None:
+    while page.getvalue().count(text) < times:
+        time.sleep(0.01)

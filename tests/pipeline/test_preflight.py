@@ -107,6 +107,11 @@ def test_a_model_to_go_on_from_must_be_there() -> None:
         checked(trainer={"warm_start": "none"})
 
 
+def test_a_file_of_weights_must_be_there() -> None:
+    with pytest.raises(UserError, match=r"trainer\.base_weights: no such file: none\.h5"):
+        checked(trainer={"base_weights": "none.h5"})
+
+
 def test_a_model_to_go_on_from_needs_no_imagenet_weights(tmp_path: Path) -> None:
     assert checked(trainer={"base_weights": "imagenet", "warm_start": str(tmp_path)}) == []
 

@@ -7,11 +7,14 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
+from nbclient import NotebookClient
 
 from components.examples import serialized_examples
 from components.tflite_models import TFLiteModelsFolder, sha256_of
@@ -27,8 +30,15 @@ from edgeline.registry.reader import RegistryReader, Release
 from edgeline.registry.store import open_store
 from edgeline.registry.trust import TrustedChannels
 from edgeline.runtime.interpreter import PixelModel
+from pipeline import api
 from tests.conftest import Workspace, command
 
+PROJECT = Path(api.__file__).parents[1]
+# In the place of those that take the demo's images and its configuration.
+WORKSPACE_PARAMETERS = """\
+photos, dataset, exported = Path("elpv/labels.csv"), "dataset", "exported"
+config = api.configure("cells.toml")
+"""
 STEPS = (
     "ImportExampleGen",
     "ImportSchemaGen",
@@ -77,14 +87,68 @@ def test_the_summary_names_metrics_variants_and_release(workspace: Workspace) ->
     assert "cells v1 in registry, channel candidate (new release" in summary
 
 
-def test_a_second_run_reuses_every_step_and_publishes_nothing_new(workspace: Workspace) -> None:
-    before = releases(workspace)
-    second = workspace.run()
-    assert second.returncode == 0, second.stderr
+@pytest.fixture(scope="module")
+def notebook(workspace: Workspace) -> dict[str, str]:
+    """The docs' notebook, run in the workspace, whose run it repeats: cells' output by source."""
+    document = nbformat.read(PROJECT / "docs" / "notebook.ipynb", as_version=4)
+    (parameters,) = [c for c in document.cells if "parameters" in c.metadata.get("tags", ())]
+    parameters.source = WORKSPACE_PARAMETERS
+    NotebookClient(
+        document, kernel_name="python3", resources={"metadata": {"path": str(workspace.folder)}}
+    ).execute()
+    return {cell.source: shown(cell) for cell in document.cells if cell.cell_type == "code"}
+
+
+def shown(cell: Any) -> str:
+    """What a cell printed, and what it shows of its result, as HTML if it has that."""
+    texts = [out.text for out in cell.outputs if out.output_type == "stream"]
+    data = [out.data for out in cell.outputs if "data" in out]
+    return "".join([*texts, *(each.get("text/html", each["text/plain"]) for each in data)])
+
+
+def test_a_second_run_reuses_every_step_and_publishes_nothing_new(
+    workspace: Workspace, notebook: dict[str, str]
+) -> None:
+    said = notebook["run = api.run(config)\nrun"]
     expected = {**dict.fromkeys(STEPS, "cached"), "EdgePusher": "done"}
-    assert states(second.stdout) == expected
-    assert "already the same release" in second.stdout
-    assert releases(workspace) == before
+    assert states(said) == expected
+    assert "already the same release" in said
+    assert [tag for tag, _ in releases(workspace)] == ["v1"]
+
+
+def test_the_notebook_shows_progress_and_not_the_libraries_chatter(
+    notebook: dict[str, str],
+) -> None:
+    said = notebook["run = api.run(config)\nrun"]
+    assert re.search(r"^  Trainer +cached +[0-9.]+ s$", said, re.MULTILINE)
+    assert "loading TFX" in said
+    assert not re.search(r"WARNING|tensorflow/|absl|Traceback", "".join(notebook.values()))
+
+
+def test_the_notebook_shows_data_metrics_models_and_pages(
+    workspace: Workspace, notebook: dict[str, str]
+) -> None:
+    def output(beginning: str) -> str:
+        (found,) = [text for source, text in notebook.items() if source.startswith(beginning)]
+        return found
+
+    assert "260 images, up to date" in output("ingested = ")
+    assert output("ingested.page").startswith('<iframe sandbox="allow-scripts" srcdoc=')
+    assert "cell_type=mono" in output("run.metrics")
+    assert "fine_tune/val_accuracy" in output("run.curves")
+    assert "confusion" in output("run.report").lower()
+    assert "(None, 32, 32, 3), (None, 2)" in output("model = run.model")
+    assert "defective" in output("said = run.predictions")
+    assert "float16" in output("run.export")
+    assert (workspace.folder / "exported" / "float16.tflite").is_file()
+    assert "nothing: all cached" in output("history = ")
+
+
+def test_the_keras_model_says_what_the_signature_says(workspace: Workspace) -> None:
+    run = api.runs(workspace.config).last_judged()
+    pixels = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
+    said = saved_model(workspace).signatures["pixels"](pixels=pixels)["probabilities"]
+    np.testing.assert_allclose(run.model(pixels), said, atol=1e-5)
 
 
 def test_a_raised_gate_ends_with_exit_code_3_and_the_old_release_is_served(

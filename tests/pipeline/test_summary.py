@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from components.tflite_evaluator.record import images_by_slice, recorded
@@ -48,6 +49,17 @@ def test_an_ingest_of_few_classes_lists_each() -> None:
         "  class 2     1,002      22      12",
         "  together    3,003      63      33",
         "a look at the data: data/data.html",
+    ]
+
+
+def test_an_ingest_says_what_it_did_to_pictures() -> None:
+    changed = {"transparency": 12, "format WEBP": 3, "alpha channel": 1}
+    lines = ingest_outcome(replace(ingested(3), re_encoded=changed), Path("data")).splitlines()
+    assert lines[-5:-1] == [
+        "encoded anew, as a device decodes it:",
+        "  12 for transparency: laid over white",
+        "  3 for format WEBP: encoded as JPEG or PNG",
+        "  1 for alpha channel",
     ]
 
 

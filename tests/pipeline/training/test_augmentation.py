@@ -76,6 +76,41 @@ def test_a_shift_moves_by_whole_image_shares(pixels: NDArray[np.float32]) -> Non
     assert 3 < np.abs(moved).max() <= 8
 
 
+@pytest.mark.parametrize(
+    "draws",
+    [
+        (0.8, 0, 0, 0, 0, 1),
+        (0, 0.6, -0.4, 0, 0, 1),
+        (0, 0, 0, 0.7, -0.5, 1),
+        (0, 0, 0, 0, 0, -1),
+        (0.8, 0.6, -0.4, 0.7, -0.5, -1),
+        (-0.3, -0.9, 0.2, -0.6, 0.9, 1),
+    ],
+    ids=["rotation", "shift", "zoom", "flip", "all", "all but the flip"],
+)
+def test_a_view_is_that_of_keras_image_data_generator(draws: tuple[float, ...]) -> None:
+    """On a smooth picture, where rounding matters little; a square one, whose centre it finds."""
+    rows, columns = np.mgrid[0:32, 0:32].astype(np.float32)
+    waves = [np.sin(rows / 5), np.cos(columns / 7), np.sin((rows + columns) / 6)]
+    image = np.stack(waves, -1).astype(np.float32)
+    turn, shift_x, shift_y, zoom_x, zoom_y, flip = draws
+    expected = tf.keras.preprocessing.image.ImageDataGenerator(fill_mode="nearest").apply_transform(
+        image,
+        {
+            "theta": FULL.rotation * turn,
+            "tx": FULL.shift * shift_x * 32,
+            "ty": FULL.shift * shift_y * 32,
+            "zx": 1 + FULL.zoom * zoom_x,
+            "zy": 1 + FULL.zoom * zoom_y,
+            "flip_horizontal": flip < 0,
+        },
+    )
+    drawn = FULL.change(tf.constant(image[np.newaxis]), tf.constant([draws], tf.float32))
+    np.testing.assert_allclose(drawn[0], expected, atol=0.01)
+    still = np.abs(expected - image).mean()
+    assert still > 0.05, "the change must be one that shows"
+
+
 def test_the_same_view_comes_alone_in_a_batch_and_in_a_pipeline(
     pixels: NDArray[np.float32],
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import pytest
@@ -70,8 +71,12 @@ def test_trials_compute_in_the_precision_that_is_asked_for(
 
 
 def test_trials_share_what_the_frozen_layers_say(
-    make_job: MakeJob, base: keras.Model, monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob,
+    base: keras.Model,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", "pipeline.tuner")
     computed: list[str] = []
     extract = features.extract_from_pixels
 
@@ -93,5 +98,35 @@ def test_trials_share_what_the_frozen_layers_say(
     scores = [trial.score for trial in trials]
     assert scores == sorted(scores)
     assert search.get_best_hyperparameters()[0].values == trials[0].hyperparameters.values
+    check_what_it_said(
+        [r.getMessage() for r in caplog.records if r.name == "pipeline.tuner"], trials
+    )
     search.results_summary()
     assert not Path(job.state_dir).exists(), "a search that is over leaves nothing behind"
+
+
+def check_what_it_said(lines: list[str], best_first: list[Any]) -> None:
+    """Of each trial what it tries, and its score against the best so far; then what won."""
+    by_number = sorted(best_first, key=lambda trial: trial.trial_id)
+    reached = [f"{trial.score:.4f}" for trial in by_number]
+    for number, trial in enumerate(by_number, 1):
+        tried, scored = lines[2 * (number - 1) :][:2]
+        assert tried.startswith(f"trial {number} of 4: dropout ")
+        assert f"head {trial.hyperparameters.get('head')}" in tried
+        assert scored.startswith(f"trial {number} of 4: eval cross entropy {reached[number - 1]}, ")
+    assert lines[1].endswith(", the first")
+    assert f"the best is {min(reached[:3])} of" in lines[7] or "(before: " in lines[7]
+    won, settings = lines[8:]
+    assert won.startswith(
+        f"best: trial {int(best_first[0].trial_id) + 1}, eval cross entropy {min(reached)}, "
+        f"{best_first[1].score - best_first[0].score:.4f} better than the next, "
+    )
+    assert (
+        settings
+        == "the Trainer takes its settings: "
+        + next(
+            line
+            for line in lines
+            if line.startswith(won.split(",")[0].removeprefix("best: ") + " of")
+        ).split(": ", 1)[1]
+    )

@@ -58,7 +58,7 @@ def without_remarks() -> Iterator[None]:
         said = stack.enter_context(tempfile.TemporaryFile())
         stderr = os.dup(2)
         stack.callback(os.close, stderr)
-        if _leads_to(sys.stderr, 2):
+        if leads_to(sys.stderr, 2):
             own = stack.enter_context(os.fdopen(os.dup(2), "w", 1, errors="backslashreplace"))
             stack.enter_context(redirect_stderr(own))
         os.dup2(said.fileno(), 2)
@@ -70,7 +70,8 @@ def without_remarks() -> Iterator[None]:
             os.write(2, b"".join(line for line in said if _REMARK not in line))
 
 
-def _leads_to(stream: TextIO, descriptor: int) -> bool:
+def leads_to(stream: TextIO, descriptor: int) -> bool:
+    """Whether a stream of Python's writes to a file descriptor."""
     try:
         return stream.fileno() == descriptor
     except (OSError, ValueError):  # it is none of the operating system's

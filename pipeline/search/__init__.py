@@ -1,0 +1,1 @@
+"""The search for a base, an input size and a variant that fit a budget, before a run is made."""
