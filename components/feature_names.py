@@ -2,3 +2,6 @@
 
 LABEL = "label"
 LABEL_ID = "label_id"
+# Of the float model's predictions, beside slice keys: none of these is named so.
+TRUE_LABEL_ID = f"{LABEL}/id"
+PROBABILITIES = f"{LABEL}/probabilities"

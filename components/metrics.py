@@ -8,10 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-# How far below its minimum a metric may be, for rounding: half of the sixth decimal, as TFMA
-# computes some in float32, where 0.9 is 0.89999998. Every judge of a model must allow the same.
-TOLERANCE = 5e-7
-
 
 def macro_auc(label_ids: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
     """The area under the ROC curve of each class against the rest, averaged over the classes.

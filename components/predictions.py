@@ -1,9 +1,11 @@
 """The content of a Predictions artifact: what every model said of each example of a split.
 
-predictions.json        which model is in which file, latencies, errors, the deployed release
+predictions.json        which model is in which file, latencies, errors, the deployed release, and
+                        how many images of each class each split has
 examples.npz            `image_ids`, `sources`, `label_ids`, and `slice_<number>` of each slice key
 <number>.npy            probabilities of one model, float32 `[examples, classes]`
 thumbnails/<index>.jpg  of the mistakes that a report shows
+nearest/<row>.jpg       of the training images that are nearest to them
 
 Nothing here needs TensorFlow to be read, and probabilities are mapped, not loaded.
 """
@@ -11,7 +13,7 @@ Nothing here needs TensorFlow to be read, and probabilities are mapped, not load
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,11 @@ FLOAT = "float"  # the float model, among the models
 PREDICTIONS_FILE = "predictions.json"
 EXAMPLES_FILE = "examples.npz"
 THUMBNAILS_FOLDER = "thumbnails"
+NEAREST_FOLDER = "nearest"
 MISTAKES = 24  # of the float model, that a report shows
 THUMBNAILS = 12  # mistakes of each variant, that a report shows
-VERSION = 1
+NEIGHBOURS = 3  # training images that are shown beside a mistake of the float model
+VERSION = 2
 
 NOISY = 0.25  # of the median, from quartile to quartile
 
@@ -101,6 +105,23 @@ class DeployedRelease:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """A training image, as it is shown beside one like it.
+
+    Attributes:
+        source: path of its original file, relative to the dataset's root.
+        image_id: SHA-256 of that, in hex.
+        label: its class.
+        picture: a small JPEG.
+    """
+
+    source: str
+    image_id: str
+    label: str
+    picture: bytes
+
+
+@dataclass(frozen=True)
 class Predictions:
     """What the models said, `[examples]` long each.
 
@@ -118,6 +139,9 @@ class Predictions:
         thumbnails: small JPEG pictures by the example's index: the most confident mistakes of the
             float model, and of each variant those that the float model does not make.
         sources: path of each example's original file, relative to the dataset's root.
+        images: by split, of all there are, how many examples each class has.
+        nearest: by the index of an example that the float model gets wrong, the training images
+            nearest to it, if the training kept features to find them by.
     """
 
     image_ids: tuple[str, ...]
@@ -132,6 +156,8 @@ class Predictions:
     deployed_release: DeployedRelease | None = None
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    images: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    nearest: Mapping[int, Sequence[Neighbour]] = field(default_factory=dict)
 
 
 class PredictionsWriter:
@@ -140,6 +166,8 @@ class PredictionsWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: list[dict[str, str]] = []
+        self._neighbours: dict[str, dict[str, str]] = {}
+        self._nearest: dict[str, Sequence[int]] = {}
 
     def examples(
         self,
@@ -180,6 +208,25 @@ class PredictionsWriter:
         folder.mkdir(exist_ok=True)
         (folder / f"{index}.jpg").write_bytes(jpeg)
 
+    def nearest(
+        self,
+        found: Mapping[int, Sequence[int]],
+        described: Iterable[tuple[int, Neighbour]],
+    ) -> None:
+        """Writes which training images are nearest to which examples, and what these are.
+
+        Args:
+            found: by example, rows of the train split.
+            described: each of the rows.
+        """
+        folder = self._folder / NEAREST_FOLDER
+        for row, neighbour in described:
+            folder.mkdir(exist_ok=True)
+            (folder / f"{row}.jpg").write_bytes(neighbour.picture)
+            facts = {k: v for k, v in vars(neighbour).items() if k != "picture"}
+            self._neighbours[str(row)] = facts
+        self._nearest = {str(example): near for example, near in found.items()}
+
     def finish(
         self,
         slice_keys: Iterable[str],
@@ -187,6 +234,7 @@ class PredictionsWriter:
         threads: int,
         errors: Mapping[str, str],
         release: DeployedRelease | None,
+        images: Mapping[str, Sequence[int]],
     ) -> None:
         """Writes the table of what was written, which makes the artifact whole."""
         table = {
@@ -197,6 +245,9 @@ class PredictionsWriter:
             "threads": threads,
             "errors": dict(errors),
             "deployed_release": asdict(release) if release else None,
+            "images": {split: list(counts) for split, counts in images.items()},
+            "neighbours": self._neighbours,
+            "nearest": self._nearest,
         }
         (self._folder / PREDICTIONS_FILE).write_text(json.dumps(table, indent=2) + "\n")
 
@@ -234,6 +285,17 @@ def load_predictions(folder: Path) -> Predictions:
         deployed=by_kind["deployed"],
         deployed_release=_release(table["deployed_release"]),
         sources=sources,
+        images=table["images"],
+        nearest={
+            int(example): [
+                Neighbour(
+                    **table["neighbours"][str(row)],
+                    picture=(folder / NEAREST_FOLDER / f"{row}.jpg").read_bytes(),
+                )
+                for row in near
+            ]
+            for example, near in table["nearest"].items()
+        },
         thumbnails={
             int(file.stem): file.read_bytes() for file in (folder / THUMBNAILS_FOLDER).glob("*.jpg")
         },

@@ -46,6 +46,21 @@ class FrontierPoint:
 
 
 @dataclass(frozen=True)
+class LayerError:
+    """How far a layer's output is from the float model's, on some calibration images.
+
+    Attributes:
+        name: of the layer's output tensor.
+        error: root mean square of the difference, as a share of that of the float model's output.
+        before: the same of what goes into the layer; of several inputs, the largest.
+    """
+
+    name: str
+    error: float
+    before: float
+
+
+@dataclass(frozen=True)
 class ModelFile:
     """One variant: a file and its facts, or the error that stopped its conversion."""
 
@@ -59,6 +74,7 @@ class ModelFile:
     error: str | None = None
     parity: Parity | None = None
     frontier: tuple[FrontierPoint, ...] = ()  # what `mixed` was chosen from, by size
+    layers: tuple[LayerError, ...] = ()  # those that bring most of the difference from float
     note: str = ""  # what `mixed` is and by what it was chosen, in words
 
     @classmethod
@@ -69,7 +85,15 @@ class ModelFile:
             FrontierPoint(**{**point, "answers": tuple(point["answers"])})
             for point in row.get("frontier", ())
         )
-        return cls(**{**row, "parity": Parity(**parity) if parity else None, "frontier": frontier})
+        layers = tuple(LayerError(**layer) for layer in row.get("layers", ()))
+        return cls(
+            **{
+                **row,
+                "parity": Parity(**parity) if parity else None,
+                "frontier": frontier,
+                "layers": layers,
+            }
+        )
 
 
 @dataclass(frozen=True)

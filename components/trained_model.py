@@ -6,7 +6,11 @@ from pathlib import Path
 
 CONTRACT_FILE = "preprocessing.json"
 RECIPE_FILE = "recipe.json"  # the settings of [trainer] that it was trained with, tuned ones too
-HISTORY_FILE = "history.json"  # in the ModelRun artifact: training curves by name
+# In the ModelRun artifact.
+HISTORY_FILE = "history.json"  # training curves by name
+# `features`, float16 [images, channels], of training images, and which: `rows`, int64 [images], in
+# the order of the split's files. Missing where the training kept no features.
+FEATURES_FILE = "train_features.npz"
 
 
 def contract_path(saved_model: Path) -> Path:

@@ -89,6 +89,7 @@ examples:
   python -m pipeline runs --config configs/demo.toml --json | jq .runs[-1].outcome
 
 A run is named by its id, or the beginning of it; with one name, it is compared with the last.
+Runs on Kubeflow are on its own pages, which list and compare them by the same figures.
 """
 
 

@@ -710,6 +710,15 @@ def parse_ingest_config(path: Path | None, overrides: Sequence[str]) -> IngestCo
     return parse_ingest_settings(document.get("ingest", {}), "--set")
 
 
+def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their whole names, such as "trainer.epochs"; an empty section says nothing."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
 def _parse(model: Any, document: Mapping[str, Any], source: str, at: tuple[str, ...] = ()) -> Any:
     # By way of JSON, whose strict mode takes an array for a tuple and a string for a path.
     try:

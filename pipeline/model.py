@@ -19,6 +19,7 @@ from pipeline.preprocessing import CHANNELS, PIXELS
 from pipeline.training.bases import BASES
 
 PROBABILITIES = "probabilities"
+FEATURES = "features"
 HEADS = ("pool", "flatten")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from components.edge_pusher.origin import Origin
 from edgeline.publish.provenance import Resource
-from pipeline.config import Config, TrainerConfig
+from pipeline.config import Config, TrainerConfig, flattened
 from pipeline.content_digest import file_digest, source_digest, tree_digest
 from pipeline.data.dataset import Dataset
 from pipeline.training.bases import BASES
@@ -48,6 +48,23 @@ def dependencies(config: Config, dataset: Dataset) -> tuple[Resource, ...]:
         *_weights(config.trainer),
         _code(),
     )
+
+
+def made_from(config: Config, dataset: Dataset) -> dict[str, dict[str, str]]:
+    """What a report says of what a model was made from: `facts`, and `settings` by their names.
+
+    The report travels with a release: of a path that leads through this machine, it has the end.
+    """
+    path = config.data.path
+    facts = {"data": path.name if path.is_absolute() else str(path)}
+    for resource in dependencies(config, dataset):
+        # A commit changes nothing of the model: the report does not become another one by it.
+        digests = {k: v for k, v in resource.digest.items() if k != "gitCommit"}
+        if resource.name != "config":
+            facts |= {f"{resource.name}, {kind}": digest for kind, digest in digests.items()}
+    settings = flattened(_settings(config, dataset))
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in settings.items()}
+    return {"facts": facts, "settings": texts}
 
 
 def _settings(config: Config, dataset: Dataset) -> dict[str, Any]:

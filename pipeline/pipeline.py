@@ -103,13 +103,6 @@ def create_pipeline(
         hyperparameters=tuner.outputs["best_hyperparameters"] if config.tuner.trials else None,
         **settings["Trainer"],
     )
-    evaluator = Evaluator(
-        examples=example_gen.outputs["examples"],
-        model=trainer.outputs["model"],
-        schema=schema_gen.outputs["schema"],
-        eval_config=evaluation.eval_config(gate, dataset.slice_keys),
-        example_splits=[gate.split],
-    )
     rewriter = TFLiteRewriter(
         model=trainer.outputs["model"],
         examples=example_gen.outputs["examples"],
@@ -123,10 +116,17 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         model=trainer.outputs["model"],
+        model_run=trainer.outputs["model_run"],
         tflite_models=rewriter.outputs["tflite_models"],
         split=gate.split,
         connection=config.registry.connection if config.registry else Connection(),
         **settings["TFLitePredictor"],
+    )
+    evaluator = Evaluator(
+        examples=predictor.outputs["float_examples"],
+        model=trainer.outputs["model"],
+        eval_config=evaluation.eval_config(settings["Evaluator"]["eval_config"]),
+        example_splits=[gate.split],
     )
     tflite_evaluator = TFLiteEvaluator(
         predictions=predictor.outputs["predictions"],
@@ -157,9 +157,9 @@ def create_pipeline(
         transform,
         *([tuner] if config.tuner.trials else []),
         trainer,
-        evaluator,
         rewriter,
         predictor,
+        evaluator,
         tflite_evaluator,
         *([pusher] if pusher else []),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from components.intervals import share_interval
 from edgeline.contract import MAX_LABELS
 from pipeline.base_weights import check_imagenet_weights
 from pipeline.config import Config
@@ -14,6 +15,8 @@ from pipeline.proofs import check_proofs
 from pipeline.registry import check_registry
 from pipeline.training.bases import BASES
 
+FEW_IMAGES = 10  # of a class, that hardly measure it
+MOST_NAMED = 5  # classes in a warning
 PATTERN_CHARACTERS = "*?[\\"
 
 
@@ -136,8 +139,17 @@ def _warnings(config: Config, dataset: Dataset) -> Iterator[str]:
             "images, and will do worse on new ones; the report says so"
         )
     counts = dataset.counts[config.gate.split]
-    label, most = max(counts.items(), key=lambda item: item[1])
-    share = most / sum(counts.values())
+    label, largest = max(counts.items(), key=lambda item: item[1])
+    share = largest / sum(counts.values())
+    few = sorted((count, label) for label, count in counts.items() if count < FEW_IMAGES)
+    if few:
+        named = ", ".join(f"{label} ({count})" for count, label in few[:MOST_NAMED])
+        more = f" and {len(few) - MOST_NAMED:,} more classes" if few[MOST_NAMED:] else ""
+        proved = share_interval(1.0, few[0][0])[0]
+        yield (
+            f"the {config.gate.split} split has fewer than {FEW_IMAGES} images of {named}{more}: "
+            f"with {few[0][0]}, a recall of 1 proves no more than {proved:.2f}"
+        )
     if config.gate.min_accuracy <= share:
         yield (
             f"gate.min_accuracy = {config.gate.min_accuracy:g} gates nothing: always saying "

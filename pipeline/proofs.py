@@ -51,14 +51,22 @@ class _Threshold:
 def check_proofs(config: Config, dataset: Dataset) -> list[str]:
     """Checks which thresholds the split that is judged on can't prove, however good a model is.
 
+    Where figures decide and not intervals, those that allow for no image.
+
     Returns:
         A line for each.
 
     Raises:
         UserError: there is one, and what is not proved is refused.
     """
+    images = sum(dataset.counts[config.gate.split].values())
     if config.gate.evidence == "point":
-        return []
+        return [
+            f"gate.{settings} = {budget:g} is less than one of {images:,} images: a variant may "
+            "lose none"
+            for settings, budget in _budgets(config)
+            if 0 < budget * images < 1
+        ]
     problems = [
         threshold.problem
         for threshold in _thresholds(config, dataset.counts[config.gate.split])
@@ -72,6 +80,14 @@ def check_proofs(config: Config, dataset: Dataset) -> list[str]:
     return problems
 
 
+def _budgets(config: Config) -> Iterator[tuple[str, float]]:
+    """What accuracy may drop by, with the names of the settings that say so."""
+    gate = config.gate
+    budgets = {"max_drop": gate.max_drop, "max_drop_deployed": gate.max_drop_deployed}
+    for budget in sorted({value for value in budgets.values() if value is not None}):
+        yield " and gate.".join(name for name, value in budgets.items() if value == budget), budget
+
+
 def _thresholds(config: Config, counts: Mapping[str, int]) -> Iterator[_Threshold]:
     gate, images = config.gate, sum(counts.values())
     confidence = simultaneous(len(config.rewriter.variants))
@@ -82,9 +98,7 @@ def _thresholds(config: Config, counts: Mapping[str, int]) -> Iterator[_Threshol
     def least_share(images: float) -> float:
         return share_interval(1.0, images, confidence)[0]
 
-    budgets = {"max_drop": gate.max_drop, "max_drop_deployed": gate.max_drop_deployed}
-    for budget in sorted({value for value in budgets.values() if value is not None}):
-        settings = " and gate.".join(name for name, value in budgets.items() if value == budget)
+    for settings, budget in _budgets(config):
         meaning = "a variant that never differs on them may still drop by {:.4f}"
         yield _Threshold(settings, budget, images, most_drop, "max", meaning)
     meaning = "a model that is right on all of them may still be so in {:.4f} only"

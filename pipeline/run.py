@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.verdict import CHECKS_FILE, CONFUSION_FILE, REPORT_FILE, Verdict
+from components.verdict import (
+    CHECKS_FILE,
+    CONFUSION_FILE,
+    PREDICTIONS_CSV,
+    REPORT_FILE,
+    Verdict,
+)
 from edgeline.errors import EdgelineError
 from pipeline.config import Config, IngestConfig
 from pipeline.console import Console, console
@@ -159,7 +165,7 @@ def _run_steps(
         logging.exception("%s", error)
         failure = error
     for folder in judged:
-        for file in (REPORT_FILE, CHECKS_FILE, CONFUSION_FILE):
+        for file in (REPORT_FILE, CHECKS_FILE, CONFUSION_FILE, PREDICTIONS_CSV):
             shutil.copyfile(folder / file, root / file)
         screen.say(f"\n{verdict_tables(Verdict.load(folder))}")
         screen.say(f"\nReport\n  {_shown(root / REPORT_FILE)}")

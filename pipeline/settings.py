@@ -15,7 +15,7 @@ from pipeline.content_digest import code_digest, file_digest, tree_digest
 from pipeline.data.dataset import Dataset
 from pipeline.deployed import inputs_digest
 from pipeline.eval_settings import eval_settings
-from pipeline.origin import origin
+from pipeline.origin import made_from, origin
 from pipeline.registry import destination
 
 CHECKPOINTS = "checkpoints"  # folder below the run's: what a training that was killed leaves
@@ -60,7 +60,11 @@ def step_settings(
         },
         "Tuner": {"custom_config": {**training, "trials": config.tuner.trials}},
         "Trainer": {"custom_config": training},
-        "Evaluator": {"eval_config": eval_settings(gate, dataset.slice_keys)},
+        "Evaluator": {
+            "eval_config": eval_settings(
+                gate, dataset.slice_keys, code_digest("pipeline.evaluation")
+            )
+        },
         "TFLiteRewriter": {
             # Only one variant is made by it; the others are not made anew when it changes.
             "search": config.search.to_json() if config.search else "",
@@ -81,6 +85,7 @@ def step_settings(
                 exclude={"split", "min_accuracy", "max_drop", "require", "publish"}, mode="json"
             ),
             "inputs_digest": inputs_digest(config, dataset),
+            "made_from": made_from(config, dataset),
             "code_digest": code_digest("components.tflite_evaluator.executor"),
         },
     }

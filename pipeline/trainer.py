@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -21,7 +22,7 @@ from components.feature_names import LABEL_ID
 from components.trained_model import HISTORY_FILE, contract_path, recipe_path
 from edgeline.contract import PreprocessingContract
 from pipeline import preprocessing
-from pipeline.model import PROBABILITIES, build_base
+from pipeline.model import FEATURES, PROBABILITIES, build_base
 from pipeline.preprocessing import IMAGE, LABEL, PIXELS
 from pipeline.training import warm_start
 from pipeline.training.checkpoint import Curves
@@ -78,6 +79,7 @@ def trained(fn_args: FnArgs, devices: Devices) -> Iterator[tuple[keras.Model, Jo
     }
     with state_folder(Path(custom["checkpoints"]), settings, training.files) as state_dir:
         job = training.job(config, Path(fn_args.model_run_dir), state_dir, devices)
+        job = replace(job, keep_features=True)
         model, curves = train_network(custom["height"], custom["width"], job)
         yield model, job, curves
 
@@ -101,11 +103,13 @@ def save(
     contract: PreprocessingContract,
     folder: Path,
 ) -> None:
-    """Writes the SavedModel with its three signatures, and the preprocessing contract in it.
+    """Writes the SavedModel with its signatures, and the preprocessing contract in it.
 
     - `serving_default`: `examples`, serialized raw tf.Examples, string `[batch]`, to
       `probabilities`, float32 `[batch, classes]`;
     - `pixels`: `pixels`, float32 `[batch, height, width, 3]` in [0, 1], to `probabilities`;
+    - `features`: as `pixels`, and also to `features`, float32 `[batch, channels]`: what the base
+      makes of an image, averaged over its area;
     - `transform_features`: `examples` to `pixels` and `label_id`, int64 `[batch]`.
     """
     module = _ServingModule(model, transform, contract.labels)
@@ -115,6 +119,7 @@ def save(
         signatures={
             "serving_default": module.serving_default,
             "pixels": module.pixels,
+            FEATURES: module.features,
             "transform_features": module.transform_features,
         },
     )
@@ -124,7 +129,7 @@ def save(
 
 
 class _ServingModule(tf.Module):
-    """Traces the network once, in `pixels`; the signature for raw examples calls that."""
+    """Traces the network once, in `features`; other signatures call that."""
 
     def __init__(
         self, model: keras.Model, transform: tft.TFTransformOutput, labels: Sequence[str]
@@ -137,9 +142,17 @@ class _ServingModule(tf.Module):
         pixels_spec = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, PIXELS)
         examples_spec = tf.TensorSpec([None], tf.string, "examples")
 
+        _, normalize, base, head = model.layers  # as `pipeline.model.join` made it
+
+        @tf.function(input_signature=[pixels_spec])
+        def features(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+            found = base(normalize(pixels), training=False)
+            pooled = tf.reduce_mean(found, axis=(1, 2))
+            return {PROBABILITIES: head(found, training=False), FEATURES: pooled}
+
         @tf.function(input_signature=[pixels_spec])
         def pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {PROBABILITIES: self._model(pixels, training=False)}
+            return {PROBABILITIES: features(pixels)[PROBABILITIES]}
 
         @tf.function(input_signature=[examples_spec])
         def serving_default(examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -152,6 +165,7 @@ class _ServingModule(tf.Module):
             features = self._layer(tf.io.parse_example(examples, raw))
             return {PIXELS: features[PIXELS], LABEL_ID: self._label_ids(features[LABEL])}
 
+        self.features = features
         self.pixels = pixels
         self.serving_default = serving_default
         self.transform_features = transform_features

@@ -10,6 +10,7 @@ counted, and the page says where it is.
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,14 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from components.predictions import FLOAT, MISTAKES, THUMBNAILS, lost_examples, mistakes
+from components.predictions import (
+    FLOAT,
+    MISTAKES,
+    THUMBNAILS,
+    Neighbour,
+    lost_examples,
+    mistakes,
+)
 from components.report import charts, figures, tables
 from components.report.measures import (
     CALIBRATION_BINS,
@@ -60,7 +68,9 @@ class ReportData:
             for the float model and `lost_examples` for each variant.
         history: training curves by phase and metric, such as "head/loss" and "head/val_loss".
         data_summary: by split and label, the number of images.
+        nearest: by index of an example that the float model gets wrong, training images like it.
         lineage: what the run was made from, by what it is.
+        settings: that it was made with, by name.
     """
 
     name: str
@@ -76,6 +86,17 @@ class ReportData:
     history: Mapping[str, Sequence[float]]
     data_summary: Mapping[str, Mapping[str, int]]
     lineage: Mapping[str, str]
+    settings: Mapping[str, str]
+    nearest: Mapping[int, Sequence[Neighbour]]
+
+
+@dataclass(frozen=True)
+class Near:
+    """A training image like one that is shown."""
+
+    path: str
+    picture: str  # a data: URI
+    label: str
 
 
 @dataclass(frozen=True)
@@ -88,6 +109,13 @@ class Mistake:
     label: str
     said: str
     probability: float
+    nearest: tuple[Near, ...]
+
+    @property
+    def like(self) -> str:
+        """How many of the nearest training images have which label."""
+        counts = Counter(near.label for near in self.nearest).most_common()
+        return ", ".join(f"{count} {label}" for label, count in counts)
 
 
 @dataclass(frozen=True)
@@ -142,7 +170,7 @@ def render(data: ReportData) -> str:
         checks_file=CHECKS_FILE,
         confusion_file=CONFUSION_FILE,
         outcomes=[
-            (model.variant, *tables.outcome(model, verdict, MOST_REASONS))
+            (model.variant, model.never_said, *tables.outcome(model, verdict, MOST_REASONS))
             for model in verdict.models
         ],
         legend=[(name, styles[name]) for name in measured],
@@ -165,6 +193,8 @@ def render(data: ReportData) -> str:
         training=figures.training_charts(data.history),
         training_legend=[(name, style) for style, name in enumerate(figures.TRAINING_CURVES)],
         summary=tables.summary_table(data.data_summary),
+        settings=tables.settings_table(data.settings),
+        layers=tables.layer_table(data.models),
         conversions=tables.conversion_table(data.models),
         searches=[
             (model, figures.frontier_charts(model.frontier), tables.frontier_table(model))
@@ -261,6 +291,10 @@ def _mistake(index: int, probabilities: Floats, data: ReportData) -> Mistake:
         label=data.labels[data.label_ids[index]],
         said=data.labels[said],
         probability=float(probabilities[said]),
+        nearest=tuple(
+            Near(each.source or each.image_id, _data_uri(each.picture), each.label)
+            for each in data.nearest.get(index, ())
+        ),
     )
 
 

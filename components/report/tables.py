@@ -7,7 +7,7 @@ worst stays, and the rest is counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -81,12 +81,26 @@ def variant_table(verdict: Verdict) -> Table:
 
 
 def outcome(model: VariantVerdict, verdict: Verdict, most: int = 1) -> tuple[bool, tuple[str, ...]]:
-    """Whether a model may be published, and why not, in about as many reasons."""
-    if model.passed and not verdict.float_model.passed:
+    """Whether a model may be published, and why not, in about as many reasons.
+
+    What the float model missed as well is said of that, and counted here.
+    """
+    of_float = verdict.float_model
+    if model.passed and not of_float.passed:
         return False, ("the float model did not pass",)
-    return model.passed, model.main_reasons(most) or (
-        () if model.passed else ("nothing was measured",)
-    )
+    if model == of_float or model.error:
+        return model.passed, _reasons(model, most)
+    keys = {(check.metric, check.slice) for check in of_float.missed}
+    shared = [check for check in model.missed if (check.metric, check.slice) in keys]
+    own = replace(model, checks=tuple(check for check in model.checks if check not in shared))
+    if not shared:
+        return model.passed, _reasons(own, most)
+    also = f"{len(shared):,} of the thresholds that the float model missed, too"
+    return False, (*own.main_reasons(most), also)
+
+
+def _reasons(model: VariantVerdict, most: int) -> tuple[str, ...]:
+    return model.main_reasons(most) or (() if model.passed else ("nothing was measured",))
 
 
 def _variant_row(model: VariantVerdict, verdict: Verdict) -> tuple[Cell, ...]:
@@ -422,6 +436,12 @@ def summary_table(summary: Mapping[str, Mapping[str, int]]) -> Table:
     )
 
 
+def settings_table(settings: Mapping[str, str]) -> Table:
+    """The settings that the model was made with."""
+    rows = tuple((Cell(name), Cell(value)) for name, value in settings.items())
+    return Table("Settings", ("setting", "value"), rows)
+
+
 def conversion_table(models: Sequence[ModelFile]) -> Table:
     """How each variant was made, and how near to the float model it came out."""
     return Table(
@@ -445,6 +465,29 @@ def _parity_cell(parity: Parity | None) -> Cell:
     if parity is None:
         return Cell(NOTHING)
     return Cell(f"{parity.max_difference:.4f}", f"mean {parity.mean_difference:.4f}")
+
+
+def layer_table(models: Sequence[ModelFile]) -> Table:
+    """The layers that bring most of the difference between a variant and the float model."""
+    return Table(
+        "Where the variants differ from the float model",
+        ("variant", "layer", "error before it", "error after it"),
+        tuple(
+            (
+                Cell(model.variant),
+                Cell(_short(layer.name)),
+                Cell(f"{layer.before:.1%}"),
+                Cell(f"{layer.error:.1%}"),
+            )
+            for model in models
+            for layer in model.layers
+        ),
+    )
+
+
+def _short(layer: str) -> str:
+    """The end of a layer's name, of which fused ones have several."""
+    return "/".join(layer.rpartition(";")[2].split("/")[-2:])
 
 
 def frontier_table(model: ModelFile) -> Table:

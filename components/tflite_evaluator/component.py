@@ -33,6 +33,7 @@ class TFLiteEvaluatorSpec(component_spec.ComponentSpec):
         "publish": component_spec.ExecutionParameter(type=str),
         "model_name": component_spec.ExecutionParameter(type=str),
         "inputs_digest": component_spec.ExecutionParameter(type=str),
+        "made_from": component_spec.ExecutionParameter(type=str),
         "code_digest": component_spec.ExecutionParameter(type=str),
     }
 
@@ -57,6 +58,7 @@ class TFLiteEvaluator(base_component.BaseComponent):
         publish: str,
         model_name: str,
         inputs_digest: str,
+        made_from: Mapping[str, Mapping[str, str]],
         code_digest: str,
     ) -> None:
         """Declares the step.
@@ -73,6 +75,7 @@ class TFLiteEvaluator(base_component.BaseComponent):
             publish: "passed" or "required", which of the variants that passed.
             model_name: the model's name.
             inputs_digest: of everything the model is made from; goes into the verdict.
+            made_from: `facts` and `settings`, by name; go into the report.
             code_digest: changes when this component's code does, so that no stale result is reused.
         """
         super().__init__(
@@ -88,6 +91,7 @@ class TFLiteEvaluator(base_component.BaseComponent):
                 publish=publish,
                 model_name=model_name,
                 inputs_digest=inputs_digest,
+                made_from=json.dumps(made_from, sort_keys=True),
                 code_digest=code_digest,
                 verdict=channel_utils.as_channel([TFLiteVerdict()]),
             )

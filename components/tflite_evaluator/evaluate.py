@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,13 +45,20 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Settings:
-    """How it is judged; see the component."""
+    """How it is judged; see the component.
+
+    Attributes:
+        facts: when, and of what data and code; for the report.
+        made_with: settings that the model was made with, for the report.
+    """
 
     split: str
     gate: Gate
     policy: Policy
     model_name: str
     inputs_digest: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+    made_with: Mapping[str, str] = field(default_factory=dict)
 
 
 def evaluate(inputs: Inputs, settings: Settings, output: Path) -> Verdict:
@@ -97,7 +103,6 @@ def _deployed(predictions: Predictions) -> Deployed | None:
 
 def _report_data(inputs: Inputs, settings: Settings, verdict: Verdict) -> ReportData:
     predictions, labels = inputs.predictions, inputs.models.contract.labels
-    counts = Counter(predictions.label_ids.tolist())
     release = verdict.deployed
     deployed = f"{release.tag} {release.digest}" if release else "none yet: nothing to compare"
     return ReportData(
@@ -112,8 +117,14 @@ def _report_data(inputs: Inputs, settings: Settings, verdict: Verdict) -> Report
         probabilities={FLOAT: predictions.float_model, **predictions.variants},
         thumbnails=predictions.thumbnails,
         history=_history(inputs.model_run),
-        data_summary={settings.split: {label: counts[i] for i, label in enumerate(labels)}},
+        data_summary={
+            split: dict(zip(labels, counts, strict=True))
+            for split, counts in predictions.images.items()
+        },
+        settings=settings.made_with,
+        nearest=predictions.nearest,
         lineage={
+            **settings.facts,
             "deployed release": deployed,
             "inputs": settings.inputs_digest,
             "tensorflow": version("tensorflow"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 from components.folders import Folders
@@ -21,6 +22,7 @@ def judge(inputs: Folders, outputs: Folders, settings: Mapping[str, Any], run: s
         max_drop=settings["max_drop"],
         **json.loads(settings["gate"]),
     )
+    made_from = json.loads(settings["made_from"])
     verdict = outputs["verdict"]
     evaluate(
         Inputs(
@@ -34,6 +36,9 @@ def judge(inputs: Folders, outputs: Folders, settings: Mapping[str, Any], run: s
             policy=Policy(tuple(json.loads(settings["require"])), settings["publish"]),
             model_name=settings["model_name"],
             inputs_digest=settings["inputs_digest"],
+            facts={"run": run, "judged": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"}
+            | made_from["facts"],
+            made_with=made_from["settings"],
         ),
         verdict.path,
     )

@@ -21,10 +21,12 @@ class TFLitePredictorSpec(component_spec.ComponentSpec):
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "transform_graph": component_spec.ChannelParameter(type=standard_artifacts.TransformGraph),
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "model_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
         "tflite_models": component_spec.ChannelParameter(type=TFLiteModels),
     }
     OUTPUTS = {
         "predictions": component_spec.ChannelParameter(type=Predictions),
+        "float_examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
     }
     PARAMETERS = {
         "split": component_spec.ExecutionParameter(type=str),
@@ -39,7 +41,8 @@ class TFLitePredictorSpec(component_spec.ComponentSpec):
 class TFLitePredictor(base_beam_component.BaseBeamComponent):
     """Predicts a split with the float model, every variant and the deployed release.
 
-    No threshold is among its settings: a run with other ones judges the same predictions anew.
+    No threshold is among its settings: a run with other ones judges the same predictions anew. What
+    the float model says is an output of its own, of a type that TFX's Evaluator takes.
     """
 
     SPEC_CLASS = TFLitePredictorSpec
@@ -51,6 +54,7 @@ class TFLitePredictor(base_beam_component.BaseBeamComponent):
         examples: BaseChannel,
         transform_graph: BaseChannel,
         model: BaseChannel,
+        model_run: BaseChannel,
         tflite_models: BaseChannel,
         split: str,
         slice_keys: Sequence[str],
@@ -65,6 +69,7 @@ class TFLitePredictor(base_beam_component.BaseBeamComponent):
             examples: raw examples.
             transform_graph: that makes pixels of them.
             model: the float SavedModel the variants were made from.
+            model_run: the Trainer's, with the features of training images.
             tflite_models: the variants.
             split: of the examples, to predict.
             slice_keys: raw features to pass on.
@@ -79,6 +84,7 @@ class TFLitePredictor(base_beam_component.BaseBeamComponent):
                 examples=examples,
                 transform_graph=transform_graph,
                 model=model,
+                model_run=model_run,
                 tflite_models=tflite_models,
                 split=split,
                 slice_keys=json.dumps(list(slice_keys)),
@@ -87,5 +93,6 @@ class TFLitePredictor(base_beam_component.BaseBeamComponent):
                 baseline_digest=baseline_digest,
                 code_digest=code_digest,
                 predictions=channel_utils.as_channel([Predictions()]),
+                float_examples=channel_utils.as_channel([standard_artifacts.Examples()]),
             )
         )

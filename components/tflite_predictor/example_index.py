@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -113,3 +114,13 @@ def index_examples(
         np.array(label_ids, np.int64),
         slices,
     )
+
+
+def count_labels(files: Sequence[str], labels: Sequence[str]) -> list[int]:
+    """How many examples of each class files of TFRecords have, in the order of the classes.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    found = Counter(record.features.get(LABEL) for file in files for record in skim(file, (LABEL,)))
+    return [found[label.encode()] for label in labels]

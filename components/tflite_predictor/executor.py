@@ -12,10 +12,13 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components.examples import example_files
+from components.predictions import load_predictions
 from components.registry import connection_from_text
 from components.tflite_models import TFLiteModelsFolder
 from components.tflite_predictor.baseline import load_baseline
+from components.tflite_predictor.float_examples import write_float_examples
 from components.tflite_predictor.predict import Inputs, predict
+from components.trained_model import FEATURES_FILE
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -36,16 +39,30 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             exec_properties["baseline_digest"],
             models.contract.labels,
         )
-        split_uri = artifact_utils.get_split_uri(input_dict["examples"], exec_properties["split"])
+        split = exec_properties["split"]
+        splits = artifact_utils.decode_split_names(inputs["examples"].split_names)
+        output = Path(artifact_utils.get_single_uri(output_dict["predictions"]))
         predict(
             Inputs(
-                files=example_files([io_utils.all_files_pattern(split_uri)]),
+                files={name: _files(input_dict["examples"], name) for name in splits},
+                split=split,
                 transform_graph=inputs["transform_graph"].uri,
                 saved_model=path_utils.serving_model_path(inputs["model"].uri),
+                kept_features=Path(inputs["model_run"].uri) / FEATURES_FILE,
                 models=models,
                 baseline=baseline,
             ),
             json.loads(exec_properties["slice_keys"]),
             self._make_beam_pipeline,
-            Path(artifact_utils.get_single_uri(output_dict["predictions"])),
+            output,
         )
+        said = artifact_utils.get_single_instance(output_dict["float_examples"])
+        said.split_names = artifact_utils.encode_split_names([split])
+        write_float_examples(
+            load_predictions(output), Path(artifact_utils.get_split_uri([said], split))
+        )
+
+
+def _files(examples: list[types.Artifact], split: str) -> list[str]:
+    folder = artifact_utils.get_split_uri(examples, split)
+    return example_files([io_utils.all_files_pattern(folder)])

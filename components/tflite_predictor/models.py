@@ -20,7 +20,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from components.examples import ExampleTransform
-from components.predictions import Probabilities
+from components.feature_names import LABEL_ID
+from components.predictions import MISTAKES, Probabilities, mistakes
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import ModelError
 from edgeline.preprocessing import load_image, preprocess
@@ -76,13 +77,31 @@ class Sources:
 
     Attributes:
         transform_graph: folder of a TransformGraph artifact.
-        saved_model: folder of the float model; its `pixels` signature is used.
+        saved_model: folder of the float model; its `features` signature is used.
         files: the variants, and those of the deployed release.
     """
 
     transform_graph: str
     saved_model: str
     files: tuple[TFLiteFile, ...]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What models said of some examples.
+
+    Attributes:
+        probabilities: float32 `[models, examples, classes]`.
+        errors: by file the reason why its probabilities are NaN, or an empty text.
+        wrong: of the float model's mistakes among them, those that a report may show, int64
+            `[mistakes]`.
+        features: that the float model's base made of these, float32 `[mistakes, channels]`.
+    """
+
+    probabilities: Probabilities
+    errors: list[str]
+    wrong: NDArray[np.int64]
+    features: NDArray[np.float32]
 
 
 class Models:
@@ -95,7 +114,7 @@ class Models:
         # A deployed release preprocesses the encoded images by its own contract.
         self._raw = any(file.kind == "deployed" for file in sources.files)
 
-    def predict(self, records: Iterable[bytes], examples: int) -> tuple[Probabilities, list[str]]:
+    def predict(self, records: Iterable[bytes], examples: int) -> Said:
         """Predicts serialized raw examples with every model.
 
         Args:
@@ -103,21 +122,23 @@ class Models:
             examples: how many there are.
 
         Returns:
-            Probabilities `[models, examples, classes]`, the float model first and then the files
-            in their order; and by file the reason why its probabilities are NaN, or an empty text.
+            Of the float model first and then of the files in their order.
         """
         classes = len(self._transform.labels)
         said = np.full((1 + len(self._runners), examples, classes), np.nan, np.float32)
         errors = ["" for _ in self._runners]
+        features: list[NDArray[np.float32]] = []
+        label_ids: list[NDArray[np.int64]] = []
         raw_features = ("image",) if self._raw else ()
         first = 0
         for batch in self._transform.batches(_dataset(records), BATCH, raw_features):
             pixels = batch["pixels"]
             rows = slice(first, first + len(pixels))
             first += len(pixels)
-            said[0, rows] = self._loaded.signatures["pixels"](pixels=pixels)[
-                "probabilities"
-            ].numpy()
+            answer = self._loaded.signatures["features"](pixels=pixels)
+            said[0, rows] = answer["probabilities"].numpy()
+            features.append(answer["features"].numpy())
+            label_ids.append(batch[LABEL_ID].numpy())
             images = batch["image"].numpy() if self._raw else ()
             for number, runner in enumerate(self._runners):
                 if not errors[number]:
@@ -125,7 +146,8 @@ class Models:
                         said[1 + number, rows] = runner.predict(pixels.numpy(), images)
                     except ModelError as error:
                         errors[number] = str(error)
-        return said, errors
+        wrong = mistakes(np.concatenate(label_ids), said[0], MISTAKES)
+        return Said(said, errors, np.array(wrong, np.int64), np.concatenate(features)[wrong])
 
 
 class Runner:

@@ -14,7 +14,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +39,14 @@ from components.predictions import (
 from components.records import next_record, open_records
 from components.tflite_models import TFLiteModelsFolder
 from components.tflite_predictor.baseline import Baseline
-from components.tflite_predictor.example_index import ExampleIndex, Unit, index_examples
+from components.tflite_predictor.example_index import (
+    ExampleIndex,
+    Unit,
+    count_labels,
+    index_examples,
+)
 from components.tflite_predictor.models import BATCH, THREADS, Models, Sources, TFLiteFile
+from components.tflite_predictor.neighbours import describe_rows, nearest_rows
 from edgeline.errors import ModelError
 from edgeline.runtime.interpreter import PixelModel
 
@@ -59,16 +65,20 @@ class Inputs:
     """What is predicted, and with what.
 
     Attributes:
-        files: TFRecords of the split's raw examples.
+        files: TFRecords of raw examples, by split.
+        split: that is predicted.
         transform_graph: folder of a TransformGraph artifact.
         saved_model: the float model.
+        kept_features: file of features of training images; it may be missing.
         models: the variants.
         baseline: the deployed release; None if there is none yet.
     """
 
-    files: Sequence[str]
+    files: Mapping[str, Sequence[str]]
+    split: str
     transform_graph: str
     saved_model: str
+    kept_features: Path
     models: TFLiteModelsFolder
     baseline: Baseline | None
 
@@ -91,7 +101,7 @@ def predict(
         ValueError: a file of examples is damaged.
     """
     contract = inputs.models.contract
-    index = index_examples(inputs.files, contract.labels, slice_keys)
+    index = index_examples(inputs.files[inputs.split], contract.labels, slice_keys)
     writer = PredictionsWriter(output)
     writer.examples(index.image_ids, index.sources, index.label_ids, index.slices)
     with tempfile.TemporaryDirectory(dir=output, prefix="units-") as scratch:
@@ -106,7 +116,11 @@ def predict(
             )
         errors = _errors(sources, units, Path(scratch))
         said = _put_together(sources, units, Path(scratch), writer, errors, len(contract.labels))
+        wrong = mistakes(index.label_ids, said[FLOAT], MISTAKES)
+        found = nearest_rows(inputs.kept_features, _features(wrong, units, Path(scratch)))
         seconds = _latencies(inputs, sources, errors)
+    rows = {row for near in found.values() for row in near}
+    writer.nearest(found, describe_rows(inputs.files.get("train", ()), rows, _picture))
     for example, jpeg in _thumbnails(index, said):
         writer.thumbnail(example, jpeg)
     writer.finish(
@@ -115,6 +129,7 @@ def predict(
         THREADS,
         {file.name: error for file, error in errors.items() if file.kind == "variant"},
         inputs.baseline.release if inputs.baseline else None,
+        {name: count_labels(files, contract.labels) for name, files in inputs.files.items()},
     )
 
 
@@ -156,12 +171,18 @@ class _PredictUnit(beam.DoFn):
         self._logged = time.monotonic()
 
     def process(self, unit: Unit) -> None:
-        said, errors = self._models.predict(_records(unit), unit.examples)
+        said = self._models.predict(_records(unit), unit.examples)
         file = _unit_file(Path(self._folder), unit)
         # A unit that is tried again replaces what it left; it is never seen half written.
         part = file.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
         with part.open("wb") as opened:
-            np.savez(opened, said=said, errors=np.array(errors, np.str_))
+            np.savez(
+                opened,
+                said=said.probabilities,
+                errors=np.array(said.errors, np.str_),
+                wrong=unit.first + said.wrong,
+                features=said.features,
+            )
         part.replace(file)
         if time.monotonic() - self._logged > PROGRESS_SECONDS:
             self._logged = time.monotonic()
@@ -189,6 +210,17 @@ def _errors(sources: Sources, units: Sequence[Unit], folder: Path) -> dict[TFLit
                 if error:
                     found.setdefault(file, error)
     return found
+
+
+def _features(
+    wanted: Collection[int], units: Sequence[Unit], folder: Path
+) -> dict[int, NDArray[np.float32]]:
+    """What the float model's base made of some of its mistakes, by the index of the example."""
+    found: dict[int, NDArray[np.float32]] = {}
+    for unit in units:
+        with np.load(_unit_file(folder, unit), allow_pickle=False) as part:
+            found |= dict(zip(part["wrong"].tolist(), part["features"], strict=True))
+    return {index: found[index] for index in wanted}
 
 
 def _put_together(
@@ -230,7 +262,8 @@ def _latencies(
     taken once more.
     """
     transform = ExampleTransform(inputs.transform_graph)
-    batches = transform.batches(serialized_examples(inputs.files).take(TIMED_IMAGES), BATCH)
+    examples = serialized_examples(inputs.files[inputs.split]).take(TIMED_IMAGES)
+    batches = transform.batches(examples, BATCH)
     pixels = [image for batch in batches for image in batch["pixels"].numpy()]
     turns = [pixels[start : start + TURN] for start in range(0, len(pixels), TURN)]
     files = [file for file in sources.files if file.kind == "variant" and file not in errors]
@@ -284,11 +317,12 @@ def _thumbnails(index: ExampleIndex, said: dict[str, Probabilities]) -> Iterator
         if name != FLOAT:
             wanted.update(lost_examples(index.label_ids, said[FLOAT], of_variant, THUMBNAILS))
     for example in sorted(wanted):
-        feature = tf.train.Example.FromString(index.record(example)).features.feature["image"]
-        yield example, _thumbnail(feature.bytes_list.value[0])
+        yield example, _picture(index.record(example))
 
 
-def _thumbnail(image: bytes) -> bytes:
+def _picture(record: bytes) -> bytes:
+    """A small JPEG of an example."""
+    image = tf.train.Example.FromString(record).features.feature["image"].bytes_list.value[0]
     picture = Image.open(io.BytesIO(image))
     picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     file = io.BytesIO()

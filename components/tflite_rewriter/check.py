@@ -43,6 +43,7 @@ class Op:
 
     Attributes:
         name: of its first output tensor, by which recipes know it.
+        inputs: names of the tensors that it reads and that are not constant.
         kind: "CONV_2D" and so on; a custom op's own name.
         custom: not one of TFLite's built-in operations; Flex ops are custom ops.
         types: of all its tensors, "INT8" and so on.
@@ -52,6 +53,7 @@ class Op:
     """
 
     name: str
+    inputs: tuple[str, ...]
     kind: str
     custom: bool
     types: frozenset[str]
@@ -144,6 +146,11 @@ def _read_op(table: schema.ModelT, tensors: list[schema.TensorT], op: schema.Ope
     kernel = kernel if kernel in weights else None
     return Op(
         name=tensors[op.outputs[0]].name.decode(),
+        inputs=tuple(
+            tensors[index].name.decode()
+            for index in op.inputs
+            if index >= 0 and table.buffers[tensors[index].buffer].data is None
+        ),
         kind=kind,
         custom=custom,
         types=frozenset(_TYPE_NAMES[tensor.type] for tensor in used),

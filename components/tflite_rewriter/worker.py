@@ -24,6 +24,7 @@ import numpy as np
 from components.tflite_models import FRONTIER_FILE, MODEL_FILE
 from components.tflite_rewriter.check import CheckError, check, read_ops
 from components.tflite_rewriter.images import StoredPixels, load_label_ids
+from components.tflite_rewriter.layers import layer_errors
 from components.tflite_rewriter.metadata import add_metadata
 from components.tflite_rewriter.mixed import Evaluation, Found, search
 from components.tflite_rewriter.recipes import (
@@ -50,13 +51,15 @@ from edgeline.errors import ModelError
 
 # In WORK, for the other processes.
 SINGLE_IMAGE = "single_image"
-FLOAT_FILE = "float32.tflite"
+FLOAT32 = "float32"
+FLOAT_FILE = f"{FLOAT32}.tflite"
 RANGES_FILE = "ranges.json"
 # What the float model says, beside the images that it says it of.
 EXPECTED_FILE = "expected.npy"
 
 # Compared with the float model. Not all: 16-bit activations run half a second an image.
 CHECKED_IMAGES = 32
+COMPARED_IMAGES = 4  # layer by layer
 BATCH = 8  # images; larger ones are hardly faster and take more memory
 SECONDS_BETWEEN_LINES = 2.0
 
@@ -122,6 +125,9 @@ def _make(variant: str, saved_model: Path, work: Path) -> None:
     facts: dict[str, Any] = {
         "parity": asdict(check(model, variant, len(contract.labels), tried, expected, recipe))
     }
+    if variant != FLOAT32:
+        layers = layer_errors(float32, model, tried[:COMPARED_IMAGES])
+        facts["layers"] = [asdict(layer) for layer in layers]
     files = {MODEL_FILE: model}
     if found:
         facts |= {"frontier": [asdict(point) for point in found.frontier], "note": found.note}

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from components.verdict import Check, Decision, VariantVerdict, Verdict
 from edgeline._files import write_whole
 from edgeline._text import one_line
+from pipeline.config import flattened
 from pipeline.errors import UserError
 
 HISTORY = "history"  # folder below a run root
@@ -153,7 +154,7 @@ class RunRecord(_Part):
     @property
     def settings(self) -> dict[str, JsonValue]:
         """The settings by their whole names, such as "trainer.epochs"."""
-        return dict(_flat(self.config))
+        return flattened(self.config)
 
     @property
     def unproven(self) -> int:
@@ -258,11 +259,3 @@ def _interval(check: Check) -> tuple[float, float] | None:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):  # an empty one says nothing
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

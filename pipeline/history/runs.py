@@ -46,7 +46,7 @@ class Runs:
         if not records and not unreadable:
             raise UserError(
                 f"{root}: no run is on record; `python -m pipeline run` leaves a record when it "
-                "ends"
+                "ends, and runs on Kubeflow are on Kubeflow's pages"
             )
         return cls(tuple(records), tuple(unreadable))
 

@@ -362,9 +362,10 @@ def _shares(spec: Document, name: str) -> bool:
 
 
 def _reads_data(config: Config, name: str, task: Document) -> bool:
-    """Whether a step mounts the dataset: where examples are a record, also all that take them."""
-    takes_examples = "examples" in task["inputs"].get("artifacts", {})
-    return name in READS_DATA or (takes_examples and not _distributes(config))
+    """Whether a step mounts the dataset: where examples are a record, also all that take it."""
+    given = task["inputs"].get("artifacts", {}).get("examples", {})
+    takes_record = given.get("taskOutputArtifact", {}).get("producerTask") == EXAMPLE_GEN
+    return name in READS_DATA or (takes_record and not _distributes(config))
 
 
 def _kubernetes(

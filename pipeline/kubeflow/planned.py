@@ -22,7 +22,14 @@ PLANNED: dict[str, tuple[str, ...]] = {
     "Evaluator": ("eval_config",),
     "TFLiteRewriter": ("search", "code_digest"),
     "TFLitePredictor": ("slice_keys", "registry", "baseline_digest", "code_digest"),
-    "TFLiteEvaluator": ("min_accuracy", "max_drop", "gate", "inputs_digest", "code_digest"),
+    "TFLiteEvaluator": (
+        "min_accuracy",
+        "max_drop",
+        "gate",
+        "inputs_digest",
+        "made_from",
+        "code_digest",
+    ),
     "EdgePusher": ("registry", "channel", "origin"),
 }
 

@@ -37,6 +37,7 @@ class Job:
         shared_cache_dir: for caches that other trainings on the same data use, too, and that are
             files for that reason; None keeps them in memory or in `state_dir`.
         devices: that train together.
+        keep_features: whether to leave the training images' features in `log_dir`.
     """
 
     config: TrainerConfig
@@ -47,6 +48,7 @@ class Job:
     state_dir: Path
     shared_cache_dir: Path | None = None
     devices: Devices = ONE_DEVICE
+    keep_features: bool = False
 
     @property
     def augmentation(self) -> Augmentation:

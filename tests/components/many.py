@@ -87,6 +87,8 @@ def many(
             split: {label: 40 + i for i, label in enumerate(labels)} for split in ("train", "test")
         },
         lineage={"baseline": "none yet"},
+        settings={"trainer.epochs": "20"},
+        nearest={},
     )
 
 

@@ -14,13 +14,16 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from apache_beam.options.pipeline_options import PipelineOptions
+from sklearn.preprocessing import normalize
 
 from components.examples import TransformedExamples
-from components.predictions import Predictions, load_predictions
+from components.predictions import Predictions, load_predictions, mistakes
 from components.records import next_record, open_records
 from components.tflite_models import ModelFile, TFLiteModelsFolder
 from components.tflite_predictor.baseline import Baseline, BaselineError, load_baseline
+from components.tflite_predictor.neighbours import nearest_rows
 from components.tflite_predictor.predict import Inputs, predict
+from components.trained_model import FEATURES_FILE
 from edgeline.registry.store import Connection
 from tests.conftest import Workspace, make_registry, publish_release
 
@@ -41,6 +44,11 @@ def in_this_process() -> beam.Pipeline:
     return beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))
 
 
+def train_files(workspace: Workspace) -> list[str]:
+    folder = workspace.artifact("ImportExampleGen", "examples") / "Split-train"
+    return sorted(map(str, folder.iterdir()))
+
+
 def predicted(
     workspace: Workspace,
     models: TFLiteModelsFolder,
@@ -50,9 +58,11 @@ def predicted(
 ) -> Predictions:
     output.mkdir()
     inputs = Inputs(
-        files=examples.files,
+        files={"train": train_files(workspace), "eval": examples.files},
+        split="eval",
         transform_graph=str(workspace.artifact("Transform", "transform_graph")),
         saved_model=str(workspace.artifact("Trainer", "model") / "Format-Serving"),
+        kept_features=workspace.artifact("Trainer", "model_run") / FEATURES_FILE,
         models=models,
         baseline=baseline,
     )
@@ -118,6 +128,52 @@ def test_each_example_keeps_its_label_its_identity_and_its_slices(
         assert values == raw
 
 
+def test_of_every_split_the_images_are_counted(found: Predictions, workspace: Workspace) -> None:
+    report = json.loads((workspace.folder / "dataset" / "ingest_report.json").read_text())
+    expected = {
+        split: [report["counts"][split][label] for label in ("defective", "functional")]
+        for split in ("train", "eval")
+    }
+    assert found.images == expected
+
+
+def test_beside_a_mistake_are_the_training_images_nearest_to_it(
+    found: Predictions, workspace: Workspace, models: TFLiteModelsFolder
+) -> None:
+    """By features that the saved model makes of the train split anew."""
+    wrong = mistakes(found.label_ids, found.float_model, limit=100)
+    assert set(found.nearest) == set(wrong) != set()
+    examples = {
+        split: TransformedExamples(
+            [str(workspace.artifact("ImportExampleGen", "examples") / f"Split-{split}" / "*")],
+            workspace.artifact("Transform", "transform_graph"),
+        )
+        for split in ("train", "eval")
+    }
+    saved = tf.saved_model.load(str(workspace.artifact("Trainer", "model") / "Format-Serving"))
+    features = {
+        split: np.concatenate(
+            [
+                saved.signatures["features"](pixels=batch["pixels"])["features"].numpy()
+                for batch in each.batches(32)
+            ]
+        )
+        for split, each in examples.items()
+    }
+    unit = {split: normalize(each) for split, each in features.items()}
+    ids = [raw["image_id"].decode() for raw in examples["train"].skim("image_id")]
+    for index in wrong:
+        similar = unit["train"] @ unit["eval"][index]
+        best = similar[[ids.index(near.image_id) for near in found.nearest[index]]]
+        # Features are kept as float16: of two that are as near, either may come first.
+        np.testing.assert_allclose(best, np.sort(similar)[::-1][: len(best)], atol=1e-3)
+        assert all(near.label in models.contract.labels for near in found.nearest[index])
+
+
+def test_without_kept_features_there_are_no_neighbours(tmp_path: Path) -> None:
+    assert nearest_rows(tmp_path / "missing.npz", {3: np.ones(4, np.float32)}) == {}
+
+
 def test_probabilities_are_mapped_and_not_loaded(found: Predictions) -> None:
     assert isinstance(found.float_model, np.memmap)
     assert all(isinstance(each, np.memmap) for each in found.variants.values())
@@ -127,7 +183,7 @@ def test_of_the_units_nothing_is_left(workspace: Workspace) -> None:
     folder = workspace.artifact("TFLitePredictor", "predictions")
     table = json.loads((folder / "predictions.json").read_text())
     expected = {"predictions.json", "examples.npz", *(model["file"] for model in table["models"])}
-    assert {path.name for path in folder.iterdir()} - {"thumbnails"} == expected
+    assert {path.name for path in folder.iterdir()} - {"thumbnails", "nearest"} == expected
 
 
 def test_a_damaged_record_is_found_and_named(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from components.predictions import THUMBNAILS, lost_examples
+from components.predictions import THUMBNAILS, Neighbour, lost_examples
 from components.report.charts import Axis, Chart, Mark
 from components.report.figures import frontier_charts
 from components.report.measures import (
@@ -84,6 +84,8 @@ def report(classes: int = 2, lost: int = 3) -> ReportData:
         history={"head/loss": [1.0, 0.5], "head/val_loss": [1.1, float("nan")]},
         data_summary={"train": {"class 0": 1200, "class 1": 800}, "test": {"class 0": 50}},
         lineage={"baseline": "none yet"},
+        settings={"trainer.epochs": "20"},
+        nearest={},
     )
 
 
@@ -171,6 +173,27 @@ def test_a_variant_of_a_float_model_that_failed_did_not_pass() -> None:
     assert "None of 3 variants passed" in parsed.text
     assert "Nothing is released." in parsed.text
     assert parsed.tables["The models side by side"][2][1] == "✗ failed"
+
+
+def test_what_the_float_model_missed_is_said_once() -> None:
+    data = report()
+    failed = replace(
+        data.verdict,
+        float_model=judged("float", 0.8),
+        variants=(judged("float16", 0.8), judged("int8", 0.7, 0.1)),
+    )
+    text = page(replace(data, verdict=failed)).text
+    assert text.count("below the minimum of 0.9000") == 1
+    assert text.count("1 of the thresholds that the float model missed, too") == 2
+    assert text.count("accuracy drop is 0.1000, 0.0800 above the maximum of 0.0200") == 1
+
+
+def test_a_class_that_is_never_said_is_told_at_once() -> None:
+    data = report()
+    never = Check("precision of class 1", OVERALL, float("nan"))
+    of_float = replace(data.verdict.float_model, checks=(*data.verdict.float_model.checks, never))
+    told = page(replace(data, verdict=replace(data.verdict, float_model=of_float))).text
+    assert "(never says class 1)" in told
 
 
 def test_a_required_variant_that_did_not_pass_is_named() -> None:
@@ -269,6 +292,19 @@ def test_the_float_model_s_mistakes_are_shown_with_their_files() -> None:
     assert "None." in page(report()).text.partition("Mistakes of the float model")[2][:400]
 
 
+def test_training_images_like_a_mistake_stand_below_it() -> None:
+    data = report()
+    wrong = saying(np.roll(data.label_ids, 1), 2)
+    near = [Neighbour(f"photos/like{i}.jpg", "aa", "class 1", PNG) for i in range(3)]
+    data = replace(data, probabilities={**data.probabilities, "float": wrong}, nearest={0: near})
+    parsed = page(data)
+    pictures = [image for image in parsed.images if image["alt"] == "a training image of class 1"]
+    assert len(pictures) == 3
+    assert "like 3 class 1" in parsed.text
+    assert "look whether the image's own is right" in parsed.text
+    assert "look whether the image's own is right" not in page(report()).text
+
+
 def test_labels_that_are_probably_wrong_are_listed() -> None:
     data = wrong(0)
     data.probabilities["float"][7] = (0.98, 0.02)  # example 7 is labelled class 1
@@ -318,6 +354,7 @@ def test_what_comes_from_the_data_is_escaped() -> None:
         history={f"{HOSTILE}/loss": [1.0]},
         data_summary={HOSTILE: {HOSTILE: 1}},
         lineage={HOSTILE: HOSTILE},
+        settings={HOSTILE: HOSTILE},
     )
     content = render(hostile)
     assert "<script" not in content
@@ -334,7 +371,9 @@ CASES: dict[str, ReportData] = {
     "a loss that is never a number": replace(report(), history={"loss": [float("inf")]}),
     "no slices": replace(report(), slices={}),
     "one slice value": replace(report(), slices={"line": np.array(["a"] * 100)}),
-    "no summary, no lineage": replace(report(), data_summary={}, lineage={}),
+    "no summary, no lineage": replace(
+        report(), data_summary={}, lineage={}, settings={}
+    ),
     "only the float model was measured": replace(
         report(), probabilities={"float": report().probabilities["float"]}
     ),

@@ -38,6 +38,7 @@ from components.tflite_models import (
 from components.tflite_rewriter.check import CheckError, check, read_ops
 from components.tflite_rewriter.convert import to_float32
 from components.tflite_rewriter.images import Images, StoredPixels, load_label_ids
+from components.tflite_rewriter.layers import layer_errors
 from components.tflite_rewriter.metadata import METADATA_IDENTIFIER, METADATA_NAME, read_labels
 from components.tflite_rewriter.mixed import Evaluation, Found, Trials, in_words, search
 from components.tflite_rewriter.recipes import Ranges, calibrate, quantize, whole
@@ -210,6 +211,29 @@ def test_parity_with_the_float_model_is_on_record(models: TFLiteModelsFolder) ->
         assert model.parity.images == 32
         assert model.parity.mean_difference <= model.parity.max_difference
         assert model.parity.max_difference <= most.get(model.variant, 0.05)
+
+
+def test_the_layers_that_bring_a_difference_are_on_record(models: TFLiteModelsFolder) -> None:
+    layers = {model.variant: model.layers for model in models.models}
+    assert layers.pop("float32") == ()
+    for found in layers.values():
+        growth = [layer.error - layer.before for layer in found]
+        assert growth == sorted(growth, reverse=True)
+        assert min(growth) > 0
+    assert layers["dynamic_int4"][0].error > layers["dynamic"][0].error
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_layer_that_was_quantized_is_the_one_that_is_blamed(
+    number: int, models: TFLiteModelsFolder
+) -> None:
+    float32 = content(models, "float32")
+    kernels = [op.name for op in read_ops(float32) if op.kind == "FULLY_CONNECTED"]
+    recipe = Recipe("float32", {kernels[number]: "weight_int4"})
+    pixels = np.random.default_rng(0).random((2, SIDE, SIDE, 3), np.float32)
+    first, *_ = layer_errors(float32, quantize(float32, recipe, {}), pixels)
+    assert first.name == kernels[number]
+    assert first.before < 1e-3 < first.error
 
 
 def test_the_images_calibrated_with_are_on_record(models: TFLiteModelsFolder) -> None:

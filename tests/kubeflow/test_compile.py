@@ -177,7 +177,6 @@ EXAMPLES_READERS = (
     "StatisticsGen",
     "Transform",
     "Trainer",
-    "Evaluator",
     "TFLiteRewriter",
     "TFLitePredictor",
 )

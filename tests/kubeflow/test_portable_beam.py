@@ -217,9 +217,9 @@ def test_the_metrics_are_the_same_on_another_engine(
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
+    said = made_by(workspace, "TFLitePredictor", "float_examples", standard_artifacts.Examples)
     inputs = {
-        "examples": made_by(workspace, "ImportExampleGen", "examples", standard_artifacts.Examples),
-        "schema": made_by(workspace, "ImportSchemaGen", "schema", standard_artifacts.Schema),
+        "examples": said,
         "model": made_by(workspace, "Trainer", "model", standard_artifacts.Model),
     }
     there = do(

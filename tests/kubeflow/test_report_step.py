@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import auc, roc_auc_score
 
 from components.verdict import Check, VariantVerdict, Verdict
+from pipeline.history.record import judgement
 from pipeline.kubeflow.report import MOST_POINTS, best, confusion_of, metrics_of, roc_of
 
 FLOAT = VariantVerdict("float", (Check("accuracy", "overall", 0.9),))
@@ -28,6 +29,18 @@ def test_a_metric_s_name_has_no_spaces() -> None:
         "int8_p50_latency_in_ms": 3.0,
         "float16_recall_of_a_cat": 0.1,
     }
+
+
+def test_they_are_the_figures_that_a_run_here_has_on_record(tmp_path: Path) -> None:
+    judged = verdict(PASSED, MISSED, FAILED)
+    kept = judgement(judged, tmp_path / "verdict", tmp_path)
+    figures = {
+        "_".join(f"{model.name} {metric}".split()): figure.value
+        for model in kept.models
+        for metric, figure in model.figures.items()
+    }
+    assert figures == {"float_accuracy": 0.9, "int8_p50_latency_in_ms": 3.0}
+    assert figures.items() <= metrics_of(judged).items()
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,9 @@ def report(classes: int, examples: int = 600) -> ReportData:
             split: dict.fromkeys(labels, images)
             for split, images in {"train": 2000, "val": 300, "test": 300}.items()
         },
-        lineage={"dataset": "sha256:" + "ab" * 32, "baseline": "none yet"},
+        lineage={"data": "dataset", "dataset, sha256": "ab" * 32, "baseline": "none yet"},
+        settings={"trainer.epochs": "20", "gate.min_slice_accuracy.camera": "0.8"},
+        nearest={},
     )
 
 

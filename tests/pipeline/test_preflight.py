@@ -252,7 +252,28 @@ def test_what_too_few_images_cannot_prove_is_warned_about() -> None:
 def test_a_run_that_could_only_lack_proof_is_refused() -> None:
     with pytest.raises(UserError, match=r"(?s)max_drop_deployed = 0.01 can't be proved.*refuse"):
         checked(FEW, gate={"unproven": "refuse"})
-    assert checked(FEW, gate={"unproven": "refuse", "evidence": "point"}) == []
+
+
+def test_where_figures_decide_a_budget_of_less_than_an_image_is_warned_about() -> None:
+    assert checked(FEW, gate={"unproven": "refuse", "evidence": "point"}) == [
+        "gate.max_drop and gate.max_drop_deployed = 0.01 is less than one of 65 images: a variant "
+        "may lose none"
+    ]
+    allowed = {"evidence": "point", "max_drop": 0.02, "max_drop_deployed": 0.0}
+    assert checked(FEW, gate=allowed) == []
+
+
+def test_classes_of_few_images_are_warned_about() -> None:
+    counts = {"cat": 40, **{f"dog {i}": 3 + i for i in range(8)}}
+    dataset = replace(
+        DATASET, labels=tuple(counts), counts=dict.fromkeys(("train", "eval", "test"), counts)
+    )
+    gate = {"evidence": "point", "max_drop": 0.05, "max_drop_deployed": 0.05}
+    (warning,) = checked(dataset, gate=gate)
+    assert warning == (
+        "the test split has fewer than 10 images of dog 0 (3), dog 1 (4), dog 2 (5), dog 3 (6), "
+        "dog 4 (7) and 2 more classes: with 3, a recall of 1 proves no more than 0.44"
+    )
 
 
 def test_another_split_than_test_is_warned_about() -> None:
