@@ -387,7 +387,7 @@ class Searched:
         """A row a file, the most accurate first."""
         import pandas as pd
 
-        from pipeline.search.page import ranked
+        from pipeline.search.plan import ranked
 
         rows = [
             {
