@@ -105,6 +105,9 @@ class Ingested:
         """
         return Page.read(self.folder / PAGE_FILE)
 
+    def __repr__(self) -> str:
+        return f"<{self.folder}: {self.report.images:,} images>"
+
     def _repr_html_(self) -> str:
         return str(self.counts.to_html())
 
@@ -335,6 +338,9 @@ class History:
         head = [name.lower() for name in LIST_HEAD]
         return pd.DataFrame(list_rows(self.found), columns=head).set_index(head[0])
 
+    def __repr__(self) -> str:
+        return f"<{len(self)} runs below {self.root}>"
+
     def _repr_html_(self) -> str:
         return str(self.table.to_html())
 
@@ -381,6 +387,9 @@ class Searched:
         from pipeline.search.run import PAGE_FILE as SEARCH_PAGE
 
         return Page.read(self.found.folder / SEARCH_PAGE)
+
+    def __repr__(self) -> str:
+        return f"<{len(self.found.points)} files of a search; config has the settings that won>"
 
     def _repr_html_(self) -> str:
         return self.page._repr_html_()
