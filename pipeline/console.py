@@ -129,6 +129,11 @@ def _shown(stack: ExitStack) -> TextIO:
     # Never closed: a library's log may hold on to what was stderr when it was loaded.
     stack.enter_context(redirect_stdout(os.fdopen(1, "w", 1, closefd=False)))
     stack.enter_context(redirect_stderr(os.fdopen(2, "w", 1, closefd=False)))
+    if "IPython" in sys.modules:
+        from IPython.utils.capture import capture_output
+
+        # Beam loads scripts from the network into the page.
+        stack.enter_context(capture_output(stdout=False, stderr=False))
     return page
 
 

@@ -12,7 +12,7 @@ from components.report import charts
 from components.report.charts import Axis, Chart, Line, Mark
 from components.report.figures import LEAST_ACCURACY_SPAN
 from components.report.tables import NOTHING, Cell, Table, size
-from pipeline.search.plan import MEGABYTE, Plan, Point, frontier, winner
+from pipeline.search.plan import MEGABYTE, Plan, Point, frontier, ranked, winner
 
 OTHERS, CHOSEN = 0, 1  # styles
 
@@ -78,11 +78,6 @@ def points_table(points: Sequence[Point]) -> Table:
             for number, point in enumerate(ranked(points), 1)
         ),
     )
-
-
-def ranked(points: Sequence[Point]) -> list[Point]:
-    """The most accurate first, and of equals the smallest."""
-    return sorted(points, key=lambda point: (-point.accuracy, point.cost.bytes))
 
 
 def _charts(points: Sequence[Point], best: Sequence[Point]) -> list[Chart]:

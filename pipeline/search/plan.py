@@ -108,6 +108,10 @@ def frontier(points: Sequence[Point]) -> list[Point]:
 
 
 def winner(points: Sequence[Point]) -> Point | None:
-    """The most accurate within the budgets, and of equals the smallest; None if none is."""
-    fitting = [point for point in points if point.fits]
-    return max(fitting, key=lambda point: (point.accuracy, -point.cost.bytes), default=None)
+    """The first of `ranked` that is within the budgets; None if none is."""
+    return next((point for point in ranked(points) if point.fits), None)
+
+
+def ranked(points: Sequence[Point]) -> list[Point]:
+    """The most accurate first, and of equals the one with the least size times latency."""
+    return sorted(points, key=lambda point: (-point.accuracy, point.cost.bytes * point.cost.ms))

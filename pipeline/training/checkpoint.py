@@ -21,10 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeline._files import write_whole
+from pipeline.training.keras_internals import remembered, remind
 
 SAVE_SECONDS = 30.0  # between two checkpoints, so that epochs of a second are not slowed down
-# What Keras' callbacks remember from epoch to epoch.
-_REMEMBERED = ("best", "wait", "best_epoch", "stopped_epoch", "cooldown_counter")
 
 Curves = dict[str, list[float]]
 
@@ -112,8 +111,8 @@ class Checkpoint(keras.callbacks.Callback):
             return
         restore(self.model, self._state)
         _assign(self.model.optimizer.variables, self._state.optimizer)
-        for callback, remembered in zip(self._others, self._state.callbacks, strict=True):
-            vars(callback).update(remembered)
+        for callback, values in zip(self._others, self._state.callbacks, strict=True):
+            remind(callback, values)
             if isinstance(callback, keras.callbacks.EarlyStopping):
                 callback.best_weights = self._state.best or None
         self._state = State()  # Arrays as large as the model, not needed again.
@@ -140,7 +139,7 @@ class Checkpoint(keras.callbacks.Callback):
         return State(
             epochs=epochs,
             curves=self.curves,
-            callbacks=[_remembered(callback) for callback in self._others],
+            callbacks=[remembered(callback) for callback in self._others],
             weights=[variable.numpy() for variable in self.model.variables],
             optimizer=[variable.numpy() for variable in self.model.optimizer.variables],
             best=best,
@@ -155,8 +154,3 @@ def restore(model: keras.Model, state: State) -> None:
 def _assign(variables: Sequence[keras.Variable], values: Sequence[NDArray[Any]]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-
-
-def _remembered(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    found = {name: vars(callback)[name] for name in _REMEMBERED if name in vars(callback)}
-    return {n: v if v is None or isinstance(v, int) else float(v) for n, v in found.items()}

@@ -12,6 +12,7 @@ import keras
 
 from pipeline.errors import UserError
 from pipeline.training.bases import BASES, WHOLE_BASE
+from pipeline.training.keras_internals import layers_read_by
 
 # Of the batch norms' running statistics. Keras' 0.99 needs hundreds of steps until they mean
 # something; before, what is evaluated has little to do with what was trained.
@@ -38,7 +39,7 @@ def clean_cuts(base: keras.Model) -> list[str]:
     position = {layer.name: index for index, layer in enumerate(base.layers)}
     read_by_last = [0] * len(base.layers)
     for index, layer in enumerate(base.layers):
-        for source in _sources(layer):
+        for source in layers_read_by(layer):
             if source in position:
                 read_by_last[position[source]] = index
     cuts, furthest = [], 0
@@ -118,9 +119,3 @@ def split(base: keras.Model, first: int) -> Split:
         return Split(cut, None, base)
     tensor = base.get_layer(cut).output
     return Split(cut, keras.Model(base.input, tensor), keras.Model(tensor, base.output))
-
-
-def _sources(layer: keras.layers.Layer) -> list[str]:
-    """Names of the layers whose outputs a layer reads."""
-    inputs = layer.input if isinstance(layer.input, list) else [layer.input]
-    return [tensor._keras_history.operation.name for tensor in inputs]

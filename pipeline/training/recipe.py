@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 
 from pipeline.config import TrainerConfig
+from pipeline.training.keras_internals import clipping_the_sum
 
 MOMENTUM = 0.9
 PLATEAU_FACTOR = 0.2
@@ -35,27 +36,11 @@ MONITORED = {
     "mean_recall": Monitored("val_mean_recall", "max"),
 }
 
-
-def _clipping_the_sum(optimizer: Any) -> Any:
-    """A Keras optimizer that clips a gradient after the devices' parts are added up, not before."""
-
-    class ClippingTheSum(optimizer):
-        def _clip_gradients(self, grads: list[tf.Tensor]) -> list[tf.Tensor]:
-            return grads
-
-        def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> list[tuple[tf.Tensor, Any]]:
-            summed, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
-            return list(zip(super()._clip_gradients(list(summed)), variables, strict=True))
-
-    ClippingTheSum.__name__ = optimizer.__name__  # by which Keras names it, and its variables
-    return ClippingTheSum
-
-
 _OPTIMIZERS = {
-    "adam": _clipping_the_sum(keras.optimizers.Adam),
-    "adamw": _clipping_the_sum(keras.optimizers.AdamW),
-    "rmsprop": _clipping_the_sum(keras.optimizers.RMSprop),
-    "sgd": partial(_clipping_the_sum(keras.optimizers.SGD), momentum=MOMENTUM, nesterov=True),
+    "adam": clipping_the_sum(keras.optimizers.Adam),
+    "adamw": clipping_the_sum(keras.optimizers.AdamW),
+    "rmsprop": clipping_the_sum(keras.optimizers.RMSprop),
+    "sgd": partial(clipping_the_sum(keras.optimizers.SGD), momentum=MOMENTUM, nesterov=True),
 }
 
 

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from pipeline.training.devices import Devices
 from pipeline.training.inputs import Inputs
+from pipeline.training.keras_internals import SEED
 
-SEED = "seed_generator_state"  # Keras' name for the state of what draws random numbers
 SEEDS_APART = 7919  # between the seeds of two devices
 
 

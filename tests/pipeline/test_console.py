@@ -9,7 +9,9 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 import pipeline.console
 from pipeline.console import console
@@ -63,6 +65,28 @@ def test_without_a_log_everything_is_shown() -> None:
     assert "python's stdout" in shown.stdout
     assert "      int8 converted" in shown.stdout
     assert "C++'s stderr" in shown.stderr
+
+
+NOTEBOOK = """
+from pathlib import Path
+from IPython.display import Javascript, display
+from pipeline.console import console
+
+with console(Path("run.log")) as screen:
+    print("python's stdout")
+    display(Javascript("alert()"))
+    screen.say("the progress")
+"""
+
+
+def test_a_notebook_shows_the_progress_alone(tmp_path: Path) -> None:
+    cell = nbformat.v4.new_code_cell(NOTEBOOK)
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, kernel_name="python3", resources=where).execute()
+    (shown,) = cell.outputs
+    assert (shown.name, shown.text) == ("stdout", "the progress\n")
+    assert (tmp_path / "run.log").read_text() == "python's stdout\n"
 
 
 def test_a_step_that_says_nothing_is_at_work(

@@ -140,5 +140,5 @@ def test_the_frontier_is_what_nothing_beats_in_everything() -> None:
     small, fast, good = point("s", 1, 9, 0.7), point("f", 5, 1, 0.7), point("g", 9, 9, 0.9, False)
     worse = point("w", 6, 9, 0.65)
     assert frontier([worse, good, fast, small]) == [small, fast, good]
-    assert winner([worse, good, fast, small]) == small, "of equals, the smallest that fits"
+    assert winner([worse, good, fast, small]) == fast, "of equals, the least size times latency"
     assert winner([good]) is None
