@@ -7,7 +7,14 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from components.predictions import THUMBNAILS, lost_examples
+from components.predictions import (
+    MISTAKES,
+    NEIGHBOURS,
+    THUMBNAILS,
+    Neighbour,
+    lost_examples,
+    mistakes,
+)
 from components.report.measures import groups, said_of
 from components.report.report import ReportData
 from components.tflite_models import ModelFile
@@ -66,6 +73,8 @@ def many(
         for p in probabilities.values()
         for index in lost_examples(label_ids, probabilities["float"], p, THUMBNAILS)
     }
+    wrong = mistakes(label_ids, probabilities["float"], MISTAKES)
+    like = Neighbour("photos/like.jpg", "aa" * 32, labels[1], PICTURE)
     return ReportData(
         name="species",
         labels=labels,
@@ -81,14 +90,14 @@ def many(
         sources=tuple(f"photos/{i}.jpg" for i in range(examples)),
         slices=slices,
         probabilities=probabilities,
-        thumbnails=dict.fromkeys(lost, PICTURE),
+        thumbnails=dict.fromkeys(lost.union(wrong), PICTURE),
         history={"head/loss": [1.0, 0.5], "head/val_loss": [1.1, 0.6]},
         data_summary={
             split: {label: 40 + i for i, label in enumerate(labels)} for split in ("train", "test")
         },
         lineage={"baseline": "none yet"},
         settings={"trainer.epochs": "20"},
-        nearest={},
+        nearest={index: [like] * NEIGHBOURS for index in wrong},
     )
 
 

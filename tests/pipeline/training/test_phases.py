@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.examples import write_examples
+from components.trained_model import FEATURES_FILE
 from pipeline.errors import UserError
 from pipeline.preprocessing import PIXELS
 from pipeline.training import features, phases
-from pipeline.training.inputs import Job
+from pipeline.training.features import FeatureStore
+from pipeline.training.inputs import Cache, Job
 from pipeline.training.phases import train
 from pipeline.training.recipe import best
 from tests.pipeline.training.conftest import BASE, MakeJob, images, read, untrained
@@ -64,11 +67,46 @@ def test_the_joined_model_scores_what_the_parts_scored_on_cached_activations(
     make_job: MakeJob,
 ) -> None:
     job = make_job(fine_tune_epochs=2, fine_tune_learning_rate=1e-3, fine_tune_from="conv5_block3")
+    job = replace(job, keep_features=True)
     model, curves = trained(job)
     reached = best(curves, job.config)
     probabilities = predictions(model, job)
     loss = -np.log(probabilities[np.arange(20), job.evaluation.label_ids]).mean()
     assert loss == pytest.approx(reached, rel=1e-4)
+
+    # What is kept of the training images is what the trained base makes of them.
+    _, normalize, base, _ = model.layers
+    pixels = np.concatenate([b[PIXELS].numpy() for b in job.train.examples.batches(32)])
+    expected = base(normalize(pixels), training=False).numpy().mean(axis=(1, 2))
+    with np.load(job.log_dir / FEATURES_FILE, allow_pickle=False) as kept:
+        np.testing.assert_array_equal(kept["rows"], np.arange(75))
+        assert kept["features"].dtype == np.float16
+        np.testing.assert_allclose(kept["features"], expected, rtol=0.01, atol=1e-3)
+
+
+@pytest.mark.parametrize("area", [1, 2], ids=["pooled", "flatten"])
+def test_features_of_a_frozen_base_are_those_that_are_cached(
+    make_job: MakeJob, area: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each image the first view, and of many images some."""
+    monkeypatch.setattr(phases, "KEPT_IMAGES", 10)
+    job = make_job(augment_views=2)
+    job.log_dir.mkdir()
+    store = FeatureStore(150, (area, area, 4), None)
+    values = np.random.default_rng(0).random((150, area, area, 4), np.float32)
+    store.append(values)
+    phases._keep_features(None, {phases.HEAD: Cache(store, store)}, job)
+    with np.load(job.log_dir / FEATURES_FILE, allow_pickle=False) as kept:
+        rows = kept["rows"]
+        assert (len(rows), rows[0], rows[-1]) == (10, 0, 74)
+        expected = values[rows * 2].mean(axis=(1, 2))
+        np.testing.assert_allclose(kept["features"], expected, rtol=1e-3)
+
+
+def test_without_a_cache_no_features_are_kept(make_job: MakeJob) -> None:
+    job = make_job()
+    phases._keep_features(None, {}, job)
+    assert not job.log_dir.exists()
 
 
 @pytest.mark.parametrize("cache", ["auto", "off"])
