@@ -70,6 +70,7 @@ SIGNS = (PLAN, PUSHER)
 ALONE = {
     EXAMPLE_GEN: "pipeline.kubeflow.imports.record_examples",
     SCHEMA_GEN: "pipeline.kubeflow.imports.import_schema",
+    "ExampleValidator": "components.example_validator.step.find_anomalies",
     "TFLiteEvaluator": "components.tflite_evaluator.step.judge",
     PUSHER: "components.edge_pusher.step.publish",
 }

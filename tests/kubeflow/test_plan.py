@@ -153,6 +153,7 @@ def test_other_code_changes_only_what_is_planned(
     difference = changed(before, settings(folder))
     assert {step for step, _ in difference} == {
         "StatisticsGen",
+        "ExampleValidator",
         "Transform",
         "Tuner",
         "Trainer",
