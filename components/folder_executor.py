@@ -31,7 +31,9 @@ class FolderExecutor(base_executor.BaseExecutor):
         for name, folder in outputs.items():
             artifact = artifact_utils.get_single_instance(output_dict[name])
             for key, value in folder.properties.items():
-                if isinstance(value, int):
+                if key in (artifact.PROPERTIES or {}):
+                    setattr(artifact, key, value)
+                elif isinstance(value, int):
                     artifact.set_int_custom_property(key, value)
                 else:
                     artifact.set_string_custom_property(key, value)

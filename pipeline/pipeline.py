@@ -8,7 +8,6 @@ from typing import Any
 # Not from tfx.v1, which imports Google Cloud's clients: 10 seconds for nothing used here.
 from tfx.components import (
     Evaluator,
-    ExampleValidator,
     Trainer,
     Transform,
     Tuner,
@@ -20,6 +19,7 @@ from tfx.proto import example_gen_pb2, trainer_pb2
 
 from components.edge_pusher.component import EdgePusher
 from components.edge_pusher.origin import Origin
+from components.example_validator.component import ExampleValidator
 from components.import_example_gen.component import ImportExampleGen
 from components.statistics_gen.component import StatisticsGen
 from components.tflite_evaluator.component import TFLiteEvaluator
@@ -74,7 +74,9 @@ def create_pipeline(
         **settings["StatisticsGen"],
     )
     example_validator = ExampleValidator(
-        statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
+        statistics=statistics_gen.outputs["statistics"],
+        schema=schema_gen.outputs["schema"],
+        **settings["ExampleValidator"],
     )
     transform = Transform(
         examples=example_gen.outputs["examples"],

@@ -55,6 +55,7 @@ def step_settings(
         "ImportExampleGen": {"input_base": glob.escape(str(dataset.path))},
         "ImportSchemaGen": {"schema_file": str(dataset.schema_path)},
         "StatisticsGen": {"code_digest": code_digest("components.statistics_gen.executor")},
+        "ExampleValidator": {"code_digest": code_digest("components.example_validator.step")},
         "Transform": {
             "custom_config": {**size, "code_digest": code_digest("pipeline.preprocessing")}
         },

@@ -30,6 +30,7 @@ from pipeline.kubeflow.checks import check
 from pipeline.kubeflow.cluster import in_cluster
 from pipeline.kubeflow.names import (
     BASELINE,
+    BUCKET,
     BUILDER,
     CONFIG,
     DATASET_DIGEST,
@@ -41,13 +42,14 @@ from pipeline.kubeflow.names import (
     REGISTRY_LOGIN,
     REPORT,
     ROOT,
+    SCHEMA_GEN,
     SETTINGS,
     SHARED,
     SIGNING_KEYS,
     STEP,
     planned_output,
 )
-from pipeline.kubeflow.planned import planned_for
+from pipeline.kubeflow.plan import planned_settings
 from pipeline.kubeflow.step import distributed_runner
 from pipeline.pipeline import create_pipeline
 from pipeline.registry import destination
@@ -61,13 +63,14 @@ RETRIES = 2
 # Argo counts it from the start of the first try, and stops the last one when it has passed: it must
 # be longer than any step takes.
 RETRIED_FOR = "2592000s"  # 30 days
-READS_DATA = (PLAN, EXAMPLE_GEN, "ImportSchemaGen", "Tuner", "Trainer")
+READS_DATA = (PLAN, EXAMPLE_GEN, SCHEMA_GEN, "Tuner", "Trainer")
 READS_REGISTRY = (PLAN, "TFLitePredictor", PUSHER)
 SIGNS = (PLAN, PUSHER)
 # The steps that need no TensorFlow, as functions of folders: they start in a second.
 ALONE = {
     EXAMPLE_GEN: "pipeline.kubeflow.imports.record_examples",
-    "ImportSchemaGen": "pipeline.kubeflow.imports.import_schema",
+    SCHEMA_GEN: "pipeline.kubeflow.imports.import_schema",
+    "ExampleValidator": "components.example_validator.step.find_anomalies",
     "TFLiteEvaluator": "components.tflite_evaluator.step.judge",
     PUSHER: "components.edge_pusher.step.publish",
 }
@@ -193,7 +196,7 @@ def _add_plan(spec: Document, config: Config, image: str) -> None:
         "inputDefinitions": {
             "parameters": {name: {"parameterType": kind} for name, kind in types.items()}
         },
-        "outputDefinitions": {"parameters": dict(_take_planned(spec))},
+        "outputDefinitions": {"parameters": dict(_take_planned(spec, config))},
     }
     _add_task(spec, PLAN, image, component, {"parameters": inputs})
     spec["root"]["inputDefinitions"] = {
@@ -233,14 +236,14 @@ def run_parameters(config: Config) -> dict[str, Any]:
     return {**parameters, **thresholds, BASELINE: ""}
 
 
-def _take_planned(spec: Document) -> Iterator[tuple[str, Document]]:
+def _take_planned(spec: Document, config: Config) -> Iterator[tuple[str, Document]]:
     """Makes the planned settings inputs from `Plan`; yields its outputs with their types."""
-    for step, names in planned_for(_tasks(spec)).items():
+    for step, names in planned_settings(config, _any_dataset(config), "", "").items():
         task, component = _tasks(spec)[step], spec["components"][step]
         declared = component["inputDefinitions"]["parameters"]
-        if DATASET_DIGEST in names:
-            declared[DATASET_DIGEST] = {"parameterType": "STRING"}
         for name in names:
+            if name in (DATASET_DIGEST, BUCKET):  # which TFX's compiler does not know of
+                declared[name] = {"parameterType": "STRING"}
             output = planned_output(step, name)
             task["inputs"]["parameters"][name] = {
                 "taskOutputParameter": {"producerTask": PLAN, "outputParameterKey": output}

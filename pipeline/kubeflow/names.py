@@ -8,6 +8,7 @@ PLAN = "Plan"
 REPORT = "Report"
 PUSHER = "EdgePusher"
 EXAMPLE_GEN = "ImportExampleGen"
+SCHEMA_GEN = "ImportSchemaGen"
 TUNER = "Tuner"
 
 BUILDER = "https://edgeline.dev/provenance/kubeflow-pipelines/v1"
@@ -20,10 +21,14 @@ CA_FILE = REGISTRY_LOGIN / "ca.crt"
 CLIENT_CERT = REGISTRY_LOGIN / "tls.crt"
 CLIENT_KEY = REGISTRY_LOGIN / "tls.key"
 
-# Parameters of `Plan` beside the run's, and a setting that steps have only for the cache's sake.
+# Parameters of `Plan` beside the run's.
 CONFIG = "config"
 ROOT = "root"
+
+# Settings that steps have only for the cache: what stands for the data, which may be replaced in
+# place, and the run's bucket, as the launcher has no credentials for what is cached in another.
 DATASET_DIGEST = "dataset_digest"
+BUCKET = "bucket"
 
 # The arguments that tell a step of TFX's its inputs (TFX's own compiler does) and its outputs.
 INPUTS_SPEC = "--json_serialized_inputs_spec_args"

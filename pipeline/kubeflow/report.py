@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from pipeline.summary import verdict_tables
 
 MOST_POINTS = 200  # of a curve
 MOST_METRICS = 500  # with more, those of single classes are left to the report
+_ODD = re.compile(r"[^\w-]+")
 
 
 def run(arguments: list[str]) -> None:
@@ -63,8 +65,9 @@ def run(arguments: list[str]) -> None:
 def metrics_of(verdict: Verdict) -> dict[str, float]:
     """The overall metrics of the float model and of every variant, by name.
 
-    A name has no spaces, so that Kubeflow's pages sort by it and compare runs. The metrics of
-    single classes are among them unless they are too many for a page.
+    A name has no spaces, so that Kubeflow's pages sort by it and compare runs, and nothing else for
+    which MLflow would refuse all of them, as a class may have. The metrics of single classes are
+    among them unless they are too many for a page.
     """
     checks = [
         (judged.variant, check)
@@ -74,7 +77,7 @@ def metrics_of(verdict: Verdict) -> dict[str, float]:
     ]
     few = len(checks) <= MOST_METRICS
     return {
-        "_".join(f"{variant} {check.metric}".split()): check.value
+        _ODD.sub("_", f"{variant} {check.metric}"): check.value
         for variant, check in checks
         if few or not check.of_part
     }

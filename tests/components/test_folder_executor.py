@@ -23,6 +23,19 @@ class Executor(FolderExecutor):
         outputs["pushed"].properties.update(tag=settings["tag"], run=run)
 
 
+def test_properties_that_the_type_declares_are_set_as_such(tmp_path: Path) -> None:
+    class Splits(FolderExecutor):
+        @staticmethod
+        def STEP(inputs: Folders, outputs: Folders, settings: Mapping[str, Any], run: str) -> None:  # noqa: N802
+            outputs["anomalies"].properties["split_names"] = '["train"]'
+
+    anomalies = standard_artifacts.ExampleAnomalies()
+    anomalies.uri = str(tmp_path)
+    context = FolderExecutor.Context(tmp_dir=str(tmp_path), unique_id="7")
+    Splits(context).Do({}, {"anomalies": [anomalies]}, {})
+    assert anomalies.split_names == '["train"]'
+
+
 def test_properties_go_in_and_out(tmp_path: Path) -> None:
     model, pushed = standard_artifacts.Model(), standard_artifacts.PushedModel()
     model.uri, pushed.uri = "/model", str(tmp_path)

@@ -95,6 +95,9 @@ class SimulatedCluster(Cluster):
             return folder / path.lstrip("/")
 
         for artifact in _each(executor_input["inputs"].get("artifacts", {})):
+            if _bucket(artifact["uri"]) != _bucket(pipeline.root):
+                # It has credentials for the bucket of the run alone (fetchNonDefaultBuckets).
+                raise Refused(f"failed to open bucket for artifact {artifact['uri']}")
             self._objects.download(artifact["uri"], local(staged_path(artifact["uri"])))
         outputs = executor_input["outputs"]
         logs = {name: each for name, each in outputs.get("artifacts", {}).items() if name == LOGS}
@@ -347,6 +350,10 @@ def staged_path(uri: str) -> str:
     """Where the launcher stages a URI."""
     scheme, _, key = uri.partition("://")
     return f"{STAGING[scheme]}/{key}"
+
+
+def _bucket(uri: str) -> list[str]:
+    return uri.split("/")[:3]
 
 
 def go_json(value: Any) -> str:

@@ -16,7 +16,6 @@ from pipeline.errors import UserError
 from pipeline.kubeflow.checks import check
 from pipeline.kubeflow.compiler import ALONE, Compiled, compile_pipeline
 from pipeline.kubeflow.names import INPUTS_SPEC, SHARED, STEP
-from pipeline.kubeflow.planned import PLANNED
 from pipeline.kubeflow.step import _parse
 from tests.kubeflow.argo import tried_again
 from tests.kubeflow.conftest import IMAGE, compiled
@@ -461,16 +460,14 @@ def test_what_kubeflow_would_refuse_is_refused_before(
     assert message in str(caught.value)
 
 
-def test_every_planned_setting_is_taken_from_the_plan(searching: Compiled) -> None:
-    for step, names in PLANNED.items():
-        for name in names:
-            source = task(searching, step)["inputs"]["parameters"][name]
-            assert source == {
-                "taskOutputParameter": {
-                    "producerTask": "Plan",
-                    "outputParameterKey": f"{step}-{name}",
-                }
-            }
+def test_every_output_of_the_plan_is_the_setting_of_a_step(searching: Compiled) -> None:
+    outputs = searching.spec["components"]["Plan"]["outputDefinitions"]["parameters"]
+    assert {"ImportExampleGen-bucket", "Tuner-custom_config", "EdgePusher-origin"} < set(outputs)
+    for output in outputs:
+        step, _, name = output.partition("-")
+        assert task(searching, step)["inputs"]["parameters"][name] == {
+            "taskOutputParameter": {"producerTask": "Plan", "outputParameterKey": output}
+        }
 
 
 def test_the_command_line_writes_the_file_and_says_mistakes_in_one_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,12 @@ import pytest
 
 from pipeline import pipeline as definition
 from pipeline import settings as step_settings
-from pipeline.config import parse_config
+from pipeline.config import Config, parse_config
 from pipeline.data.dataset import Dataset
 from pipeline.kubeflow.compiler import run_parameters
-from pipeline.kubeflow.names import BASELINE, DATASET_DIGEST, SETTINGS
-from pipeline.kubeflow.plan import _baseline
-from pipeline.kubeflow.planned import PLANNED
+from pipeline.kubeflow.invocation import ExecutorInput
+from pipeline.kubeflow.names import BASELINE, BUCKET, DATASET_DIGEST, SETTINGS
+from pipeline.kubeflow.plan import _baseline, bucket_of, planned_settings
 from tests.conftest import make_registry
 
 COUNTS = {split: {"cat": 10, "dog": 10} for split in ("train", "eval", "test")}
@@ -82,16 +83,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def settings(
-    folder: Path, dataset: Dataset = DATASET, baseline: str = "", **parameters: Any
-) -> dict[tuple[str, str], Any]:
-    """What each step is given, by step and setting."""
+def configured(folder: Path, **parameters: Any) -> Config:
     document = {section: dict(values) for section, values in DOCUMENT.items()}
     document["registry"]["root"] = str(folder / "keys" / "root.json")
     for name, value in parameters.items():
         section, _, key = SETTINGS.get(name, f"gate.{name}").partition(".")
         document[section][key] = value
-    config = parse_config({"name": "cells", **document}, "test")
+    return parse_config({"name": "cells", **document}, "test")
+
+
+def settings(
+    folder: Path, dataset: Dataset = DATASET, baseline: str = "", **parameters: Any
+) -> dict[tuple[str, str], Any]:
+    """What each step is given, by step and setting."""
+    config = configured(folder, **parameters)
     pipeline = definition.create_pipeline(config, dataset, "", baseline_digest=baseline)
     return {
         (step.id, name): str(value)
@@ -104,21 +109,28 @@ def changed(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> set[tuple[st
     return {key for key in before if before[key] != after[key]}
 
 
-PLANNED_SETTINGS = {(step, name) for step, names in PLANNED.items() for name in names}
+@pytest.fixture(scope="module")
+def planned(folder: Path) -> set[tuple[str, str]]:
+    made = planned_settings(configured(folder), DATASET, "", "")
+    return {(step, name) for step, names in made.items() for name in names}
 
 
 @pytest.mark.parametrize("dataset", OTHER_DATA.values(), ids=OTHER_DATA)
-def test_other_data_changes_only_what_is_planned(dataset: Dataset, folder: Path) -> None:
+def test_other_data_changes_only_what_is_planned(
+    dataset: Dataset, folder: Path, planned: set[tuple[str, str]]
+) -> None:
     difference = changed(settings(folder), settings(folder, dataset))
     assert difference
-    assert difference <= PLANNED_SETTINGS
+    assert difference <= planned
 
 
 @pytest.mark.parametrize("name", OTHER_SETTINGS)
-def test_each_parameter_changes_only_what_is_planned(name: str, folder: Path) -> None:
+def test_each_parameter_changes_only_what_is_planned(
+    name: str, folder: Path, planned: set[tuple[str, str]]
+) -> None:
     difference = changed(settings(folder), settings(folder, **{name: OTHER_SETTINGS[name]}))
     assert difference
-    assert difference <= PLANNED_SETTINGS
+    assert difference <= planned
 
 
 def test_another_baseline_changes_the_evaluator_alone(folder: Path) -> None:
@@ -134,13 +146,14 @@ def test_a_given_baseline_needs_no_registry_and_none_means_none(folder: Path) ->
 
 
 def test_other_code_changes_only_what_is_planned(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, planned: set[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = settings(folder)
     monkeypatch.setattr(step_settings, "code_digest", lambda *modules: "other")
     difference = changed(before, settings(folder))
     assert {step for step, _ in difference} == {
         "StatisticsGen",
+        "ExampleValidator",
         "Transform",
         "Tuner",
         "Trainer",
@@ -149,14 +162,36 @@ def test_other_code_changes_only_what_is_planned(
         "Evaluator",
         "TFLiteEvaluator",
     }
-    assert difference <= PLANNED_SETTINGS
+    assert difference <= planned
 
 
-def test_nothing_is_planned_that_no_step_has(folder: Path) -> None:
-    assert PLANNED_SETTINGS - set(settings(folder)) == {
-        ("ImportExampleGen", DATASET_DIGEST),
-        ("ImportSchemaGen", DATASET_DIGEST),
+def test_beside_what_the_steps_have_only_the_cache_s_part_is_planned(
+    folder: Path, planned: set[tuple[str, str]]
+) -> None:
+    assert planned - set(settings(folder)) == {
+        (step, name)
+        for step in ("ImportExampleGen", "ImportSchemaGen")
+        for name in (DATASET_DIGEST, BUCKET)
     }
+
+
+RUNS: dict[str, tuple[dict[str, Any], str]] = {
+    "2.15 and later": ({"outputFile": "/s3/models/v2/Plan/1/output_metadata.json"}, "s3://models"),
+    "2.5 and later, with logs": (
+        {
+            "artifacts": {"executor-logs": {"artifacts": [{"uri": "minio://mlpipeline/v2/log"}]}},
+            "outputFile": "/tmp/kfp_outputs/output_metadata.json",
+        },
+        "minio://mlpipeline",
+    ),
+    "2.3": ({"outputFile": "/tmp/kfp_outputs/output_metadata.json"}, ""),
+    "Vertex AI": ({"outputFile": "gs://models/root/output.json"}, "gs://models"),
+}
+
+
+@pytest.mark.parametrize(("outputs", "bucket"), RUNS.values(), ids=RUNS)
+def test_the_bucket_is_that_of_the_run(outputs: dict[str, Any], bucket: str) -> None:
+    assert bucket_of(ExecutorInput(json.dumps({"inputs": {}, "outputs": outputs}))) == bucket
 
 
 def test_every_parameter_is_tried_here(folder: Path) -> None:

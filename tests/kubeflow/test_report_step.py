@@ -15,7 +15,7 @@ from pipeline.kubeflow.report import MOST_POINTS, best, confusion_of, metrics_of
 
 FLOAT = VariantVerdict("float", (Check("accuracy", "overall", 0.9),))
 PASSED = VariantVerdict("int8", (Check("p50 latency in ms", "overall", 3.0, 9.0, "max"),))
-MISSED = VariantVerdict("float16", (Check("recall of a  cat", "overall", 0.1, 0.5),))
+MISSED = VariantVerdict("float16", (Check("recall of a  (größer)/cat", "overall", 0.1, 0.5),))
 FAILED = VariantVerdict("dynamic", error="not converted")
 
 
@@ -23,11 +23,11 @@ def verdict(*variants: VariantVerdict) -> Verdict:
     return Verdict("test", 10, FLOAT, variants)
 
 
-def test_a_metric_s_name_has_no_spaces() -> None:
+def test_a_metric_s_name_has_nothing_that_pages_or_mlflow_refuse() -> None:
     assert metrics_of(verdict(PASSED, MISSED)) == {
         "float_accuracy": 0.9,
         "int8_p50_latency_in_ms": 3.0,
-        "float16_recall_of_a_cat": 0.1,
+        "float16_recall_of_a_größer_cat": 0.1,
     }
 
 

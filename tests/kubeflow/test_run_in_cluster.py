@@ -175,6 +175,15 @@ def test_other_epochs_train_anew_and_reuse_what_comes_before(ran: Ran) -> None:
     assert cached == set(CACHED[: CACHED.index("Trainer")])
 
 
+def test_a_root_in_another_bucket_makes_every_step_anew_and_then_reuses_them(ran: Ran) -> None:
+    root = "s3://models/artifacts"
+    first = ran.cluster.run(ran.pipeline, root)
+    first.check()
+    assert set(first.states.values()) == {"complete"}
+    second = ran.cluster.run(ran.pipeline, root)
+    assert {name for name, state in second.states.items() if state == "cached"} == set(CACHED)
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "data that is not there": (
         {"data_path": "/data/none"},

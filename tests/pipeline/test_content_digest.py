@@ -77,6 +77,7 @@ def test_a_folder_s_digest_is_that_of_all_in_it(tmp_path: Path) -> None:
 
 STEPS = {
     "StatisticsGen": ("components.statistics_gen.executor",),
+    "ExampleValidator": ("components.example_validator.step",),
     "Transform": ("pipeline.preprocessing",),
     "Trainer": ("pipeline.trainer", "pipeline.tuner"),
     "Evaluator": ("pipeline.evaluation",),

@@ -1,0 +1,1 @@
+"""Compares the statistics of each split with the schema."""
