@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.device_options import (
     add_device,
+    add_group_option,
     add_threads,
     add_variant,
     log_to_stderr,
@@ -18,10 +19,12 @@ from edgeline.cli.options import add_command
 from edgeline.errors import DeviceError
 
 if TYPE_CHECKING:
+    from edgeline.device.reporting import Reporter
     from edgeline.device.state import InstalledModel
     from edgeline.device.update import Device
 
 HOOK_SECONDS = 60.0
+REPORTS_VARIABLE = "EDGELINE_REPORTS"
 
 _DAY = 86_400.0
 
@@ -40,11 +43,13 @@ def add_watch(commands: Any) -> None:
         examples="""\
   edgeline watch --registry oci://registry.example/cells --root root.json --model solar-cells
   edgeline watch --registry registry --model solar-cells --port 9464
+  edgeline watch --registry registry --model solar-cells --report /var/spool/edgeline
   edgeline watch --registry registry --model solar-cells --on-update systemctl restart camera
 """,
     )
     add_device(parser)
     add_variant(parser)
+    add_group_option(parser)
     add_threads(parser)
     parser.add_argument(
         "--interval",
@@ -69,6 +74,13 @@ def add_watch(commands: Any) -> None:
     )
     parser.add_argument(
         "--port", type=_port, metavar="PORT", help="serve health and predictions on 127.0.0.1"
+    )
+    parser.add_argument(
+        "--report",
+        metavar="PLACE",
+        help="report how this device does, once an hour at most: to a folder, or to the reports "
+        "beside the registry at oci://host[:port]/repository; needs `edgeline enrol`; default: "
+        f"${REPORTS_VARIABLE}, and without it nothing is reported",
     )
     parser.add_argument(
         "--on-update",
@@ -100,6 +112,7 @@ def _run(options: argparse.Namespace) -> int:
         max_interval=options.max_interval,
         on_update=_hook(options.on_update, device) if options.on_update else None,
         predicts=options.port is not None,
+        reporter=_reporter(options, device),
     )
     # A download that is broken off is resumed, so that there is nothing to wait for.
     signal.signal(signal.SIGTERM, _leave)
@@ -119,6 +132,15 @@ def _run(options: argparse.Namespace) -> int:
     finally:
         server.close()
     return 0
+
+
+def _reporter(options: argparse.Namespace, device: "Device") -> "Reporter | None":
+    place = options.report or os.environ.get(REPORTS_VARIABLE)
+    if not place:
+        return None
+    from edgeline.device.reporting import Reporter
+
+    return Reporter(device, place)
 
 
 def _leave(*_: object) -> None:

@@ -17,9 +17,16 @@ from typing import TYPE_CHECKING
 from edgeline.device.metrics import Metrics
 from edgeline.device.state import InstalledModel, State
 from edgeline.device.update import Device
-from edgeline.errors import EdgelineError, ImageError, NotFoundError, RejectedError
+from edgeline.errors import (
+    EdgelineError,
+    ImageError,
+    ModelError,
+    NotFoundError,
+    RejectedError,
+)
 
 if TYPE_CHECKING:
+    from edgeline.device.reporting import Reporter
     from edgeline.preprocessing import ImageSource
     from edgeline.runtime.classifier import Classifier, Prediction
 
@@ -42,6 +49,7 @@ class Watcher:
         on_update: Called with the new model after each switch, also when the process ended between
             the two, and with the model that is there at the very first; what it raises is logged.
         predicts: Whether to load models; without, it only keeps the state folder up to date.
+        reporter: Reports how the device does; by default nothing is reported.
 
     Raises:
         ValueError: an argument is out of range.
@@ -57,6 +65,7 @@ class Watcher:
         max_interval: float = 3600.0,
         on_update: Callable[[InstalledModel], object] | None = None,
         predicts: bool = True,
+        reporter: "Reporter | None" = None,
     ) -> None:
         if not 0 < interval <= max_interval or not 0 <= jitter < 1:
             raise ValueError(
@@ -71,6 +80,7 @@ class Watcher:
         self._max_interval = max_interval
         self._on_update = on_update
         self._predicts = predicts
+        self._reporter = reporter
         self._failures = 0
         self._look_again = 0.0  # monotonic time at which to read all that is installed
         self._serving: InstalledModel | None = None
@@ -82,8 +92,11 @@ class Watcher:
 
     def run(self) -> None:
         """Watch until `stop` is called from another thread or a signal handler."""
-        self._follow()
-        self._go_on(0.0)
+        try:
+            self._follow()
+            self._go_on(0.0)
+        finally:
+            self._close()
 
     def check(self) -> float:
         """Check once, and switch if there is something newer; return the seconds to wait then."""
@@ -112,6 +125,7 @@ class Watcher:
         if problem:
             # Not before: who reads it may ask for the state at once.
             _log.warning("%s", problem)
+        self._report()
         return self._pause()
 
     def wake(self) -> None:
@@ -145,8 +159,17 @@ class Watcher:
             prediction = classifier.predict(image)
         except ImageError:
             self.metrics.refused_image()
+            if self._reporter:
+                self._reporter.refused_image()
             raise
-        self.metrics.predicted(prediction, time.perf_counter() - started)
+        except ModelError:
+            if self._reporter:
+                self._reporter.model_failed()
+            raise
+        seconds = time.perf_counter() - started
+        self.metrics.predicted(prediction, seconds)
+        if self._reporter:
+            self._reporter.predicted(prediction, seconds)
         return classifier, prediction
 
     def unhealthy(self) -> str | None:
@@ -172,6 +195,7 @@ class Watcher:
         self.stop()
         if self._thread is not None:
             self._thread.join()
+        self._close()
 
     def _go_on(self, pause: float) -> None:
         while True:
@@ -201,8 +225,33 @@ class Watcher:
             self._look_again = 0.0
         self._serving = installed
         self.metrics.new_model()
+        if self._reporter:
+            try:
+                self._reporter.serves(installed, now=time.time())
+            except EdgelineError as error:
+                _log.warning("%s", str(error))
         _log.info("serving %s %s %s", installed.model, installed.tag, installed.variant)
         self._tell(installed)
+
+    def _report(self) -> None:
+        if self._reporter is None:
+            return
+        try:
+            if self._reporter.report(self._state, now=time.time()):
+                _log.info("reported")
+        except EdgelineError as error:
+            _log.warning("not reported: %s", str(error))
+        except Exception:
+            # What is only told must not be the end of the device's updates.
+            _log.exception("A report failed in a way that it should not")
+
+    def _close(self) -> None:
+        if self._reporter is None:
+            return
+        try:
+            self._reporter.close()
+        except EdgelineError as error:
+            _log.warning("%s", str(error))
 
     def _load(self) -> InstalledModel:
         from edgeline.runtime.classifier import Classifier
