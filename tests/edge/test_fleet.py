@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
 from securesystemslib.signer import CryptoSigner, Signer
 
+from benchmarks import fleet
 from edgeline.device import reporting, update
 from edgeline.device.reporting import Reporter, accept_enrolment, request_enrolment
+from edgeline.device.shadow import Shadow, ShadowSettings
 from edgeline.device.state import Rejection
 from edgeline.device.watch import Watcher
-from edgeline.errors import DeviceError, IntegrityError, RegistryError, TrustError
+from edgeline.errors import DeviceError, IntegrityError, ModelError, RegistryError, TrustError
 from edgeline.fleet.gather import Memory, gather
 from edgeline.fleet.halting import Rules, judge, log_ratio, next_share
 from edgeline.fleet.places import open_place
 from edgeline.fleet.report import (
     LATENCY_BOUNDS,
     MAX_REPORT,
+    Compared,
     Counts,
     Enrolment,
     Served,
@@ -68,8 +73,9 @@ def test_a_report_comes_back_as_it_was_signed(mine: Reporting) -> None:
         error="UnreachableError",
         rejected=Served(3, OLD, reason="int8: it crashed here (SIGSEGV)"),
         counts=Counts(since=NOW - DAY, predictions=3, labels={"cat": 2, "dog": 1}, crashes=1),
+        shadow=Compared(NEW, predictions=3, agreed=2, seconds=0.1),
     )
-    changes = {name: getattr(report, name) for name in ("error", "rejected", "counts")}
+    changes = {name: getattr(report, name) for name in ("error", "rejected", "counts", "shadow")}
     assert _open(mine, mine.report(**changes)) == report
 
 
@@ -114,6 +120,8 @@ def test_a_device_that_was_revoked_counts_for_nothing(mine: Reporting) -> None:
         {"counts": Counts(labels={str(each): 1 for each in range(200)})},
         {"counts": Counts(predictions=1 << 60)},
         {"model": "../pets"},
+        {"shadow": Compared("sha256:x")},
+        {"shadow": Compared(NEW, predictions=1, agreed=2)},
     ],
     ids=str,
 )
@@ -245,6 +253,22 @@ def test_when_a_device_has_failed(change: dict[str, Any], reason: str | None) ->
     assert (reason or "") in "".join(judged.failed.values())
 
 
+@pytest.mark.parametrize(
+    ("agreed", "predictions", "fails"),
+    [(950, 1000, False), (940, 1000, False), (900, 1000, True), (0, 2, False), (0, 5, True)],
+)
+def test_a_model_that_disagrees_in_the_shadow_has_failed(
+    agreed: int, predictions: int, fails: bool
+) -> None:
+    compared = Compared(NEW, predictions=predictions, agreed=agreed)
+    report = replace(well(IDS[0], OLD), shadow=compared)
+    judged = judge(ROLLOUT, [report], Rules(min_agreement=0.95))
+    assert (judged.heard, judged.well) == (1, 0), "it does not serve it yet"
+    expected = f"{agreed} of {predictions} labels as before"
+    assert judged.failed == ({IDS[0]: expected} if fails else {})
+    assert judge(ROLLOUT, [report], Rules()).failed == {}, "nothing was promised"
+
+
 def test_one_stolen_key_halts_nothing() -> None:
     for failed in (1, 2):
         reports = [_failing(each) for each in IDS[:failed]]
@@ -297,6 +321,18 @@ def test_bad_rollouts_are_halted_within_two_steps() -> None:
             for e, f in zip(evidence, failed, strict=True)
         )
     assert halted >= 900
+
+
+@pytest.mark.parametrize("kind", fleet.KINDS, ids=lambda kind: kind.name)
+def test_a_fleet_halts_what_is_bad_in_time(kind: fleet.Kind) -> None:
+    ends = [fleet.roll_out(kind, seed) for seed in range(4)]
+    if kind.is_good:
+        assert "halted" not in {end.state for end in ends}
+        assert "complete" in {end.state for end in ends}
+    else:
+        assert "halted" in {end.state for end in ends}
+        assert max(end.largest for end in ends) <= fleet.STEPS[1]
+        assert max(end.got for end in ends) < fleet.DEVICES / 2
 
 
 def test_quantiles_come_from_the_histogram() -> None:
@@ -363,6 +399,76 @@ def test_a_device_reports_what_it_does(
     assert report.counts.image_errors == 1
     assert report.counts.crashes == 0, "both were told to end"
     assert report.sequence > NOW + YEAR, "it never falls back"
+
+
+def _settled(shadow: Shadow, tried: int) -> None:
+    """Wait until the shadow has looked at so many images."""
+    for _ in range(3000):
+        if shadow.compared.predictions + shadow.compared.errors == tried:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the shadow has looked at {shadow.compared}")
+
+
+class _Saying:
+    """A classifier that says what it is given."""
+
+    def predict(self, image: Any) -> Any:
+        if image is None:
+            raise ModelError("it fails here")
+        return SimpleNamespace(label=image, probability=0.5)
+
+
+def test_a_shadow_is_compared_and_keeps_to_its_budget(store: Store, enrolled: Any) -> None:
+    time_now = [0.0]
+    installed = enrolled.folder.load_active().installed
+    settings = ShadowSettings(predictions=3, seconds=100.0, budget=0.25)
+    shadow = Shadow(cast("Any", _Saying()), installed, settings, clock=lambda: time_now[0])
+    served: Any = SimpleNamespace(label="cat", probability=0.7)
+    for tried, image in enumerate(("cat", "dog", None), 1):
+        assert not shadow.is_done
+        shadow.offer(cast("Any", image), served, 0.02)
+        _settled(shadow, tried)
+    assert shadow.is_done
+    shadow.offer("cat", served, 0.02)
+    shadow.close()
+    compared = shadow.compared
+    assert (compared.predictions, compared.agreed, compared.errors) == (2, 1, 1)
+    assert (compared.confidence, compared.served_confidence) == (0.5, 0.7)
+    late = Shadow(cast("Any", _Saying()), installed, settings, clock=lambda: time_now[0])
+    late._spent = 10.0
+    time_now[0] = 39.0
+    late.offer("cat", served, 0.02)
+    assert late._jobs.empty(), "a quarter of its time is over"
+    time_now[0] = 100.0
+    assert late.is_done
+    late.close()
+
+
+def test_a_new_model_is_compared_before_it_takes_over(
+    enrolled: Any, store: Store, models: Path, tmp_path: Path, fleet_key: CryptoSigner
+) -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    reporter = Reporter(enrolled, str(tmp_path / "reports"))
+    settings = ShadowSettings(predictions=2, budget=1e9)
+    with Watcher(enrolled, reporter=reporter, shadow=settings, jitter=0.0) as watcher:
+        published = release(store, models, 2)
+        watcher.check()
+        assert watcher.classify(image)[0].version == 1
+        shadow = watcher._shadow
+        assert shadow is not None
+        _settled(shadow, 1)
+        watcher.check()
+        assert watcher.classify(image)[0].version == 1
+        _settled(shadow, 2)
+        watcher.check()
+        assert watcher.classify(image)[0].version == 2
+        assert watcher._shadow is None
+        reporter.report(enrolled.folder.read(), now=NOW + YEAR)
+    (report,) = _gather(str(tmp_path / "reports"), fleet_key).reports
+    assert report.shadow is not None
+    found = (report.shadow.digest, report.shadow.predictions, report.shadow.agreed)
+    assert found == (published.digest, 2, 2)
 
 
 def test_a_process_that_ends_by_itself_is_a_crash(enrolled: Any, tmp_path: Path) -> None:

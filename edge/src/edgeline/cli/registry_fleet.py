@@ -393,6 +393,7 @@ _RULES: tuple[tuple[str, str, Callable[[str], Any], Any], ...] = (
     ("--soak-hours", "that a device serves the release until it counts as well", _positive, 24.0),
     ("--max-crashes", "of a device that has not failed", at_least(0), 1),
     ("--max-model-errors", "share of predictions that the model may fail at", _share, 0.01),
+    ("--min-agreement", "share of labels that the model before gave, in the shadow", _share, None),
     ("--max-latency-ms", "that 95%% of a device's predictions take at most", _positive, None),
 )
 
@@ -410,5 +411,6 @@ def _rules(options: argparse.Namespace) -> "Rules":
         soak_seconds=options.soak_hours * 3600,
         max_crashes=options.max_crashes,
         max_model_errors=options.max_model_errors,
+        min_agreement=options.min_agreement,
         max_latency=options.max_latency_ms and options.max_latency_ms / 1000,
     )

@@ -15,7 +15,7 @@ from edgeline.cli.device_options import (
     open_device,
     preference,
 )
-from edgeline.cli.options import add_command
+from edgeline.cli.options import add_command, at_least
 from edgeline.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -83,6 +83,14 @@ def add_watch(commands: Any) -> None:
         f"${REPORTS_VARIABLE}, and without it nothing is reported",
     )
     parser.add_argument(
+        "--shadow",
+        type=at_least(1),
+        metavar="N",
+        help="have a new model predict N images beside the one that is served before it takes "
+        "over, or as many as come in a day, in a quarter of the time at most; how they compare is "
+        "reported; needs --port, and memory for both; default: it takes over at once",
+    )
+    parser.add_argument(
         "--on-update",
         nargs=argparse.REMAINDER,
         metavar="COMMAND",
@@ -96,6 +104,7 @@ def add_watch(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     from edgeline.cli.output import UsageError, note
     from edgeline.device.health import HOST, HealthServer
+    from edgeline.device.shadow import ShadowSettings
     from edgeline.device.watch import Watcher
 
     log_to_stderr(verbose=True)
@@ -103,6 +112,8 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("--on-update: expected a program to run")
     if options.interval > options.max_interval:
         raise UsageError("--interval: expected at most --max-interval")
+    if options.shadow and options.port is None:
+        raise UsageError("--shadow: expected --port, too: without it nothing is predicted here")
     device = open_device(options)
     watcher = Watcher(
         device,
@@ -113,6 +124,7 @@ def _run(options: argparse.Namespace) -> int:
         on_update=_hook(options.on_update, device) if options.on_update else None,
         predicts=options.port is not None,
         reporter=_reporter(options, device),
+        shadow=ShadowSettings(predictions=options.shadow) if options.shadow else None,
     )
     # A download that is broken off is resumed, so that there is nothing to wait for.
     signal.signal(signal.SIGTERM, _leave)

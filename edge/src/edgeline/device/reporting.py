@@ -26,10 +26,12 @@ from edgeline.fleet.report import (
     MAX_LABELS,
     MAX_REPORT,
     OTHER_LABELS,
+    Compared,
     Counts,
     Report,
     Served,
     open_enrolment,
+    parse_compared,
     parse_counts,
     seal_report,
     without_paths,
@@ -60,6 +62,7 @@ class _Kept:
     about: str = ""  # what it told: releases
     running: bool = False  # whether a process counts now, or ended without saying so
     counts: Counts = field(default_factory=Counts)
+    shadow: Compared | None = None
 
 
 class Reporter:
@@ -86,10 +89,12 @@ class Reporter:
         if self._kept.running:
             self._kept.counts.crashes += 1
         self._kept.running = True
+        self._serves: InstalledModel | None = None
 
     def serves(self, installed: InstalledModel, *, now: float) -> None:
         """Begin to count anew if this is another model than the one before."""
         with self._lock:
+            self._serves = installed
             if self._kept.model != installed.id:
                 self._kept.model = installed.id
                 self._kept.counts = Counts(since=now)
@@ -109,6 +114,11 @@ class Reporter:
             name = OTHER_LABELS if name is None else name
             counts.labels[name] = counts.labels.get(name, 0) + 1
 
+    def compares(self, compared: Compared) -> None:
+        """Report how a model in the shadow does, from now on."""
+        with self._lock:
+            self._kept.shadow = compared
+
     def refused_image(self) -> None:
         """Count an image that could not be read."""
         with self._lock:
@@ -125,7 +135,7 @@ class Reporter:
         Raises:
             EdgelineError: the report cannot be signed or filed. The next call tries again.
         """
-        active = self._device.folder.models(state).get(state.active or "")
+        active = self._serves
         about = f"{state.active} {state.rejected.digest if state.rejected else None}"
         with self._lock:
             kept = self._kept
@@ -162,6 +172,7 @@ class Reporter:
             active=Served(active.version, active.digest, active.variant) if active else None,
             rejected=_rejected(state),
             counts=replace(self._kept.counts),
+            shadow=self._kept.shadow,
         )
 
     def _save(self) -> None:
@@ -262,6 +273,8 @@ def _load(path: Path) -> _Kept:
     """Return what was kept; nothing the first time, or when it was damaged."""
     try:
         document = parse_object(read_bounded(path, MAX_REPORT))
-        return _Kept(**{**document, "counts": parse_counts(document["counts"])})
+        counts = parse_counts(document["counts"])
+        shadow = parse_compared(document["shadow"])
+        return _Kept(**{**document, "counts": counts, "shadow": shadow})
     except (OSError, ValueError, TypeError, KeyError, EdgelineError):
         return _Kept()

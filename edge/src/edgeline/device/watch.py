@@ -27,6 +27,7 @@ from edgeline.errors import (
 
 if TYPE_CHECKING:
     from edgeline.device.reporting import Reporter
+    from edgeline.device.shadow import Shadow, ShadowSettings
     from edgeline.preprocessing import ImageSource
     from edgeline.runtime.classifier import Classifier, Prediction
 
@@ -50,6 +51,8 @@ class Watcher:
             the two, and with the model that is there at the very first; what it raises is logged.
         predicts: Whether to load models; without, it only keeps the state folder up to date.
         reporter: Reports how the device does; by default nothing is reported.
+        shadow: For how long a new model runs beside the one that is served before it takes over;
+            by default not at all. The models' memory is needed twice meanwhile.
 
     Raises:
         ValueError: an argument is out of range.
@@ -66,6 +69,7 @@ class Watcher:
         on_update: Callable[[InstalledModel], object] | None = None,
         predicts: bool = True,
         reporter: "Reporter | None" = None,
+        shadow: "ShadowSettings | None" = None,
     ) -> None:
         if not 0 < interval <= max_interval or not 0 <= jitter < 1:
             raise ValueError(
@@ -81,6 +85,8 @@ class Watcher:
         self._on_update = on_update
         self._predicts = predicts
         self._reporter = reporter
+        self._shadowing = shadow
+        self._shadow: Shadow | None = None
         self._failures = 0
         self._look_again = 0.0  # monotonic time at which to read all that is installed
         self._serving: InstalledModel | None = None
@@ -170,6 +176,9 @@ class Watcher:
         self.metrics.predicted(prediction, seconds)
         if self._reporter:
             self._reporter.predicted(prediction, seconds)
+        shadow = self._shadow
+        if shadow is not None:
+            shadow.offer(image, prediction, seconds)
         return classifier, prediction
 
     def unhealthy(self) -> str | None:
@@ -215,7 +224,11 @@ class Watcher:
             self._state = self.device.folder.read()
             active = self._state.active
             if active is None or (self._serving is not None and self._serving.id == active):
+                self._drop_shadow()
                 return
+            if self._stays_in_the_shadow(active):
+                return
+            self._drop_shadow()
             installed = self._load() if self._predicts else self.device.folder.describe(active)
         except EdgelineError as error:
             _log.warning("%s", str(error))
@@ -233,6 +246,34 @@ class Watcher:
         _log.info("serving %s %s %s", installed.model, installed.tag, installed.variant)
         self._tell(installed)
 
+    def _stays_in_the_shadow(self, model_id: str) -> bool:
+        """Tell whether a new model is to be compared for longer; begin with that when it is new."""
+        if self._shadowing is None or self._classifier is None or not self._predicts:
+            return False
+        if self._shadow is not None and self._shadow.model_id == model_id:
+            return not self._shadow.is_done
+        from edgeline.device.shadow import Shadow
+        from edgeline.runtime.classifier import Classifier
+
+        self._drop_shadow()
+        try:
+            loaded = self.device.folder.load(model_id)
+            classifier = Classifier.from_installed(loaded, num_threads=1)
+        except EdgelineError as error:
+            _log.warning("there is no comparison: %s", str(error))
+            return False
+        installed = loaded.installed
+        self._shadow = Shadow(classifier, installed, self._shadowing)
+        if self._reporter:
+            self._reporter.compares(self._shadow.compared)
+        _log.info("comparing %s %s with what is served", installed.tag, installed.variant)
+        return True
+
+    def _drop_shadow(self) -> None:
+        if self._shadow is not None:
+            self._shadow.close()
+            self._shadow = None
+
     def _report(self) -> None:
         if self._reporter is None:
             return
@@ -246,6 +287,7 @@ class Watcher:
             _log.exception("A report failed in a way that it should not")
 
     def _close(self) -> None:
+        self._drop_shadow()
         if self._reporter is None:
             return
         try:

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeline.fleet.report import Report
+from edgeline.fleet.report import Compared, Report
 from edgeline.registry.rollout import Rollout
 
 _LATENCY_SHARE = 0.95
+_UNLUCKY = 0.001
 _LEAST_PREDICTIONS = 100  # for a device's rates to mean something
 
 
@@ -34,6 +35,7 @@ class Rules:
     max_crashes: int = 1  # of a device with the release
     max_model_errors: float = 0.01  # share of its predictions that the model fails at
     max_latency: float | None = None  # seconds that 95% of its predictions take at most
+    min_agreement: float | None = None  # share of images with the label of the model before
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,14 @@ def judge(rollout: Rollout, reports: Iterable[Report], rules: Rules) -> Judged:
     for report in reports:
         active = report.active is not None and report.active.digest == digest
         rejected = report.rejected is not None and report.rejected.digest == digest
-        if not active and not rejected:
+        shadowed = report.shadow is not None and report.shadow.digest == digest
+        if not active and not rejected and not shadowed:
             continue
         heard += 1
         reason = failure(report, digest, rules)
         if reason:
             failed[report.device] = reason
-        elif report.time - report.counts.since >= rules.soak_seconds:
+        elif active and report.time - report.counts.since >= rules.soak_seconds:
             well += 1
     evidence = log_ratio(len(failed), heard, rules)
     limit = -math.log(rules.false_halts)
@@ -79,6 +82,11 @@ def failure(report: Report, digest: str, rules: Rules) -> str | None:
     rejected, counts = report.rejected, report.counts
     if rejected is not None and rejected.digest == digest:
         return f"rejected: {rejected.reason or 'no reason given'}"
+    compared = report.shadow
+    if compared is not None and compared.digest == digest and _disagrees(compared, rules):
+        return f"{compared.agreed} of {compared.predictions} labels as before"
+    if report.active is None or report.active.digest != digest:
+        return None  # what is counted is another release's
     if counts.crashes > rules.max_crashes:
         return f"{counts.crashes} crashes"
     tried = counts.predictions + counts.model_errors
@@ -89,6 +97,24 @@ def failure(report: Report, digest: str, rules: Rules) -> str | None:
         if latency is not None and latency > rules.max_latency:
             return f"slow: 95% of its predictions take up to {latency * 1000:g} ms"
     return None
+
+
+def _disagrees(compared: Compared, rules: Rules) -> bool:
+    """Tell whether so few labels can't be chance, were the agreement as promised.
+
+    By the binomial distribution's lower tail, which an unlucky device reaches once in a thousand.
+    """
+    if rules.min_agreement is None or compared.agreed >= compared.predictions * rules.min_agreement:
+        return False
+    n, p = compared.predictions, rules.min_agreement
+    tail = math.fsum(
+        math.exp(
+            math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+            + k * math.log(p) + (n - k) * math.log1p(-p)
+        )
+        for k in range(compared.agreed + 1)
+    )  # fmt: skip
+    return tail < _UNLUCKY
 
 
 def log_ratio(failed: int, devices: int, rules: Rules) -> float:

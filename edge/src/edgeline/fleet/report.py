@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from securesystemslib.signer import ED25519, Key, Signer, SSlibKey
 
@@ -23,6 +23,9 @@ from edgeline._json import dump_canonical, parse_object
 from edgeline._text import one_line
 from edgeline.errors import EdgelineError, IntegrityError, TrustError
 from edgeline.registry.format import check_channel, check_digest, check_model, check_variant
+
+if TYPE_CHECKING:
+    from edgeline.runtime.classifier import Prediction
 
 REPORT_TYPE = "application/vnd.edgeline.report.v1+json"
 ENROLMENT_TYPE = "application/vnd.edgeline.enrolment.v1+json"
@@ -81,6 +84,36 @@ class Counts:
         raise AssertionError("unreachable")
 
 
+@dataclass
+class Compared:
+    """A model that ran in the shadow of the one that is served, on the same images."""
+
+    digest: str  # of its release's index
+    predictions: int = 0  # that were compared
+    agreed: int = 0  # of them, those with the same label
+    errors: int = 0  # images that it failed at
+    confidence: float = 0.0  # mean probability of the labels that it predicted
+    served_confidence: float = 0.0  # and of those that the served model did
+    seconds: float = 0.0  # mean time that it took
+    served_seconds: float = 0.0  # and that the served model took
+
+    def add(
+        self, said: "Prediction", seconds: float, served: "Prediction", served_seconds: float
+    ) -> None:
+        """Count an image that both predicted."""
+        self.predictions += 1
+        self.agreed += said.label == served.label
+        means = {
+            "confidence": said.probability,
+            "served_confidence": served.probability,
+            "seconds": seconds,
+            "served_seconds": served_seconds,
+        }
+        for name, value in means.items():
+            mean = getattr(self, name)
+            setattr(self, name, mean + (value - mean) / self.predictions)
+
+
 @dataclass(frozen=True)
 class Report:
     """What a device says of itself. Times are seconds since 1970, by its own clock."""
@@ -96,6 +129,7 @@ class Report:
     active: Served | None
     rejected: Served | None
     counts: Counts
+    shadow: Compared | None = None  # the last model that was compared with the served one
 
     def to_json(self) -> dict[str, Any]:
         """Return what is signed."""
@@ -124,6 +158,7 @@ class Report:
                 active=_served(document["active"]),
                 rejected=_served(document["rejected"]),
                 counts=parse_counts(document["counts"]),
+                shadow=parse_compared(document["shadow"]),
             )
         except (EdgelineError, KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"A report is malformed: {one_line(error)}") from None
@@ -287,6 +322,32 @@ def parse_counts(value: object) -> Counts:
         labels={one_line(name): _count(count) for name, count in labels.items()},
         latency=[_count(each) for each in latency],
     )
+
+
+def parse_compared(value: object) -> Compared | None:
+    """Read a comparison, None when there was none.
+
+    Raises:
+        ValueError, TypeError: it is malformed.
+        IntegrityError: its digest is.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict) or value.keys() != {each.name for each in fields(Compared)}:
+        raise ValueError("expected a comparison")
+    found = Compared(
+        digest=check_digest(value["digest"]),
+        predictions=_count(value["predictions"]),
+        agreed=_count(value["agreed"]),
+        errors=_count(value["errors"]),
+        confidence=_number(value["confidence"]),
+        served_confidence=_number(value["served_confidence"]),
+        seconds=_number(value["seconds"]),
+        served_seconds=_number(value["served_seconds"]),
+    )
+    if found.agreed > found.predictions:
+        raise ValueError("more agreed than were compared")
+    return found
 
 
 def without_paths(text: str) -> str:
