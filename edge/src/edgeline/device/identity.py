@@ -5,16 +5,16 @@ whose it is, and stays the same as long as the state folder does. Cards that are
 share an id: make images of cards that have never checked a registry, or remove the file.
 """
 
-import re
+import errno
 import secrets
 from pathlib import Path
 
 from edgeline._files import locked, write_whole
 from edgeline.device.state import read_bounded
+from edgeline.registry.rollout import is_device_id
 
 ID_FILE = "device-id"
 
-_ID = re.compile(r"[0-9a-f]{32}")
 _LOCK_SECONDS = 10.0
 
 
@@ -26,22 +26,20 @@ def device_id(base: Path) -> str:
     """
     path = base / ID_FILE
     base.mkdir(parents=True, exist_ok=True)
-    with locked(base / f"{ID_FILE}.lock", _LOCK_SECONDS):
-        found = _read(path)
-        if found is None:
-            found = secrets.token_hex(16)
-            write_whole(path, found.encode())
-        return found
+    try:
+        with locked(base / f"{ID_FILE}.lock", _LOCK_SECONDS):
+            found = _read(path)
+            if found is None:
+                found = secrets.token_hex(16)
+                write_whole(path, found.encode())
+            return found
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, f"another process holds {ID_FILE}.lock") from None
 
 
 def known_id(base: Path) -> str | None:
     """Return the device's id if it has one already."""
     return _read(base / ID_FILE)
-
-
-def is_device_id(value: object) -> bool:
-    """Tell whether `value` is an id as devices make them, and therefore safe as a file name."""
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def _read(path: Path) -> str | None:

@@ -23,6 +23,7 @@ from edgeline._json import dump_canonical, parse_object
 from edgeline._text import one_line
 from edgeline.errors import EdgelineError, IntegrityError, TrustError
 from edgeline.registry.format import check_channel, check_digest, check_model, check_variant
+from edgeline.registry.rollout import is_device_id
 
 if TYPE_CHECKING:
     from edgeline.runtime.classifier import Prediction
@@ -39,7 +40,6 @@ OTHER_LABELS = "(others)"  # under which the rest is counted
 LATENCY_BOUNDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 _FORMAT = 1
-_DEVICE = re.compile(r"[0-9a-f]{32}")
 _MOST = 1 << 53  # beyond it, numbers are not exact in every language
 _PATH = re.compile(r"(?:/[^\s/:,;()]+)+/?")
 
@@ -278,7 +278,7 @@ def check_device(value: object) -> str:
     Raises:
         IntegrityError: it is not.
     """
-    if isinstance(value, str) and _DEVICE.fullmatch(value):
+    if isinstance(value, str) and is_device_id(value):
         return value
     raise IntegrityError(f"Expected a device's id, 32 hex digits, got {one_line(value, limit=80)}")
 

@@ -7,6 +7,7 @@ channel serves to all.
 """
 
 import hashlib
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,8 @@ from edgeline.registry.format import ReleaseRef
 
 WHOLE = 10_000  # the share of all devices; in signed metadata, numbers are whole
 MAX_GROUPS = 32
+
+_DEVICE = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Rollout:
     def ended(self, *, complete: bool = False) -> "Rollout":
         """Return it when no device is to have the release by it any more."""
         return replace(self, share=WHOLE if complete else 0, groups=())
+
+
+def is_device_id(value: object) -> bool:
+    """Tell whether `value` is an id as devices make them, and so safe as a file name and a tag."""
+    return isinstance(value, str) and _DEVICE.fullmatch(value) is not None
 
 
 def place(device: str, digest: str) -> float:
