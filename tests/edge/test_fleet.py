@@ -292,6 +292,8 @@ def test_a_rollout_goes_on_one_step_without_proof_and_then_with_it() -> None:
     many = judge(second, map(well, IDS[:50]), Rules())
     assert many.decision == "pass"
     assert next_share(second, many, steps) == 10_000
+    harmed = judge(ROLLOUT, map(_failing, IDS[:2]), Rules())
+    assert next_share(ROLLOUT, harmed, steps) is None, "too few to halt it, and no good sign"
     fresh = replace(well(IDS[0]), counts=Counts(since=NOW - 60))
     soaking = judge(ROLLOUT, [fresh, *map(well, IDS[1:10])], Rules())
     assert next_share(ROLLOUT, soaking, steps) is None, "one has not served it for long enough"
