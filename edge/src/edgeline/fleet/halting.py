@@ -128,15 +128,13 @@ def next_share(rollout: Rollout, judged: Judged, steps: Iterable[int]) -> int | 
     """Return the share to advance to, None when the rollout has to wait.
 
     One step is taken without proof, since the first share of a fleet is mostly too small for one:
-    when all devices that were heard of are well or failed, more of them are well, and what is
-    against the release would not halt it.
+    when all devices that were heard of are well or failed, and more of them are well.
     """
     ahead = [step for step in sorted(steps) if step > rollout.share]
     if not ahead or judged.decision == "halt":
         return None
     is_first = rollout.share <= min(steps)
     heard_out = 0 < judged.heard == judged.well + len(judged.failed)
-    unharmed = judged.evidence < judged.limit and judged.well > len(judged.failed)
-    if judged.decision == "pass" or (is_first and heard_out and unharmed):
+    if judged.decision == "pass" or (is_first and heard_out and judged.well > len(judged.failed)):
         return ahead[0]
     return None
