@@ -16,6 +16,7 @@ BENCHMARKS = (
     "training",
     "publishing",
     "device",
+    "fleet",
 )
 
 

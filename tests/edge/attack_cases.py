@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from edgeline.errors import EdgelineError, ExpiredError, IntegrityError, TrustError
 from edgeline.publish.repository import Expiry
+from edgeline.publish.rollouts import begun, halted
 from tests.edge.attacks import Document, Files, World, file_meta, newest, read
 
 Step: TypeAlias = Callable[[World], None]
@@ -283,6 +284,53 @@ def _ci_lists_production(world: World) -> None:
     _forged(change)(world)
 
 
+def _roll_out(world: World) -> None:
+    """Roll out release 3 to half of production's devices, honestly."""
+    edit = begun(world.releases[3], 5000)
+    world.repository("online", "cells-release").edit("cells", "production", edit)
+    world.record()
+
+
+def _roll_out_and_halt(world: World) -> None:
+    _roll_out(world)
+    world.repository("online", "cells-release").edit("cells", "production", halted(1))
+    world.record()
+
+
+def _the_share_before(world: World) -> None:
+    """List, in a newer snapshot, what the release key signed before its last change."""
+    old = world.recorded[-2]
+    world.serve(world.forge(world.files(), {"cells-release": old[newest(old, "cells-release")]}))
+
+
+def _a_larger_share(key: str) -> Step:
+    def change(world: World, files: Files) -> Files:
+        document = read(files, "cells-release")
+        document["signed"]["version"] += 1
+        document["signed"]["targets"]["cells/production"]["custom"]["rollout"]["share"] = 9999
+        return world.forge(files, {"cells-release": world.sign(document, key)})
+
+    return _forged(change)
+
+
+def _roll_out_with_a_fleet(world: World) -> None:
+    """Roll out release 3, with a key to enrol devices, and stranger-2 to halt."""
+    keys = world.key("dogs-ci"), world.key("stranger-2")
+    world.repository("targets", "online").add_fleet("cells", *keys)
+    _roll_out(world)
+
+
+def _stop(world: World) -> None:
+    """Halt the rollout with the key that may do no more."""
+    world.repository("stranger-2", "online").stop("cells", "production", 1)
+    world.record()
+
+
+def _roll_out_and_stop(world: World) -> None:
+    _roll_out_with_a_fleet(world)
+    _stop(world)
+
+
 def _other_version(role: str, version: int) -> Step:
     """List a version of a role that its file does not have."""
 
@@ -533,6 +581,66 @@ _WITH_ANOTHER_ROLES_KEY = (
     ),
 )
 
+_ROLLOUTS = (
+    Case(
+        "a halted rollout is brought back by an older copy",
+        lambda world: world.serve(world.recorded[-2]),
+        prepare=_roll_out_and_halt,
+        by_memory=True,
+    ),
+    _with_online_key(
+        "a halted rollout is brought back in a new snapshot",
+        _the_share_before,
+        prepare=_roll_out_and_halt,
+        by_memory=True,
+    ),
+    _with_online_key(
+        "the CI key grows a share",
+        _a_larger_share("cells-ci"),
+        channel="production",
+        prepare=_roll_out,
+    ),
+    _with_online_key(
+        "the online key grows a share",
+        _a_larger_share("online"),
+        channel="production",
+        prepare=_roll_out,
+    ),
+    _with_online_key(
+        "the halt key signs production",
+        _signed_by("cells-release", "stranger-2"),
+        channel="production",
+        prepare=_roll_out_with_a_fleet,
+    ),
+    _with_online_key(
+        "the halt key grows a share",
+        _a_larger_share("stranger-2"),
+        channel="production",
+        prepare=_roll_out_with_a_fleet,
+    ),
+    _with_online_key(
+        "what the halt key said is dropped",
+        _forged(lambda w, files: w.forge(files, drop="cells-halt")),
+        prepare=_roll_out_and_stop,
+        by_memory=True,
+    ),
+    Case(
+        "the halt key halts a rollout",
+        _stop,
+        None,
+        serves=1,
+        channel="production",
+        prepare=_roll_out_with_a_fleet,
+    ),
+    Case(
+        "a release is rolled out",
+        _roll_out,
+        None,
+        serves=1,  # to who knows no rollouts
+        channel="production",
+    ),
+)
+
 _STANDING_STILL = (
     _expired("root", Expiry(root=1)),
     _expired("timestamp", Expiry(timestamp=1)),
@@ -566,6 +674,7 @@ CASES = (
     *_ROOTS,
     *_WITH_THE_ONLINE_KEY,
     *_WITH_ANOTHER_ROLES_KEY,
+    *_ROLLOUTS,
     *_STANDING_STILL,
     *_HONEST,
 )

@@ -88,6 +88,7 @@ def test_the_list_is_json_for_programs(run: Run, registry: "Store") -> None:
         "digest": published.digest,
         "channels": ["candidate"],
         "variants": {"float32": 6000, "int8": 600},
+        "rollouts": {},
     }
 
 
@@ -493,8 +494,11 @@ def test_progress_is_told_only_to_those_who_wait(capsys: pytest.CaptureFixture[s
 
 
 REGISTRY = (
-    *("init", "list", "show", "promote", "rollback", "verify", "refresh", "gc", "copy", "keys"),
+    *("init", "list", "show", "promote", "rollout", "watch-rollout", "rollback", "fleet"),
+    *("verify", "refresh", "gc", "copy", "keys"),
 )
+ROLLOUT = ("status", "advance", "halt")
+FLEET = ("init", "enrol", "revoke", "list")
 KEYS = ("create", "public", "list", "add-model", "rotate", "expiry", "sign", "apply")
 
 
@@ -504,6 +508,9 @@ KEYS = ("create", "public", "list", "add-model", "rotate", "expiry", "sign", "ap
         "predict",
         "registry",
         *(f"registry {name}" for name in REGISTRY),
+        "enrol",
+        *(f"registry rollout {name}" for name in ROLLOUT),
+        *(f"registry fleet {name}" for name in FLEET),
         *(f"registry keys {name}" for name in KEYS),
     ],
 )
@@ -528,7 +535,9 @@ def _commands(text: str) -> list[str]:
     return [re.split(r" [#|] ?", command)[0] for command in found]
 
 
-@pytest.mark.parametrize("page", ["docs/registry.md", "docs/registry-trust.md", "README.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/registry.md", "docs/registry-trust.md", "docs/fleet.md", "README.md"]
+)
 def test_every_command_of_a_page_can_be_given(page: str) -> None:
     commands = _commands((Path(__file__).parents[2] / page).read_text())
     assert commands
@@ -536,7 +545,15 @@ def test_every_command_of_a_page_can_be_given(page: str) -> None:
         _parser().parse_args(shlex.split(command))
 
 
-@pytest.mark.parametrize(("group", "names"), [("registry", REGISTRY), ("registry keys", KEYS)])
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [
+        ("registry", REGISTRY),
+        ("registry rollout", ROLLOUT),
+        ("registry fleet", FLEET),
+        ("registry keys", KEYS),
+    ],
+)
 def test_the_help_names_every_command(
     group: str, names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from edgeline.cli.benchmark import add_benchmark
 from edgeline.cli.device_options import (
     add_device,
+    add_group_option,
     add_threads,
     add_variant,
     log_to_stderr,
@@ -14,6 +15,7 @@ from edgeline.cli.device_options import (
     preference,
 )
 from edgeline.cli.doctor import add_doctor
+from edgeline.cli.enrol import add_enrol
 from edgeline.cli.options import add_command, add_json
 from edgeline.cli.output import print_json, print_table, printable
 from edgeline.cli.watch import add_watch
@@ -32,6 +34,7 @@ def add_device_commands(commands: Any) -> None:
     add_benchmark(commands)
     _add_rollback(commands)
     add_doctor(commands)
+    add_enrol(commands)
 
 
 def _add_pull(commands: Any) -> None:
@@ -50,6 +53,7 @@ def _add_pull(commands: Any) -> None:
     )
     add_device(parser)
     add_variant(parser)
+    add_group_option(parser)
     add_threads(parser)
     add_json(parser)
 
@@ -123,6 +127,7 @@ def _status(options: argparse.Namespace) -> int:
         ("active", _model_line(models.get(state.active or ""))),
         ("previous", _model_line(models.get(state.previous or ""))),
         ("variants", ", ".join(state.preference) or "auto"),
+        ("device", _device_line(device, state)),
         ("last check", _when(state.checked)),
         ("signatures", _signatures(state)),
     ]
@@ -140,6 +145,8 @@ def _status(options: argparse.Namespace) -> int:
 def _status_json(
     device: "Device", state: "State", models: dict[str, "InstalledModel"]
 ) -> dict[str, Any]:
+    from edgeline.device.identity import known_id
+
     active, previous = models.get(state.active or ""), models.get(state.previous or "")
     return {
         "registry": device.registry,
@@ -149,6 +156,8 @@ def _status_json(
         "active": model_json(active) if active else None,
         "previous": model_json(previous) if previous else None,
         "variants": list(state.preference) or ["auto"],
+        "device": known_id(device.folder.base),
+        "groups": list(state.groups),
         "held": state.held is not None,
         "rejected": (
             {"version": state.rejected.version, "reason": state.rejected.reason}
@@ -162,6 +171,13 @@ def _status_json(
         "error": state.error,
         "bytes": device.folder.size(),
     }
+
+
+def _device_line(device: "Device", state: "State") -> str:
+    from edgeline.device.identity import known_id
+
+    name = known_id(device.folder.base) or "no id yet"
+    return f"{name}, in {', '.join(state.groups)}" if state.groups else name
 
 
 def _model_line(installed: "InstalledModel | None") -> str:

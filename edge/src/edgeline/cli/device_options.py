@@ -48,6 +48,23 @@ def add_variant(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_group_option(parser: argparse.ArgumentParser) -> None:
+    """Add the groups that the device is in."""
+    parser.add_argument(
+        "--group",
+        metavar="NAMES",
+        help="the group that this device is in, or several with commas between them, or none; a "
+        "rollout may give a group a release first; remembered; default: as said last time",
+    )
+
+
+def _groups(options: argparse.Namespace) -> tuple[str, ...] | None:
+    given: str | None = getattr(options, "group", None)
+    if given is None:
+        return None
+    return () if given == "none" else tuple(name.strip() for name in given.split(","))
+
+
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """Add how many threads an inference takes."""
     parser.add_argument(
@@ -90,6 +107,7 @@ def open_device(options: argparse.Namespace) -> "Device":
         state=state_of_device(options),
         connection=connection(options),
         num_threads=getattr(options, "threads", None),
+        groups=_groups(options),
         progress=Progress(),
     )
 

@@ -153,6 +153,30 @@ def add_yes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
 
 
+def share(text: str) -> int:
+    """Return how many of 10,000 devices a percentage is, such as "5%"."""
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,2})?)%", text, re.ASCII)
+    number = round(float(match[1]) * 100) if match else 0
+    if not 1 <= number <= 10_000:
+        raise argparse.ArgumentTypeError(
+            f"expected a share from 0.01% to 100%, such as 5%, got {text!r}"
+        )
+    return number
+
+
+def add_share(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add for which devices a release is; `share` is a number of 10,000, None if not given."""
+    parser.add_argument("--share", type=share, metavar="SHARE", help=what)
+    parser.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        dest="groups",
+        metavar="NAME",
+        help="and to the devices of this group, whatever the share; repeatable",
+    )
+
+
 def add_signing(parser: argparse.ArgumentParser) -> None:
     """Add what every command that changes signed metadata takes."""
     add_root(parser)

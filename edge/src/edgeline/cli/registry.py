@@ -4,9 +4,11 @@ from typing import Any
 
 from edgeline.cli.options import add_group
 from edgeline.cli.registry_channels import add_promote, add_rollback
+from edgeline.cli.registry_fleet import add_fleet, add_watch_rollout
 from edgeline.cli.registry_init import add_init
 from edgeline.cli.registry_keys import add_key_commands
 from edgeline.cli.registry_list import add_list
+from edgeline.cli.registry_rollout import add_rollout
 from edgeline.cli.registry_show import add_show
 from edgeline.cli.registry_upkeep import add_copy, add_gc, add_refresh
 from edgeline.cli.registry_verify import add_verify
@@ -32,6 +34,9 @@ def add_registry(commands: Any) -> None:
         add_list,
         add_show,
         add_promote,
+        add_rollout,
+        add_watch_rollout,
+        add_fleet,
         add_rollback,
         add_verify,
         add_refresh,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgeline.cli.access import existing_store, repository
 from edgeline.cli.options import (
     add_command,
+    add_share,
     add_signing,
     add_store,
     add_yes,
@@ -45,6 +46,7 @@ def add_promote(group: Any) -> None:
   export EDGELINE_ROOT=keys/root.json EDGELINE_KEYS=keys
   edgeline registry promote registry solar-cells --from candidate --to canary
   edgeline registry promote registry solar-cells --from canary --to production --yes --json
+  edgeline registry promote registry solar-cells --from candidate --to production --share 5%
 """,
     )
     add_store(parser)
@@ -54,6 +56,9 @@ def add_promote(group: Any) -> None:
     )
     parser.add_argument(
         "--to", required=True, dest="target", metavar="CHANNEL", help="which is to serve it too"
+    )
+    add_share(
+        parser, "begin a rollout: serve it to this share of the devices first, such as 5%% or 0.5%%"
     )
     _add_all(parser)
     add_yes(parser)
@@ -100,13 +105,17 @@ def _promote(options: argparse.Namespace) -> int:
     store = existing_store(options)
     trusted = repository(options, store)
     from edgeline.publish.channels import promote
+    from edgeline.registry.rollout import WHOLE
 
+    share = options.share if options.share is not None else 0 if options.groups else WHOLE
     change = promote(
         store,
         trusted,
         options.model,
         options.source,
         options.target,
+        share=share,
+        groups=options.groups,
         confirm=partial(_confirm, options),
         notify=Progress(),
     )
@@ -139,7 +148,18 @@ def _confirm(options: argparse.Namespace, change: "Change") -> bool:
             print(line, file=sys.stderr if options.json else sys.stdout)
         _print_comparison(change, everything=options.all, error=options.json)
     where = f"{change.model}/{change.channel}"
-    return confirmed(f"Sign that {where} serves {change.release.tag}?", yes=options.yes)
+    return confirmed(f"Sign that {where} serves {_whom(change)}?", yes=options.yes)
+
+
+def _whom(change: "Change") -> str:
+    """Name the release, and in a rollout for whom it is."""
+    from edgeline.publish.rollouts import percent
+    from edgeline.registry.rollout import WHOLE
+
+    if change.share == WHOLE:
+        return change.release.tag
+    devices = [f"{percent(change.share)} of its devices"] if change.share else []
+    return f"{change.release.tag} to {' and '.join([*devices, *change.groups])}"
 
 
 def _warnings(change: "Change") -> Iterator[str]:
@@ -181,7 +201,7 @@ def _report(change: "Change", options: argparse.Namespace) -> int:
         where, tag = f"{change.model}/{change.channel}", change.release.tag
         print(
             {
-                Outcome.DONE: f"{where} serves {tag} ({change.release.digest}).",
+                Outcome.DONE: f"{where} serves {_whom(change)} ({change.release.digest}).",
                 Outcome.UNCHANGED: f"{where} serves {tag} already; nothing was signed.",
                 Outcome.DECLINED: f"Nothing was signed; {where} is as it was.",
             }[change.outcome]
@@ -191,6 +211,7 @@ def _report(change: "Change", options: argparse.Namespace) -> int:
 
 def _change_json(change: "Change") -> dict[str, Any]:
     from edgeline.registry.format import version_tag
+    from edgeline.registry.rollout import WHOLE
 
     replaced = change.replaced
     return {
@@ -214,6 +235,8 @@ def _change_json(change: "Change") -> dict[str, Any]:
             for metric in change.metrics
         ],
         "remarks": list(change.remarks),
+        "share": change.share / WHOLE,
+        "groups": list(change.groups),
     }
 
 

@@ -45,7 +45,9 @@ def add_list(group: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
+    from edgeline.publish.rollouts import percent
     from edgeline.registry.reader import RegistryReader
+    from edgeline.registry.rollout import WHOLE
 
     store = existing_store(options)
     repository = repository_to_read(options, store)
@@ -59,10 +61,17 @@ def _list(options: argparse.Namespace) -> int:
         progress(f"read {position} of {len(shown)} releases")
         release = reader.open_version(version)
         serving = [each.name for each in channels if each.release.index.digest == release.digest]
+        parts = {
+            each.name: each.active_rollout.share
+            for each in channels
+            if each.active_rollout and each.active_rollout.release.index.digest == release.digest
+        }
         if options.json:
-            print_json(release_json(release, serving))
+            shares = {name: share / WHOLE for name, share in parts.items()}
+            print_json({**release_json(release, serving), "rollouts": shares})
         else:
-            rows.append(_release_row(release, serving))
+            named = [f"{name} ({percent(share)})" for name, share in parts.items()]
+            rows.append(_release_row(release, [*serving, *named]))
     if not options.json:
         print_table(rows)
         if len(shown) < len(versions):

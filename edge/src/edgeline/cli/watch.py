@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.device_options import (
     add_device,
+    add_group_option,
     add_threads,
     add_variant,
     log_to_stderr,
     open_device,
     preference,
 )
-from edgeline.cli.options import add_command
+from edgeline.cli.options import add_command, at_least
 from edgeline.errors import DeviceError
 
 if TYPE_CHECKING:
+    from edgeline.device.reporting import Reporter
     from edgeline.device.state import InstalledModel
     from edgeline.device.update import Device
 
 HOOK_SECONDS = 60.0
+REPORTS_VARIABLE = "EDGELINE_REPORTS"
 
 _DAY = 86_400.0
 
@@ -40,11 +43,13 @@ def add_watch(commands: Any) -> None:
         examples="""\
   edgeline watch --registry oci://registry.example/cells --root root.json --model solar-cells
   edgeline watch --registry registry --model solar-cells --port 9464
+  edgeline watch --registry registry --model solar-cells --report /var/spool/edgeline
   edgeline watch --registry registry --model solar-cells --on-update systemctl restart camera
 """,
     )
     add_device(parser)
     add_variant(parser)
+    add_group_option(parser)
     add_threads(parser)
     parser.add_argument(
         "--interval",
@@ -71,6 +76,21 @@ def add_watch(commands: Any) -> None:
         "--port", type=_port, metavar="PORT", help="serve health and predictions on 127.0.0.1"
     )
     parser.add_argument(
+        "--report",
+        metavar="PLACE",
+        help="report how this device does, once an hour at most: to a folder, or to the reports "
+        "beside the registry at oci://host[:port]/repository; needs `edgeline enrol`; default: "
+        f"${REPORTS_VARIABLE}, and without it nothing is reported",
+    )
+    parser.add_argument(
+        "--shadow",
+        type=at_least(1),
+        metavar="N",
+        help="have a new model predict N images beside the one that is served before it takes "
+        "over, or as many as come in a day, in a quarter of the time at most; how they compare is "
+        "reported; needs --port, and memory for both; default: it takes over at once",
+    )
+    parser.add_argument(
         "--on-update",
         nargs=argparse.REMAINDER,
         metavar="COMMAND",
@@ -84,6 +104,7 @@ def add_watch(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     from edgeline.cli.output import UsageError, note
     from edgeline.device.health import HOST, HealthServer
+    from edgeline.device.shadow import ShadowSettings
     from edgeline.device.watch import Watcher
 
     log_to_stderr(verbose=True)
@@ -91,6 +112,8 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("--on-update: expected a program to run")
     if options.interval > options.max_interval:
         raise UsageError("--interval: expected at most --max-interval")
+    if options.shadow and options.port is None:
+        raise UsageError("--shadow: expected --port, too: without it nothing is predicted here")
     device = open_device(options)
     watcher = Watcher(
         device,
@@ -100,6 +123,8 @@ def _run(options: argparse.Namespace) -> int:
         max_interval=options.max_interval,
         on_update=_hook(options.on_update, device) if options.on_update else None,
         predicts=options.port is not None,
+        reporter=_reporter(options, device),
+        shadow=ShadowSettings(predictions=options.shadow) if options.shadow else None,
     )
     # A download that is broken off is resumed, so that there is nothing to wait for.
     signal.signal(signal.SIGTERM, _leave)
@@ -119,6 +144,15 @@ def _run(options: argparse.Namespace) -> int:
     finally:
         server.close()
     return 0
+
+
+def _reporter(options: argparse.Namespace, device: "Device") -> "Reporter | None":
+    place = options.report or os.environ.get(REPORTS_VARIABLE)
+    if not place:
+        return None
+    from edgeline.device.reporting import Reporter
+
+    return Reporter(device, place)
 
 
 def _leave(*_: object) -> None:

@@ -147,7 +147,7 @@ def _registry(device: "Device") -> Iterator[Finding]:
         state = device.folder.read()
         store = open_store(device.registry, device.connection)
         channels = device.channels(store, state)
-        found = channels.channel(device.model, device.channel)
+        found = device.find(channels, state)
         roles = channels.roles()
     except EdgelineError as error:
         yield Finding("registry", "problem", str(error))

@@ -147,7 +147,9 @@ class State:
     active: str | None = None  # id of the model that is served
     previous: str | None = None  # id of the one before
     preference: tuple[str, ...] = ()  # variants, best first; none: the fastest
+    groups: tuple[str, ...] = ()  # that the device is in, for rollouts
     root: str | None = None  # SHA-256 of the root that led to what is active
+    halted: str | None = None  # id of the last rollout that was seen to be halted
     held: str | None = None  # digest that the channel served when its user rolled back from it
     rejected: Rejection | None = None
     floor: float = 0.0  # a time that has passed, whatever the clock says; see `clock`
@@ -495,7 +497,8 @@ def _parse_state(data: bytes) -> State:
     if rejected is not None:
         preference = tuple(rejected["preference"])
         known["rejected"] = Rejection(**{**rejected, "preference": preference})
-    known["preference"] = tuple(known.get("preference", ()))
+    for name in ("preference", "groups"):
+        known[name] = tuple(known.get(name, ()))
     return State(**known)
 
 

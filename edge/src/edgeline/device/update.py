@@ -20,6 +20,7 @@ from edgeline._files import write_whole
 from edgeline.device import clock
 from edgeline.device.child import ChildError
 from edgeline.device.download import Downloads, Progress
+from edgeline.device.identity import device_id
 from edgeline.device.selection import (
     Speeds,
     candidates,
@@ -43,8 +44,9 @@ from edgeline.errors import (
     NotFoundError,
     RejectedError,
 )
-from edgeline.registry.format import MAX_HISTORY
+from edgeline.registry.format import MAX_HISTORY, check_group
 from edgeline.registry.home import default_state
+from edgeline.registry.rollout import Member
 from edgeline.registry.store import Connection, open_store
 from edgeline.runtime.memory import available_memory
 from edgeline.runtime.threads import default_threads
@@ -95,6 +97,8 @@ class Device:
         connection: How to reach a registry server.
         limits: What an update may take.
         num_threads: Threads for one inference; by default one per core, at most 4.
+        groups: The groups that the device is in, whose members may get a release before others;
+            remembered. By default what was said last time, at first none.
         progress: Told in a few words what is going on.
 
     Raises:
@@ -112,6 +116,7 @@ class Device:
         connection: Connection | None = None,
         limits: Limits = Limits(),
         num_threads: int | None = None,
+        groups: Sequence[str] | None = None,
         progress: Progress = lambda _: None,
     ) -> None:
         self.registry = registry
@@ -121,6 +126,7 @@ class Device:
         self.connection = connection or Connection()
         self.limits = limits
         self.num_threads = num_threads or default_threads()
+        self.groups = None if groups is None else tuple(map(check_group, groups))
         self.progress = progress
         base = default_state(registry, root) if state is None else state
         self.folder = StateFolder(base, model, channel, root)
@@ -186,6 +192,27 @@ class Device:
 
         floor = TimeFloor(clock.as_time(state.floor), state.floor_root)
         return TrustedChannels(store, root=self.root, state=self.folder.base, floor=floor)
+
+    def find(self, channels: "TrustedChannels", state: State) -> "Channel | None":
+        """Return what the channel serves to this device, None when it serves nothing.
+
+        Raises:
+            RegistryError: the registry cannot be used or trusted.
+            DeviceError: the device has no id yet, and one cannot be kept.
+        """
+        found = channels.channel(self.model, self.channel)
+        rollout = found.active_rollout if found else None
+        if found is None or rollout is None:
+            return found
+        if rollout.id == state.halted:
+            # Whoever may halt it, and has done so, must not be able to have it go on.
+            return replace(found, rollout=rollout.ended())
+        with self.folder.translated():
+            return found.seen_by(Member(device_id(self.folder.base), self.groups_of(state)))
+
+    def groups_of(self, state: State) -> tuple[str, ...]:
+        """Return the groups that the device is in."""
+        return state.groups if self.groups is None else self.groups
 
     def remember_told(self, installed: InstalledModel) -> None:
         """Remember that `on_update` was called with a model.
@@ -255,6 +282,8 @@ class _Check:
         channel = self._trusted_channel(store)
         digest = channel.release.index.digest
         self._forget_withdrawn(channel)
+        if channel.rollout and channel.rollout.state == "halted":
+            self.state = replace(self.state, halted=channel.rollout.id)
         if self.state.held not in (None, digest):
             self.state = replace(self.state, held=None)
         active = self._active()
@@ -278,7 +307,7 @@ class _Check:
     def _trusted_channel(self, store: "ReadStore") -> "Channel":
         now = time.time()
         channels = self._device.channels(store, self.state)
-        found = channels.channel(self._device.model, self._device.channel)
+        found = self._device.find(channels, self.state)
         roles = channels.roles()
         root = next(role for role in roles if role.name == "root")
         floor = clock.floor_under(root, self.state)
@@ -288,6 +317,7 @@ class _Check:
         self.state = replace(
             self.state,
             root=self._folder.root,
+            groups=self._device.groups_of(self.state),
             floor=clock.raised_floor(floor, now, root),
             floor_root=root.version,
             expires=min(role.expires.timestamp() for role in roles),

@@ -17,9 +17,17 @@ from typing import TYPE_CHECKING
 from edgeline.device.metrics import Metrics
 from edgeline.device.state import InstalledModel, State
 from edgeline.device.update import Device
-from edgeline.errors import EdgelineError, ImageError, NotFoundError, RejectedError
+from edgeline.errors import (
+    EdgelineError,
+    ImageError,
+    ModelError,
+    NotFoundError,
+    RejectedError,
+)
 
 if TYPE_CHECKING:
+    from edgeline.device.reporting import Reporter
+    from edgeline.device.shadow import Shadow, ShadowSettings
     from edgeline.preprocessing import ImageSource
     from edgeline.runtime.classifier import Classifier, Prediction
 
@@ -42,6 +50,9 @@ class Watcher:
         on_update: Called with the new model after each switch, also when the process ended between
             the two, and with the model that is there at the very first; what it raises is logged.
         predicts: Whether to load models; without, it only keeps the state folder up to date.
+        reporter: Reports how the device does; by default nothing is reported.
+        shadow: For how long a new model runs beside the one that is served before it takes over;
+            by default not at all. The models' memory is needed twice meanwhile.
 
     Raises:
         ValueError: an argument is out of range.
@@ -57,6 +68,8 @@ class Watcher:
         max_interval: float = 3600.0,
         on_update: Callable[[InstalledModel], object] | None = None,
         predicts: bool = True,
+        reporter: "Reporter | None" = None,
+        shadow: "ShadowSettings | None" = None,
     ) -> None:
         if not 0 < interval <= max_interval or not 0 <= jitter < 1:
             raise ValueError(
@@ -71,6 +84,9 @@ class Watcher:
         self._max_interval = max_interval
         self._on_update = on_update
         self._predicts = predicts
+        self._reporter = reporter
+        self._shadowing = shadow
+        self._shadow: Shadow | None = None
         self._failures = 0
         self._look_again = 0.0  # monotonic time at which to read all that is installed
         self._serving: InstalledModel | None = None
@@ -82,8 +98,11 @@ class Watcher:
 
     def run(self) -> None:
         """Watch until `stop` is called from another thread or a signal handler."""
-        self._follow()
-        self._go_on(0.0)
+        try:
+            self._follow()
+            self._go_on(0.0)
+        finally:
+            self._close()
 
     def check(self) -> float:
         """Check once, and switch if there is something newer; return the seconds to wait then."""
@@ -112,6 +131,7 @@ class Watcher:
         if problem:
             # Not before: who reads it may ask for the state at once.
             _log.warning("%s", problem)
+        self._report()
         return self._pause()
 
     def wake(self) -> None:
@@ -145,8 +165,20 @@ class Watcher:
             prediction = classifier.predict(image)
         except ImageError:
             self.metrics.refused_image()
+            if self._reporter:
+                self._reporter.refused_image()
             raise
-        self.metrics.predicted(prediction, time.perf_counter() - started)
+        except ModelError:
+            if self._reporter:
+                self._reporter.model_failed()
+            raise
+        seconds = time.perf_counter() - started
+        self.metrics.predicted(prediction, seconds)
+        if self._reporter:
+            self._reporter.predicted(prediction, seconds)
+        shadow = self._shadow
+        if shadow is not None:
+            shadow.offer(image, prediction, seconds)
         return classifier, prediction
 
     def unhealthy(self) -> str | None:
@@ -172,6 +204,7 @@ class Watcher:
         self.stop()
         if self._thread is not None:
             self._thread.join()
+        self._close()
 
     def _go_on(self, pause: float) -> None:
         while True:
@@ -191,7 +224,11 @@ class Watcher:
             self._state = self.device.folder.read()
             active = self._state.active
             if active is None or (self._serving is not None and self._serving.id == active):
+                self._drop_shadow()
                 return
+            if self._stays_in_the_shadow(active):
+                return
+            self._drop_shadow()
             installed = self._load() if self._predicts else self.device.folder.describe(active)
         except EdgelineError as error:
             _log.warning("%s", str(error))
@@ -201,8 +238,62 @@ class Watcher:
             self._look_again = 0.0
         self._serving = installed
         self.metrics.new_model()
+        if self._reporter:
+            try:
+                self._reporter.serves(installed, now=time.time())
+            except EdgelineError as error:
+                _log.warning("%s", str(error))
         _log.info("serving %s %s %s", installed.model, installed.tag, installed.variant)
         self._tell(installed)
+
+    def _stays_in_the_shadow(self, model_id: str) -> bool:
+        """Tell whether a new model is to be compared for longer; begin with that when it is new."""
+        if self._shadowing is None or self._classifier is None or not self._predicts:
+            return False
+        if self._shadow is not None and self._shadow.model_id == model_id:
+            return not self._shadow.is_done
+        from edgeline.device.shadow import Shadow
+        from edgeline.runtime.classifier import Classifier
+
+        self._drop_shadow()
+        try:
+            loaded = self.device.folder.load(model_id)
+            classifier = Classifier.from_installed(loaded, num_threads=1)
+        except EdgelineError as error:
+            _log.warning("there is no comparison: %s", str(error))
+            return False
+        installed = loaded.installed
+        self._shadow = Shadow(classifier, installed, self._shadowing)
+        if self._reporter:
+            self._reporter.compares(self._shadow.compared)
+        _log.info("comparing %s %s with what is served", installed.tag, installed.variant)
+        return True
+
+    def _drop_shadow(self) -> None:
+        if self._shadow is not None:
+            self._shadow.close()
+            self._shadow = None
+
+    def _report(self) -> None:
+        if self._reporter is None:
+            return
+        try:
+            if self._reporter.report(self._state, now=time.time()):
+                _log.info("reported")
+        except EdgelineError as error:
+            _log.warning("not reported: %s", str(error))
+        except Exception:
+            # What is only told must not be the end of the device's updates.
+            _log.exception("A report failed in a way that it should not")
+
+    def _close(self) -> None:
+        self._drop_shadow()
+        if self._reporter is None:
+            return
+        try:
+            self._reporter.close()
+        except EdgelineError as error:
+            _log.warning("%s", str(error))
 
     def _load(self) -> InstalledModel:
         from edgeline.runtime.classifier import Classifier

@@ -9,13 +9,14 @@ be a pass.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from edgeline.errors import ContractError, IntegrityError, NotFoundError, RegistryError
 from edgeline.publish.progress import Notify, say_nothing
 from edgeline.publish.repository import Repository
+from edgeline.publish.rollouts import begun, check_can_roll_back
 from edgeline.publish.verify import check_provenance, check_release
 from edgeline.registry.bundle import Channel
 from edgeline.registry.format import (
@@ -26,6 +27,7 @@ from edgeline.registry.format import (
     version_tag,
 )
 from edgeline.registry.reader import RegistryReader, Release
+from edgeline.registry.rollout import WHOLE
 from edgeline.registry.store import ReadStore
 from edgeline.registry.verdict import OVERALL, Check, Verdict
 
@@ -84,6 +86,8 @@ class Change:
         metrics: of both releases, side by side; none when nothing changes.
         remarks: what a person should know of it, and why metrics are missing if some are.
         outcome: whether it was made.
+        share: how many of `WHOLE` devices it is for; all, unless it begins a rollout.
+        groups: the groups of devices that it is for besides.
     """
 
     model: str
@@ -93,6 +97,8 @@ class Change:
     metrics: tuple[Metric, ...] = ()
     remarks: tuple[str, ...] = ()
     outcome: Outcome = Outcome.PROPOSED
+    share: int = WHOLE
+    groups: tuple[str, ...] = ()
 
     @property
     def gone(self) -> tuple[str, ...]:
@@ -112,6 +118,8 @@ def promote(
     source: str,
     target: str,
     *,
+    share: int = WHOLE,
+    groups: Sequence[str] = (),
     confirm: Confirm | None = None,
     notify: Notify = say_nothing,
 ) -> Change:
@@ -123,6 +131,8 @@ def promote(
         model: whose channels these are.
         source: the channel that serves the release.
         target: the channel that is to serve it too.
+        share: how many of `WHOLE` devices it is to serve it to; fewer than all begin a rollout.
+        groups: the groups of devices that get it besides, in a rollout.
         confirm: is shown the change before it is signed, and may decline.
         notify: is told how far the reading has come.
 
@@ -144,18 +154,31 @@ def promote(
             f"{store.location} has no release of {model!r} in channel {source!r}; of that model "
             f"it has {', '.join(channels) or 'no channel'}"
         )
-    wanted = channels[source].release
+    wanted, served = channels[source].release, channels.get(target)
+    if share != WHOLE:
+        if served is None:
+            raise RegistryError(
+                f"{model}/{target} serves nothing yet. Promote what all devices are to have first, "
+                "without a share"
+            )
+        begun(wanted, share, groups)(served)  # refuses early what makes no sense
     return _change(
         store,
         repository,
         model,
         target,
-        channels.get(target),
+        served,
         wanted,
         judged=True,
-        sign=lambda: repository.point(model, target, wanted),
+        sign=lambda: (
+            repository.point(model, target, wanted)
+            if share == WHOLE
+            else repository.edit(model, target, begun(wanted, share, groups))
+        ),
         confirm=confirm,
         notify=notify,
+        share=share,
+        groups=tuple(groups),
     )
 
 
@@ -189,6 +212,8 @@ def rollback(
     check_model(model)
     check_channel(channel)
     served = repository.channel(model, channel)
+    if served is not None:
+        check_can_roll_back(served)
     if served is None or not served.history:
         named = "none yet" if served is None else f"only {version_tag(served.release.version)}"
         raise NotFoundError(
@@ -251,6 +276,8 @@ def _change(
     sign: Callable[[], Channel],
     confirm: Confirm | None,
     notify: Notify,
+    share: int = WHOLE,
+    groups: tuple[str, ...] = (),
 ) -> Change:
     reader = RegistryReader(store)
     replaced = served.release if served else None
@@ -266,11 +293,16 @@ def _change(
         )
     check_release(store, release, notify=notify)
     remarks: list[str] = []
+    rollout = served.active_rollout if served else None
+    if rollout and rollout.release != wanted:
+        tag = version_tag(rollout.release.version)
+        remarks.append(f"this ends the rollout of {tag}: no device is to have {tag} then")
     if judged:
         _check_verdict(reader, release)
         remarks += _check_origin(reader, repository, release)
     metrics, missing = _metrics(reader, replaced, release)
-    change = Change(model, channel, release, replaced, metrics, (*remarks, *missing))
+    said = (*remarks, *missing)
+    change = Change(model, channel, release, replaced, metrics, said, share=share, groups=groups)
     if confirm and not confirm(change):
         return replace(change, outcome=Outcome.DECLINED)
     sign()

@@ -196,7 +196,7 @@ def _choose(
 ) -> list[ReleaseRef]:
     """Return what to copy, oldest first."""
     there = RegistryReader(source).versions()
-    served = {channel.release.version: channel for channel in metadata.channels()}
+    served = {ref.version: (ref, each) for each in metadata.channels() for ref in each.served}
     wanted = {*(there if versions is None else versions), *served}
     lacking = sorted(wanted.difference(there))
     if lacking:
@@ -208,12 +208,12 @@ def _choose(
     chosen = []
     for version in sorted(wanted):
         index, _ = source.read_tag(version_tag(version), limit=MAX_MANIFEST)
-        channel = served.get(version)
-        if channel and channel.release.index.digest != index.digest:
+        ref, channel = served.get(version, (None, None))
+        if ref and channel and ref.index.digest != index.digest:
             raise IntegrityError(
                 f"{version_tag(version)} in {source.location} is {index.digest}, and not "
-                f"{channel.release.index.digest}, which was signed for {channel.model}/"
-                f"{channel.name}. Somebody changed its tag"
+                f"{ref.index.digest}, which was signed for {channel.model}/{channel.name}. "
+                "Somebody changed its tag"
             )
         chosen.append(ReleaseRef(version, index))
     return chosen

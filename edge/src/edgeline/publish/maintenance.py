@@ -110,7 +110,7 @@ def _served(metadata: MetadataSet) -> set[int]:
     return {
         release.version
         for channel in metadata.channels()
-        for release in (channel.release, *channel.history)
+        for release in (*channel.served, *channel.history)
     }
 
 

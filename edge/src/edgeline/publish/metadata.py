@@ -7,6 +7,7 @@ memory; `commit` signs what they touched, snapshot and timestamp included, and s
 of which all that was not touched stays byte for byte. Nothing is written when a key is missing.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -63,6 +64,7 @@ from edgeline.registry.bundle import (
     is_channel_path,
     read_bundle,
     read_file,
+    with_halts,
 )
 from edgeline.registry.format import (
     EMPTY_CONFIG,
@@ -72,6 +74,7 @@ from edgeline.registry.format import (
     TUF_METADATA,
     TUF_TAG,
     Descriptor,
+    halt_path,
 )
 
 _DELEGATED_EXPIRY_FIELD = "x-edgeline-delegated-expiry-days"  # in targets, for the roles below it
@@ -237,7 +240,7 @@ class MetadataSet:
         path = f"{model}/{channel}"
         role = self._delegated(self.role_of(model, channel))
         target = role.targets.get(path) if role else None
-        return channel_of(path, target) if target else None
+        return with_halts(channel_of(path, target), self.note(halt_path(model))) if target else None
 
     def channels(self) -> list[Channel]:
         """Return every channel that serves something, sorted.
@@ -254,7 +257,8 @@ class MetadataSet:
                 # Of several roles for a path, the first one is in charge, signed or not.
                 responsible = next((r for r in roles if r.is_delegated_path(path)), None)
                 if responsible is role and is_channel_path(path):
-                    found[path] = channel_of(path, target)
+                    channel = channel_of(path, target)
+                    found[path] = with_halts(channel, self.note(halt_path(channel.model)))
         return [found[path] for path in sorted(found)]
 
     def set_channel(self, channel: Channel) -> None:
@@ -265,6 +269,29 @@ class MetadataSet:
         index = channel.release.index
         hashes = {"sha256": index.digest.removeprefix("sha256:")}
         role.targets[path] = TargetFile(index.size, hashes, path, {"custom": custom_of(channel)})
+        self._changed.add(name)
+
+    def note(self, path: str) -> TargetFile | None:
+        """Return a target that is no channel, None when nobody signed it yet or may.
+
+        Raises:
+            IntegrityError: the role's metadata is damaged or malformed.
+            TrustError: it is not signed as it should be.
+        """
+        role = next((role for role in self.delegated_roles() if role.is_delegated_path(path)), None)
+        signed = self._delegated(role.name) if role else None
+        return signed.targets.get(path) if signed else None
+
+    def set_note(self, path: str, custom: Mapping[str, Any]) -> None:
+        """Have the role that is in charge of a path say something there.
+
+        Raises:
+            NotFoundError: there is no such role.
+        """
+        name = self.role_of(*path.split("/"))
+        role = self._delegated(name) or self._add_delegated(name)
+        nothing = {"sha256": hashlib.sha256(b"").hexdigest()}
+        role.targets[path] = TargetFile(0, nothing, path, {"custom": dict(custom)})
         self._changed.add(name)
 
     def touch(self, role: str) -> None:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from securesystemslib.dsse import Envelope
-from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import Key, Signer
 
-from edgeline._json import dump_canonical, parse_object
-from edgeline.errors import EdgelineError, IntegrityError, RegistryError, TrustError
+from edgeline._dsse import check_signed, open_envelope, seal
+from edgeline._json import parse_object
+from edgeline.errors import IntegrityError
 from edgeline.registry.format import MAX_PROVENANCE, check_digest
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -27,7 +27,7 @@ PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 BUILD_TYPE = "https://edgeline.dev/provenance/pipeline/v1"
 
-_MAX_SIGNATURES = 16
+_NAME = "The provenance"
 
 
 @dataclass(frozen=True)
@@ -116,15 +116,7 @@ def sign(statement: Mapping[str, Any], signer: Signer) -> bytes:
     Raises:
         RegistryError: the key cannot be used.
     """
-    envelope = Envelope(dump_canonical(statement), PAYLOAD_TYPE, {})
-    try:
-        envelope.sign(signer)
-    except EdgelineError:
-        raise
-    except Exception as error:
-        # Each of securesystemslib's signers raises what the library under it does.
-        raise RegistryError(f"The provenance cannot be signed: {error}") from error
-    return dump_canonical(envelope.to_dict())
+    return seal(statement, PAYLOAD_TYPE, signer, _NAME)
 
 
 def verify(envelope: bytes, keys: Collection[Key]) -> Provenance:
@@ -135,15 +127,7 @@ def verify(envelope: bytes, keys: Collection[Key]) -> Provenance:
         TrustError: none of the keys has signed it.
     """
     opened = _open(envelope)
-    try:
-        opened.verify(list(keys), threshold=1)
-    except (ValueError, VerificationError):
-        expected = ", ".join(sorted(key.keyid[:12] for key in keys)) or "no key at all"
-        raise TrustError(
-            "The provenance is not signed by whoever may sign for this model: expected a "
-            f"signature by {expected}; it is said to be by "
-            f"{', '.join(repr(key_id[:12]) for key_id in opened.signatures)}"
-        ) from None
+    check_signed(opened, keys, _NAME)
     return _read(opened)
 
 
@@ -157,28 +141,7 @@ def read(envelope: bytes) -> Provenance:
 
 
 def _open(envelope: bytes) -> Envelope:
-    if len(envelope) > MAX_PROVENANCE:
-        raise IntegrityError(
-            f"The provenance has {len(envelope)} bytes; at most {MAX_PROVENANCE} are allowed"
-        )
-    try:
-        document = parse_object(envelope)
-        signatures = document["signatures"]
-        if not isinstance(signatures, list) or not 1 <= len(signatures) <= _MAX_SIGNATURES:
-            raise ValueError(f"expected 1 to {_MAX_SIGNATURES} signatures")
-        for signature in signatures:
-            if not all(isinstance(signature[name], str) for name in ("keyid", "sig")):
-                raise ValueError("expected a signature's key id and value to be text")
-        if not isinstance(document["payload"], str):
-            raise ValueError("expected the payload in base64")
-        opened = Envelope.from_dict(document)
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"The provenance is no DSSE envelope: {error}") from None
-    if opened.payload_type != PAYLOAD_TYPE:
-        raise IntegrityError(
-            f"Expected provenance of type {PAYLOAD_TYPE}, got {opened.payload_type!r:.80}"
-        )
-    return opened
+    return open_envelope(envelope, PAYLOAD_TYPE, limit=MAX_PROVENANCE, what=_NAME)
 
 
 def _read(envelope: Envelope) -> Provenance:

@@ -332,7 +332,7 @@ def _claim(store: WriteStore, index: Descriptor, last: int) -> tuple[int, bool]:
 
 def _last_named(channels: Iterable[Channel]) -> int:
     """Return the newest version that a channel names, which a partial copy need not hold."""
-    named = (ref.version for each in channels for ref in (each.release, *each.history))
+    named = (ref.version for each in channels for ref in (*each.served, *each.history))
     return max(named, default=0)
 
 

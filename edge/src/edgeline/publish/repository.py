@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
@@ -23,7 +23,7 @@ from typing import TypeVar
 from securesystemslib.signer import Key
 from tuf.api.metadata import Delegations, Metadata, Root, Targets
 
-from edgeline.errors import ConflictError, NotFoundError, RegistryError, TrustError
+from edgeline.errors import ConflictError, IntegrityError, NotFoundError, RegistryError, TrustError
 from edgeline.publish.keys import Signers
 from edgeline.publish.metadata import MetadataSet, RoleStatus
 from edgeline.publish.roles import (
@@ -36,8 +36,10 @@ from edgeline.publish.roles import (
     rotate_delegated,
     rotate_root,
     set_expiry,
+    with_fleet,
     with_model,
 )
+from edgeline.publish.rollouts import Edit, halted, pointed, rolled_back
 from edgeline.publish.root_signing import RootDraft
 from edgeline.publish.signatures import (
     ROOT,
@@ -48,11 +50,10 @@ from edgeline.publish.signatures import (
     renew,
 )
 from edgeline.publish.store import WriteStore
-from edgeline.registry.bundle import Channel, expiry_days
+from edgeline.registry.bundle import Channel, expiry_days, halted_in
 from edgeline.registry.format import (
     CHANNELS,
     MAX_EXPIRY_DAYS,
-    MAX_HISTORY,
     MAX_MANIFEST,
     OCI_INDEX,
     TUF_TAG,
@@ -60,6 +61,9 @@ from edgeline.registry.format import (
     ReleaseRef,
     check_digest,
     check_model,
+    fleet_path,
+    fleet_role,
+    halt_path,
 )
 
 __all__ = ["Expiry", "Keys", "ModelKeys", "Repository", "initialize"]
@@ -97,6 +101,14 @@ def initialize(
         metadata.check_can_sign([ROOT, TARGETS, SNAPSHOT, TIMESTAMP], signers)
         metadata.commit(signers)
         return metadata.root_file()
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Whose reports on a model count."""
+
+    keys: tuple[Key, ...]  # that enrol devices
+    revoked: frozenset[str]  # devices that were enrolled, and count no more
 
 
 class Repository:
@@ -177,9 +189,29 @@ class Repository:
             current = metadata.channel(model, channel)
             if current and current.release == wanted:
                 return current
-            before = [current.release, *current.history] if current else []
-            history = [ref for ref in before if ref != wanted][:MAX_HISTORY]
-            return _serve(metadata, Channel(model, channel, wanted, tuple(history)))
+            changed = pointed(current, wanted) if current else Channel(model, channel, wanted)
+            return _serve(metadata, changed)
+
+        return self._update(change)
+
+    def edit(self, model: str, channel: str, edit: Edit) -> Channel:
+        """Change a channel that serves something, such as its rollout: see `publish.rollouts`.
+
+        Raises:
+            RegistryError: there is no such model or channel, it serves nothing yet, keys are
+                missing; or what `edit` raises.
+            ConflictError: others kept changing the metadata meanwhile.
+        """
+        check_model(model), _check_channel(channel)
+
+        def change(metadata: MetadataSet) -> Channel:
+            current = metadata.channel(model, channel)
+            if current is None:
+                raise NotFoundError(
+                    f"{model}/{channel} serves nothing yet. Promote what all devices are to have"
+                )
+            changed = edit(current)
+            return current if changed == current else _serve(metadata, changed)
 
         return self._update(change)
 
@@ -202,7 +234,7 @@ class Repository:
             if not plan:
                 if current is None:
                     raise NotFoundError(f"{channel} of {model} serves nothing yet")
-                plan.append((current, _rolled_back(current, to)))
+                plan.append((current, rolled_back(current, to)))
             seen, wanted = plan[0]
             if current == wanted:
                 return current
@@ -256,6 +288,75 @@ class Repository:
             if model in metadata.models():
                 raise RegistryError(f"Model {model!r} is there already. To change its keys, rotate")
             metadata.set_delegations(with_model(metadata.targets.delegations, model, keys))
+
+        self._update(change)
+
+    def add_fleet(self, model: str, fleet: Key, halt: Key) -> None:
+        """Let a key enrol devices whose reports on a model count, and another halt its rollouts.
+
+        Raises:
+            RegistryError: there is no such model, it has these roles, a key is of the wrong kind or
+                signs something else for the model, or the keys of targets and online are missing.
+            ConflictError: others kept changing the metadata meanwhile.
+        """
+
+        def change(metadata: MetadataSet) -> None:
+            delegations = metadata.targets.delegations
+            metadata.set_delegations(with_fleet(delegations, check_model(model), fleet, halt))
+
+        self._update(change)
+
+    def fleet(self, model: str) -> Fleet:
+        """Return whose reports on a model count.
+
+        Raises:
+            NotFoundError: the model has no fleet role.
+            RegistryError: the metadata cannot be trusted.
+        """
+        metadata = self._load()
+        try:
+            status = metadata.status_of(fleet_role(check_model(model)))
+        except NotFoundError:
+            raise NotFoundError(
+                f"No key is there to enrol devices of {model!r}: give it one with `edgeline "
+                "registry fleet init`"
+            ) from None
+        return Fleet(status.keys, _revoked(metadata, model))
+
+    def revoke(self, model: str, devices: Collection[str]) -> None:
+        """Have devices' reports on a model count no more.
+
+        Raises:
+            RegistryError: the model has no fleet role, or its key or the online key is missing.
+            ConflictError: others kept changing the metadata meanwhile.
+        """
+
+        def change(metadata: MetadataSet) -> None:
+            before = _revoked(metadata, check_model(model))
+            together = before | set(devices)
+            if together != before:
+                metadata.set_note(fleet_path(model), {"revoked": sorted(together)})
+
+        self._update(change)
+
+    def stop(self, model: str, channel: str, number: int) -> None:
+        """Halt a rollout with the key that may do no more than that.
+
+        Devices then go back to what the channel serves to all, as after `publish.rollouts.halted`.
+
+        Raises:
+            RegistryError: there is no such rollout, the model has no halt role, or its key or the
+                online key is missing.
+            ConflictError: others kept changing the metadata meanwhile.
+        """
+        check_model(model), _check_channel(channel)
+
+        def change(metadata: MetadataSet) -> None:
+            current = metadata.channel(model, channel)
+            if current is None or halted(number)(current) == current:
+                return
+            halts = halted_in(metadata.note(halt_path(model)))
+            metadata.set_note(halt_path(model), {"halted": {**halts, channel: number}})
 
         self._update(change)
 
@@ -446,21 +547,17 @@ class Repository:
         )
 
 
+def _revoked(metadata: MetadataSet, model: str) -> frozenset[str]:
+    target = metadata.note(fleet_path(model))
+    named = (target.custom or {}).get("revoked") if target else []
+    if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+        raise IntegrityError(f"{fleet_path(model)} is malformed: expected a list of devices")
+    return frozenset(named)
+
+
 def _serve(metadata: MetadataSet, channel: Channel) -> Channel:
     metadata.set_channel(channel)
     return channel
-
-
-def _rolled_back(current: Channel, to: int | None) -> Channel:
-    for place, release in enumerate(current.history):
-        if to is None or release.version == to:
-            return replace(current, release=release, history=current.history[place + 1 :])
-    versions = ", ".join(f"v{release.version}" for release in current.history) or "nothing"
-    wanted = "anything else" if to is None else f"v{to}"
-    raise NotFoundError(
-        f"{current.name} of {current.model} did not serve {wanted} before v"
-        f"{current.release.version}; its history has {versions}. Promote a release instead"
-    )
 
 
 def _check_days(days: Mapping[str, int]) -> None:

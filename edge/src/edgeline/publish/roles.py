@@ -16,7 +16,15 @@ from edgeline.errors import RegistryError
 from edgeline.publish.keys import check_usable, short
 from edgeline.publish.signatures import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from edgeline.registry.bundle import EXPIRY_FIELD
-from edgeline.registry.format import CHANNELS, check_model, signing_roles
+from edgeline.registry.format import (
+    CHANNELS,
+    check_model,
+    fleet_path,
+    fleet_role,
+    halt_path,
+    halt_role,
+    signing_roles,
+)
 
 ONLINE = "online"  # what snapshot and timestamp are called together: they share their keys
 
@@ -88,6 +96,31 @@ def with_model(delegations: Delegations | None, model: str, keys: ModelKeys) -> 
     return delegations
 
 
+def with_fleet(delegations: Delegations | None, model: str, fleet: Key, halt: Key) -> Delegations:
+    """Return delegations with the roles for a model's devices: who enrols, and who may halt.
+
+    Raises:
+        RegistryError: there is no such model, it has them already, or a key is of the wrong kind
+            or signs something else for the model.
+    """
+    delegations = copy.deepcopy(delegations) or Delegations({}, {})
+    roles = delegations.roles or {}
+    if signing_roles(model)[0] not in roles:
+        raise RegistryError(f"There is no model {model!r}: add it first")
+    wanted = {
+        fleet_role(model): (fleet, fleet_path(model)),
+        halt_role(model): (halt, halt_path(model)),
+    }
+    for name, (key, path) in wanted.items():
+        if name in roles:
+            raise RegistryError(f"Role {name!r} is there already. To change its keys, rotate")
+        check_usable(key)
+        roles[name] = DelegatedRole(name, [key.keyid], 1, True, [path])
+        delegations.keys[key.keyid] = key
+    _check_apart(delegations, model)
+    return delegations
+
+
 def rotate_root(
     root: Root, role: str, add: Sequence[Key], remove: Collection[str], threshold: int | None
 ) -> None:
@@ -152,12 +185,13 @@ def _rotate(
 def _check_apart(delegations: Delegations, model: str) -> None:
     """Check that whoever publishes a model has no key to promote it with."""
     roles = delegations.roles or {}
-    names = [name for name in signing_roles(model) if name in roles]
+    known = (*signing_roles(model), fleet_role(model), halt_role(model))
+    names = [name for name in known if name in roles]
     keys = [str(delegations.keys[key_id].keyval) for name in names for key_id in roles[name].keyids]
     if len(set(keys)) != len(keys):
         raise RegistryError(
-            f"The CI role and the release role of {model} must not share a key: whoever publishes "
-            "a model would also promote it"
+            f"The roles of {model} ({', '.join(names)}) must not share a key: whoever publishes a "
+            "model would also promote it, or whoever may only halt"
         )
 
 

@@ -247,9 +247,10 @@ def _check_channel(
 ) -> Iterator[Finding]:
     """Yield what keeps a channel from serving its release, or from going back to another."""
     subject = f"{channel.model}/{channel.name}"
-    problem = _problem(store, channel.model, channel.release, releases)
-    if problem:
-        yield Finding("error", subject, problem)
+    for ref in channel.served:
+        problem = _problem(store, channel.model, ref, releases)
+        if problem:
+            yield Finding("error", subject, problem)
     for ref in channel.history:
         problem = _problem(store, channel.model, ref, releases)
         if problem:

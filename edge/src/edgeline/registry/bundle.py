@@ -10,7 +10,7 @@ What is read here is intact and no more: `trust` and `publish.metadata` verify t
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +30,11 @@ from edgeline.registry.format import (
     ReleaseRef,
     check_channel,
     check_digest,
+    check_group,
     check_model,
     parse_document,
 )
+from edgeline.registry.rollout import MAX_GROUPS, WHOLE, Member, Rollout
 
 if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
@@ -64,6 +66,26 @@ class Channel:
     name: str
     release: ReleaseRef
     history: tuple[ReleaseRef, ...] = field(default=())  # served before, newest first
+    rollout: Rollout | None = None  # the last one, also when it has ended
+
+    @property
+    def active_rollout(self) -> Rollout | None:
+        """The rollout that gives some devices another release, None while all have the same."""
+        return self.rollout if self.rollout and self.rollout.is_active else None
+
+    @property
+    def served(self) -> tuple[ReleaseRef, ...]:
+        """What devices have by it now: the release of all, and that of a rollout."""
+        rollout = self.active_rollout
+        return (self.release, rollout.release) if rollout else (self.release,)
+
+    def seen_by(self, member: Member) -> "Channel":
+        """Return the channel as a device sees it, to which the release that it gets is the one."""
+        rollout = self.active_rollout
+        if rollout is None or not rollout.includes(member):
+            return self
+        past = (self.release, *(ref for ref in self.history if ref != rollout.release))
+        return Channel(self.model, self.name, rollout.release, past[:MAX_HISTORY])
 
 
 def file_name(role: str, version: int) -> str:
@@ -170,17 +192,52 @@ def channel_of(path: str, target: "TargetFile") -> Channel:
         check_model(model),
         check_channel(channel),
         _release(path, custom.get("version"), f"sha256:{target.hashes['sha256']}", target.length),
-        tuple(_release(path, e.get("version"), e.get("digest"), e.get("size")) for e in entries),
+        tuple(_release_in(path, entry) for entry in entries),
+        _rollout(path, custom["rollout"]) if "rollout" in custom else None,
     )
+
+
+def with_halts(channel: Channel, target: "TargetFile | None") -> Channel:
+    """Return a channel whose rollout has ended if the halt role has said so in its target.
+
+    Raises:
+        IntegrityError: the target is malformed.
+    """
+    rollout = channel.active_rollout
+    if rollout is None or target is None:
+        return channel
+    halts = halted_in(target)
+    if halts.get(channel.name) != rollout.number:
+        return channel
+    return replace(channel, rollout=rollout.ended())
+
+
+def halted_in(target: "TargetFile | None") -> dict[str, int]:
+    """Return the rollout of each channel that the halt role has halted last.
+
+    Raises:
+        IntegrityError: the target is malformed.
+    """
+    halts = (target.custom or {}).get("halted") if target else {}
+    if not isinstance(halts, dict) or not all(type(each) is int for each in halts.values()):
+        raise _malformed(target.path if target else "", "the rollouts that were halted")
+    return dict(halts)
 
 
 def custom_of(channel: Channel) -> dict[str, Any]:
     """Return what a channel's signed target holds besides length and hash."""
-    history = [
-        {"version": ref.version, "digest": ref.index.digest, "size": ref.index.size}
-        for ref in channel.history
-    ]
-    return {"version": channel.release.version, "history": history}
+    custom: dict[str, Any] = {
+        "version": channel.release.version,
+        "history": [_release_json(ref) for ref in channel.history],
+    }
+    if channel.rollout:
+        custom["rollout"] = {
+            "number": channel.rollout.number,
+            "release": _release_json(channel.rollout.release),
+            "share": channel.rollout.share,
+            "groups": list(channel.rollout.groups),
+        }
+    return custom
 
 
 def _files(layers: Iterable[object]) -> dict[str, Descriptor]:
@@ -199,6 +256,32 @@ def _files(layers: Iterable[object]) -> dict[str, Descriptor]:
             )
         files[name] = layer
     return files
+
+
+def _release_json(ref: ReleaseRef) -> dict[str, Any]:
+    return {"version": ref.version, "digest": ref.index.digest, "size": ref.index.size}
+
+
+def _rollout(path: str, value: object) -> Rollout:
+    entry = value if isinstance(value, dict) else {}
+    number, share, groups = entry.get("number"), entry.get("share"), entry.get("groups")
+    if type(number) is not int or not 0 < number <= MAX_VERSION:
+        raise _malformed(path, "the number of its rollout")
+    if type(share) is not int or not 0 <= share <= WHOLE:
+        raise _malformed(path, f"a share of its rollout from 0 to {WHOLE}")
+    if not isinstance(groups, list) or len(groups) > MAX_GROUPS:
+        raise _malformed(path, f"at most {MAX_GROUPS} groups in its rollout")
+    release = entry.get("release")
+    return Rollout(
+        number,
+        _release_in(path, release if isinstance(release, dict) else {}),
+        share,
+        tuple(map(check_group, groups)),
+    )
+
+
+def _release_in(path: str, entry: Mapping[str, Any]) -> ReleaseRef:
+    return _release(path, entry.get("version"), entry.get("digest"), entry.get("size"))
 
 
 def _release(path: str, version: object, digest: object, size: object) -> ReleaseRef:

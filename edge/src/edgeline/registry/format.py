@@ -184,6 +184,26 @@ def signing_roles(model: str) -> tuple[str, str]:
     return f"{model}-ci", f"{model}-release"
 
 
+def fleet_role(model: str) -> str:
+    """Return the role whose keys sign which devices' reports on a model count."""
+    return f"{model}-fleet"
+
+
+def halt_role(model: str) -> str:
+    """Return the role that may halt rollouts of a model, and no more."""
+    return f"{model}-halt"
+
+
+def fleet_path(model: str) -> str:
+    """Return the target in which the fleet role says which devices count no more."""
+    return f"{model}/fleet.json"
+
+
+def halt_path(model: str) -> str:
+    """Return the target in which the halt role says which rollouts it halted."""
+    return f"{model}/halted.json"
+
+
 def check_digest(value: object) -> str:
     """Return `value` when it is a SHA-256 digest, and therefore safe as a file name.
 
@@ -249,6 +269,15 @@ def check_channel(name: object) -> str:
         RegistryError: it cannot.
     """
     return _check_name("channel", name, _NAME, "-")
+
+
+def check_group(name: object) -> str:
+    """Return `name` when it can name a group of devices.
+
+    Raises:
+        RegistryError: it cannot.
+    """
+    return _check_name("group", name, _NAME, "-")
 
 
 def check_variant(name: object) -> str:

@@ -52,8 +52,9 @@ from edgeline.registry.bundle import (
     is_channel_path,
     read_bundle,
     read_file,
+    with_halts,
 )
-from edgeline.registry.format import MAX_TUF_METADATA, check_channel, check_model
+from edgeline.registry.format import MAX_TUF_METADATA, check_channel, check_model, halt_path
 from edgeline.registry.home import default_state
 from edgeline.registry.state import NAME, ROOTS, Kept, State
 from edgeline.registry.store import ReadStore
@@ -150,7 +151,10 @@ class TrustedChannels:
         Raises:
             RegistryError: a name is malformed; and all that `refresh` raises.
         """
-        return self._find(f"{check_model(model)}/{check_channel(channel)}")
+        found = self._find(f"{check_model(model)}/{check_channel(channel)}")
+        if found is None or found.active_rollout is None:
+            return found
+        return with_halts(found, self._target(halt_path(model)))
 
     def channels(self) -> list[Channel]:
         """Return all channels of all models that serve something, sorted.
@@ -172,6 +176,10 @@ class TrustedChannels:
         return self._refreshed().roles()
 
     def _find(self, path: str) -> Channel | None:
+        target = self._target(path)
+        return channel_of(path, target) if target else None
+
+    def _target(self, path: str) -> TargetFile | None:
         client = self._refreshed()
         before = client.kept()
         target = client.target(path)
@@ -181,7 +189,7 @@ class TrustedChannels:
                 # Only a saving of downloads: not worth undoing what another process has trusted.
                 if self._state.load() == before:
                     self._state.save(after)
-        return channel_of(path, target) if target else None
+        return target
 
     def _refreshed(self) -> "_Client":
         if self._client is None:

@@ -1,0 +1,416 @@
+"""`edgeline registry fleet` and `watch-rollout`: whose reports count, and what they lead to."""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeline.cli.access import (
+    connection,
+    existing_store,
+    public_key,
+    repository,
+    repository_to_read,
+    signers,
+)
+from edgeline.cli.enrol import read_small
+from edgeline.cli.options import (
+    add_command,
+    add_connection,
+    add_group,
+    add_json,
+    add_root,
+    add_signing,
+    add_store,
+    at_least,
+)
+from edgeline.cli.output import UsageError, note, print_json, print_table
+from edgeline.cli.registry_rollout import add_channel
+from edgeline.errors import RegistryError
+
+if TYPE_CHECKING:
+    from edgeline.fleet.gather import Gathered
+    from edgeline.fleet.halting import Judged, Rules
+    from edgeline.publish.repository import Repository
+    from edgeline.registry.rollout import Rollout
+
+HALTED = 3  # the exit code when a rollout is halted
+DAY = 86_400.0
+
+
+def add_fleet(group: Any) -> None:
+    """Add the group of commands to the parser."""
+    commands = add_group(
+        group,
+        "fleet",
+        summary="say whose reports count, and read them",
+        description="Say which devices' reports on a model count, and read them.",
+        examples="""\
+  edgeline registry fleet init registry solar-cells --fleet-key fleet.pub --halt-key halt.pub
+  edgeline registry fleet enrol registry solar-cells request.json --output enrolment.json
+  edgeline registry fleet list registry solar-cells --reports reports
+""",
+    )
+    start = add_command(
+        commands,
+        "init",
+        run=_init,
+        summary="let a key enrol devices, and another halt rollouts",
+        description="Let a key enrol devices of a model, and another one halt its rollouts,\n"
+        "and no more. Needs the targets key and the online key to sign.",
+        examples="""\
+  edgeline registry keys create keys/solar-cells-fleet.pem
+  edgeline registry keys create keys/solar-cells-halt.pem
+  edgeline registry fleet init registry solar-cells --root keys/root.json \\
+      --fleet-key keys/solar-cells-fleet.pub --halt-key keys/solar-cells-halt.pub \\
+      --key keys/targets.pem --key keys/online.pem
+""",
+    )
+    _add_model(start)
+    for option, what in (("--fleet-key", "enrols devices"), ("--halt-key", "halts rollouts")):
+        start.add_argument(
+            option, type=Path, required=True, metavar="FILE", help=f"(*.pub) that {what}"
+        )
+    add_signing(start)
+    enrol = add_command(
+        commands,
+        "enrol",
+        run=_enrol,
+        summary="have a device's reports count",
+        description="Sign that a device's reports on a model count. Writes nothing to the\n"
+        "registry: the enrolment goes back to the device, and travels with its reports.",
+        examples="""\
+  edgeline registry fleet enrol registry solar-cells request.json --output enrolment.json \\
+      --root keys/root.json --key keys/solar-cells-fleet.pem
+""",
+    )
+    _add_model(enrol)
+    enrol.add_argument("request", type=Path, metavar="REQUEST", help="what `edgeline enrol` wrote")
+    enrol.add_argument("--output", type=Path, required=True, metavar="FILE", help="to write")
+    enrol.add_argument(
+        "--days", type=at_least(1), default=1095, metavar="N", help="that it lasts, default: 1095"
+    )
+    add_signing(enrol)
+    revoke = add_command(
+        commands,
+        "revoke",
+        run=_revoke,
+        summary="have devices' reports count no more",
+        description="Have the reports of devices count no more, such as of one that was stolen.",
+        examples="""\
+  edgeline registry fleet revoke registry solar-cells 6f1c0a5e2b7d4c3f9a8b7c6d5e4f3a2b \\
+      --root keys/root.json --key keys/solar-cells-fleet.pem --key keys/online.pem
+""",
+    )
+    _add_model(revoke)
+    revoke.add_argument("devices", nargs="+", metavar="DEVICE", help="its id")
+    add_signing(revoke)
+    listing = add_command(
+        commands,
+        "list",
+        run=_list,
+        summary="list what devices report",
+        description="List what the devices of a channel report, and what counts for nothing.",
+        examples="""\
+  edgeline registry fleet list registry solar-cells --root keys/root.json --reports reports
+  edgeline registry fleet list registry solar-cells --reports reports --json | jq .version
+""",
+    )
+    add_channel(listing)
+    _add_reports(listing)
+    add_root(listing)
+    add_json(listing, "a line of JSON per device")
+    add_connection(listing)
+
+
+def add_watch_rollout(group: Any) -> None:
+    """Add `watch-rollout` to the parser."""
+    parser = add_command(
+        group,
+        "watch-rollout",
+        run=_watch,
+        summary="halt or advance a rollout by what its devices report",
+        description="Read what the devices of a rollout report, and halt it when too many fail;\n"
+        "for cron or CI. With --advance and the release key, have it reach more devices, too.\n"
+        "Exit code 3 says that the rollout was halted. docs/fleet.md has the statistics.",
+        examples="""\
+  edgeline registry watch-rollout registry solar-cells --reports reports --memory seen.json \\
+      --root keys/root.json --key keys/solar-cells-halt.pem --key keys/online.pem
+  edgeline registry watch-rollout registry solar-cells --reports reports --memory seen.json \\
+      --max-latency-ms 50 --advance --steps 5%,25%,100%
+""",
+    )
+    add_channel(parser)
+    _add_reports(parser)
+    parser.add_argument(
+        "--advance", action="store_true", help="go on to the next step when the devices are well"
+    )
+    parser.add_argument(
+        "--steps",
+        type=_steps,
+        default=(500, 2500, 10_000),
+        metavar="SHARES",
+        help="of a rollout, default: 5%%,25%%,100%%",
+    )
+    rules = parser.add_argument_group("when a device has failed, and what is too many")
+    for option, what, kind, default in _RULES:
+        rules.add_argument(
+            option, type=kind, default=default, metavar="N", help=f"{what}, default: {default}"
+        )
+    add_signing(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add_store(parser)
+    parser.add_argument("model", metavar="MODEL", help="the model's name in the registry")
+
+
+def _add_reports(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reports",
+        action="append",
+        required=True,
+        metavar="PLACE",
+        help="where devices report to: a folder, or oci://host[:port]/repository; repeatable",
+    )
+    parser.add_argument(
+        "--memory",
+        type=Path,
+        metavar="FILE",
+        help="remembers which reports were read, so that older ones count for nothing",
+    )
+
+
+def _init(options: argparse.Namespace) -> int:
+    trusted = repository(options, existing_store(options))
+    fleet, halt = public_key(options.fleet_key), public_key(options.halt_key)
+    trusted.add_fleet(options.model, fleet, halt)
+    if options.json:
+        print_json({"model": options.model, "fleet": fleet.keyid, "halt": halt.keyid})
+    else:
+        print(
+            f"{options.fleet_key} enrols devices of {options.model} now, and {options.halt_key} "
+            "may halt its rollouts."
+        )
+    return 0
+
+
+def _enrol(options: argparse.Namespace) -> int:
+    from edgeline._files import create_whole
+    from edgeline._json import parse_object
+    from edgeline.fleet.report import Enrolment, check_device, parse_key, seal_enrolment
+
+    at_hand = signers(options)
+    trusted = repository_to_read(options, existing_store(options))
+    signer = next(filter(None, map(at_hand.for_key, trusted.fleet(options.model).keys)), None)
+    if signer is None:
+        raise RegistryError(
+            f"None of the keys given enrols devices of {options.model}. Give the fleet key with "
+            "--key"
+        )
+    try:
+        request = parse_object(read_small(options.request))
+        if request["model"] != options.model:
+            raise ValueError(f"it is for {request['model']!r}")
+        device, key = check_device(request["device"]), parse_key(request["key"])
+    except (KeyError, TypeError, ValueError, RegistryError) as error:
+        raise RegistryError(
+            f"{options.request} is no request for {options.model}: {error}. Expected what "
+            "`edgeline enrol` wrote on the device"
+        ) from None
+    expires = time.time() + options.days * DAY
+    data = seal_enrolment(Enrolment(device, options.model, key, expires), signer)
+    try:
+        create_whole(options.output, data)
+    except OSError as error:
+        raise RegistryError(f"{options.output} cannot be written: {error.strerror}") from None
+    if options.json:
+        print_json({"device": device, "file": str(options.output), "expires": expires})
+    else:
+        print(f"{options.output} enrols device {device}: `edgeline enrol --accept` takes it there.")
+    return 0
+
+
+def _revoke(options: argparse.Namespace) -> int:
+    from edgeline.fleet.report import check_device
+
+    devices = [check_device(each) for each in options.devices]
+    repository(options, existing_store(options)).revoke(options.model, devices)
+    if options.json:
+        print_json({"model": options.model, "revoked": devices})
+    else:
+        print(f"What {', '.join(devices)} report on {options.model} counts for nothing now.")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    gathered = _gathered(options, repository_to_read(options, existing_store(options)))
+    if options.json:
+        for report in gathered.reports:
+            print_json(report.to_json())
+        return 0
+    rows = [("DEVICE", "SERVES", "PREDICTIONS", "ERRORS", "CRASHES", "REJECTED")]
+    for each in gathered.reports:
+        active, counts = each.active, each.counts
+        rows.append(
+            (
+                each.device,
+                f"v{active.version} {active.variant}" if active else "nothing",
+                f"{counts.predictions:,}",
+                f"{counts.model_errors:,}",
+                f"{counts.crashes:,}",
+                f"v{each.rejected.version}: {each.rejected.reason}" if each.rejected else "-",
+            )
+        )
+    print_table(rows, right=(2, 3, 4))
+    return 0
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from edgeline.fleet.halting import judge, next_share
+
+    trusted = repository(options, existing_store(options))
+    channel = trusted.channel(options.model, options.channel)
+    rollout = channel.active_rollout if channel else None
+    if rollout is None:
+        note(f"{options.model}/{options.channel} has no rollout under way")
+        return 0
+    rules = _rules(options)
+    judged = judge(rollout, _gathered(options, trusted).reports, rules)
+    share = next_share(rollout, judged, options.steps) if options.advance else None
+    action = "halted" if judged.decision == "halt" else "advanced" if share else "waits"
+    if action == "halted":
+        _halt(trusted, options, rollout)
+    elif share:
+        from edgeline.publish.rollouts import advanced
+
+        trusted.edit(options.model, options.channel, advanced(rollout.number, share))
+    _report(options, rollout, judged, action, share)
+    return HALTED if action == "halted" else 0
+
+
+def _halt(trusted: "Repository", options: argparse.Namespace, rollout: "Rollout") -> None:
+    """Halt a rollout with the key that may do no more, or else with the release key."""
+    from edgeline.publish.rollouts import halted
+
+    try:
+        trusted.stop(options.model, options.channel, rollout.number)
+    except RegistryError as error:
+        try:
+            trusted.edit(options.model, options.channel, halted(rollout.number))
+        except RegistryError:
+            raise error from None
+
+
+def _report(
+    options: argparse.Namespace,
+    rollout: "Rollout",
+    judged: "Judged",
+    action: str,
+    share: int | None,
+) -> None:
+    from edgeline.publish.rollouts import percent
+    from edgeline.registry.format import version_tag
+    from edgeline.registry.rollout import WHOLE
+
+    tag, now = version_tag(rollout.release.version), share or rollout.share
+    if options.json:
+        print_json(
+            {
+                "model": options.model,
+                "channel": options.channel,
+                "number": rollout.number,
+                "tag": tag,
+                "action": action,
+                "share": 0 if action == "halted" else now / WHOLE,
+                "heard": judged.heard,
+                "well": judged.well,
+                "failed": dict(judged.failed),
+                "evidence": judged.evidence,
+                "limit": judged.limit,
+            }
+        )
+        return
+    end = f"advanced to {percent(now)}" if action == "advanced" else action
+    print_table(
+        [
+            ("rollout", f"{rollout.number} of {options.model}/{options.channel}, {tag}: {end}"),
+            ("devices", f"{judged.heard} heard, {judged.well} well, {len(judged.failed)} failed"),
+            ("evidence", f"{judged.evidence:+.2f} against it, halted at {judged.limit:.2f}"),
+            *((f"  {device}", reason) for device, reason in sorted(judged.failed.items())),
+        ]
+    )
+
+
+def _gathered(options: argparse.Namespace, trusted: "Repository") -> "Gathered":
+    from edgeline.fleet.gather import Memory, gather
+    from edgeline.fleet.places import open_place
+
+    fleet = trusted.fleet(options.model)
+    memory = Memory.load(options.memory) if options.memory else Memory()
+    gathered = gather(
+        [open_place(place, connection(options)) for place in options.reports],
+        model=options.model,
+        channel=options.channel,
+        keys=fleet.keys,
+        revoked=fleet.revoked,
+        memory=memory,
+        at=time.time(),
+    )
+    if options.memory:
+        memory.save(options.memory)
+    for reason in gathered.refused.values():
+        note(f"counts for nothing: {reason}")
+    return gathered
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a share above 0 and below 1, got {text}")
+    return value
+
+
+def _steps(text: str) -> tuple[int, ...]:
+    from edgeline.cli.options import share
+
+    return tuple(sorted(map(share, text.split(","))))
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+_RULES: tuple[tuple[str, str, Callable[[str], Any], Any], ...] = (
+    ("--tolerated", "share of devices that may fail with a good release", _share, 0.005),
+    ("--bad", "share that fails with a release that must not go on", _share, 0.1),
+    ("--false-halts", "share of good rollouts that are halted, at most", _share, 0.02),
+    ("--least-failed", "devices that have to fail before anything is halted", at_least(2), 3),
+    ("--soak-hours", "that a device serves the release until it counts as well", _positive, 24.0),
+    ("--max-crashes", "of a device that has not failed", at_least(0), 1),
+    ("--max-model-errors", "share of predictions that the model may fail at", _share, 0.01),
+    ("--min-agreement", "share of labels that the model before gave, in the shadow", _share, None),
+    ("--max-latency-ms", "that 95%% of a device's predictions take at most", _positive, None),
+)
+
+
+def _rules(options: argparse.Namespace) -> "Rules":
+    from edgeline.fleet.halting import Rules
+
+    if options.bad <= options.tolerated:
+        raise UsageError("--bad: expected more than --tolerated")
+    return Rules(
+        tolerated=options.tolerated,
+        bad=options.bad,
+        false_halts=options.false_halts,
+        least_failed=options.least_failed,
+        soak_seconds=options.soak_hours * 3600,
+        max_crashes=options.max_crashes,
+        max_model_errors=options.max_model_errors,
+        min_agreement=options.min_agreement,
+        max_latency=options.max_latency_ms and options.max_latency_ms / 1000,
+    )

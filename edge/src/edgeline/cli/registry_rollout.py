@@ -1,0 +1,196 @@
+"""`edgeline registry rollout`: how far a release has come, further, and back."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from edgeline.cli.access import existing_store, repository, repository_to_read
+from edgeline.cli.options import (
+    add_command,
+    add_connection,
+    add_group,
+    add_json,
+    add_root,
+    add_share,
+    add_signing,
+    add_store,
+    add_yes,
+)
+from edgeline.cli.output import UsageError, confirmed, note, print_json, print_table
+from edgeline.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from edgeline.publish.repository import Repository
+    from edgeline.publish.rollouts import Edit
+    from edgeline.registry.bundle import Channel
+    from edgeline.registry.rollout import Rollout
+
+
+def add_rollout(group: Any) -> None:
+    """Add the group of commands to the parser."""
+    commands = add_group(
+        group,
+        "rollout",
+        summary="have a release reach more devices, or take it back",
+        description="Have a release that was promoted to a share of the devices reach more of\n"
+        "them, or take it back. `promote --share` begins a rollout.",
+        examples="""\
+  edgeline registry rollout status registry solar-cells --root keys/root.json
+  edgeline registry rollout advance registry solar-cells --share 25%
+  edgeline registry rollout halt registry solar-cells --yes
+""",
+    )
+    status = add_command(
+        commands,
+        "status",
+        run=_status,
+        summary="say how far a release has come",
+        description="Say how far a release has come.",
+        examples="""\
+  edgeline registry rollout status registry solar-cells --root keys/root.json
+  edgeline registry rollout status registry solar-cells --json | jq .share
+""",
+    )
+    add_channel(status)
+    add_root(status)
+    add_json(status)
+    add_connection(status)
+    advance = add_command(
+        commands,
+        "advance",
+        run=_advance,
+        summary="have more devices get the release",
+        description="Have more devices get the release; with 100% all have it, and the rollout\n"
+        "is complete. Devices that have it keep it.",
+        examples="""\
+  edgeline registry rollout advance registry solar-cells --share 25% \\
+      --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
+  edgeline registry rollout advance registry solar-cells --share 100% --yes
+""",
+    )
+    add_channel(advance)
+    add_share(advance, "of the devices, no smaller than before, such as 25%%")
+    add_yes(advance)
+    add_signing(advance)
+    halt = add_command(
+        commands,
+        "halt",
+        run=_halt,
+        summary="take the release back",
+        description="Take the release back: devices that got it return to what the channel serves\n"
+        "to all. To them it is one more signed change; the rollout can't be resumed.",
+        examples="""\
+  edgeline registry rollout halt registry solar-cells \\
+      --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
+""",
+    )
+    add_channel(halt)
+    add_yes(halt)
+    add_signing(halt)
+
+
+def add_channel(parser: argparse.ArgumentParser) -> None:
+    add_store(parser)
+    parser.add_argument("model", metavar="MODEL", help="the model's name in the registry")
+    parser.add_argument(
+        "--channel", default="production", metavar="CHANNEL", help="default: %(default)s"
+    )
+
+
+def _status(options: argparse.Namespace) -> int:
+    channel, _ = _last(options, repository_to_read(options, existing_store(options)))
+    return _report(options, channel)
+
+
+def _advance(options: argparse.Namespace) -> int:
+    from edgeline.publish.rollouts import advanced, percent
+
+    if options.share is None and not options.groups:
+        raise UsageError("Expected --share, such as --share 25%, or --group")
+
+    def advance(channel: "Channel", rollout: "Rollout") -> "tuple[Edit, str]":
+        share = rollout.share if options.share is None else options.share
+        whom = " and ".join([f"{percent(share)} of its devices", *options.groups])
+        question = f"Sign that {_name(channel)} serves {_tag(rollout)} to {whom}?"
+        return advanced(rollout.number, share, options.groups), question
+
+    return _change(options, advance)
+
+
+def _halt(options: argparse.Namespace) -> int:
+    from edgeline.publish.rollouts import halted
+
+    def halt(channel: "Channel", rollout: "Rollout") -> "tuple[Edit, str]":
+        question = f"Sign that {_name(channel)} serves {_tag(rollout)} to no device?"
+        return halted(rollout.number), question
+
+    return _change(options, halt)
+
+
+def _change(
+    options: argparse.Namespace, propose: "Callable[[Channel, Rollout], tuple[Edit, str]]"
+) -> int:
+    """Ask whether to sign what is proposed, and sign it."""
+    trusted = repository(options, existing_store(options))
+    channel, rollout = _last(options, trusted)
+    edit, question = propose(channel, rollout)
+    if edit(channel) != channel:  # what makes no sense is refused before anybody is asked
+        if not confirmed(question, yes=options.yes):
+            note(f"nothing was signed; {_name(channel)} is as it was")
+            return 1
+        channel = trusted.edit(channel.model, channel.name, edit)
+    return _report(options, channel)
+
+
+def _last(options: argparse.Namespace, trusted: "Repository") -> "tuple[Channel, Rollout]":
+    channel = trusted.channel(options.model, options.channel)
+    if channel is None or channel.rollout is None:
+        raise NotFoundError(
+            f"{options.model}/{options.channel} had no rollout yet. "
+            "`edgeline registry promote --share` begins one"
+        )
+    return channel, channel.rollout
+
+
+def _report(options: argparse.Namespace, channel: "Channel") -> int:
+    from edgeline.publish.rollouts import percent
+    from edgeline.registry.format import version_tag
+    from edgeline.registry.rollout import WHOLE
+
+    rollout = channel.rollout
+    assert rollout is not None  # `_last` saw to it
+    serves = version_tag(channel.release.version)
+    if options.json:
+        print_json(
+            {
+                "model": channel.model,
+                "channel": channel.name,
+                "number": rollout.number,
+                "state": rollout.state,
+                "tag": _tag(rollout),
+                "digest": rollout.release.index.digest,
+                "share": rollout.share / WHOLE,
+                "groups": list(rollout.groups),
+                "serves": {"tag": serves, "digest": channel.release.index.digest},
+            }
+        )
+        return 0
+    rows = [
+        ("rollout", f"{rollout.number} of {_name(channel)}, {rollout.state}"),
+        ("release", f"{_tag(rollout)} {rollout.release.index.digest[:19]}"),
+        ("share", percent(rollout.share)),
+        ("groups", ", ".join(rollout.groups) or "none"),
+        ("others have", serves),
+    ]
+    print_table(rows)
+    return 0
+
+
+def _tag(rollout: "Rollout") -> str:
+    from edgeline.registry.format import version_tag
+
+    return version_tag(rollout.release.version)
+
+
+def _name(channel: "Channel") -> str:
+    return f"{channel.model}/{channel.name}"

@@ -1,0 +1,1 @@
+"""What devices report, whose reports count, and what follows from them."""

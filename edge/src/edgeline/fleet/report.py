@@ -1,0 +1,385 @@
+"""A device's report: what it runs, how its last update went, and how its predictions spread.
+
+    data = seal_report(report, enrolment, signer)        # on the device
+    report = open_report(data, keys, revoked, at=now)    # where the fleet is watched
+
+docs/fleet.md describes every field. A report holds no image, no path and no name of a person or
+machine, has a bounded size, and is signed with a key of the device's own. That this key is one of
+the fleet's is said by its enrolment, which travels with each report: it is signed by the model's
+fleet key, which the registry's targets names.
+"""
+
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from securesystemslib.signer import ED25519, Key, Signer, SSlibKey
+
+from edgeline._dsse import check_signed, open_envelope, seal
+from edgeline._json import dump_canonical, parse_object
+from edgeline._text import one_line
+from edgeline.errors import EdgelineError, IntegrityError, TrustError
+from edgeline.registry.format import check_channel, check_digest, check_model, check_variant
+from edgeline.registry.rollout import is_device_id
+
+if TYPE_CHECKING:
+    from edgeline.runtime.classifier import Prediction
+
+REPORT_TYPE = "application/vnd.edgeline.report.v1+json"
+ENROLMENT_TYPE = "application/vnd.edgeline.enrolment.v1+json"
+
+MAX_REPORT = 32 << 10  # bytes, with its enrolment
+MAX_LABELS = 100  # that are counted each by its name; the rest are counted together
+MAX_REASON = 200  # characters
+OTHER_LABELS = "(others)"  # under which the rest is counted
+
+# Upper bounds of the latency histogram, in seconds; what takes longer is counted after the last.
+LATENCY_BOUNDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+_FORMAT = 1
+_MOST = 1 << 53  # beyond it, numbers are not exact in every language
+_PATH = re.compile(r"(?:/[^\s/:,;()]+)+/?")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A release, as far as a report names it."""
+
+    version: int
+    digest: str  # of its index
+    variant: str | None = None  # None where it was rejected
+    reason: str | None = None  # why it was rejected
+
+
+@dataclass
+class Counts:
+    """What was counted since the device serves a model."""
+
+    since: float = 0.0  # seconds since 1970, by the device's clock
+    predictions: int = 0
+    image_errors: int = 0  # images that could not be read
+    model_errors: int = 0  # predictions that the model failed at
+    crashes: int = 0  # times that the process ended without being told to
+    labels: dict[str, int] = field(default_factory=dict)
+    confidence: float = 0.0  # mean probability of the predicted labels
+    entropy: float = 0.0  # mean entropy of the probabilities, in nats
+    latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
+
+    def latency_quantile(self, share: float) -> float | None:
+        """Return the bound in seconds below which this share of the predictions took.
+
+        It is the histogram's, so not exact; infinite beyond the last bound, None without any.
+        """
+        total = sum(self.latency)
+        if not total:
+            return None
+        seen = 0
+        for bound, count in zip((*LATENCY_BOUNDS, math.inf), self.latency, strict=True):
+            seen += count
+            if seen >= share * total:
+                return bound
+        raise AssertionError("unreachable")
+
+
+@dataclass
+class Compared:
+    """A model that ran in the shadow of the one that is served, on the same images."""
+
+    digest: str  # of its release's index
+    predictions: int = 0  # that were compared
+    agreed: int = 0  # of them, those with the same label
+    errors: int = 0  # images that it failed at
+    confidence: float = 0.0  # mean probability of the labels that it predicted
+    served_confidence: float = 0.0  # and of those that the served model did
+    seconds: float = 0.0  # mean time that it took
+    served_seconds: float = 0.0  # and that the served model took
+
+    def add(
+        self, said: "Prediction", seconds: float, served: "Prediction", served_seconds: float
+    ) -> None:
+        """Count an image that both predicted."""
+        self.predictions += 1
+        self.agreed += said.label == served.label
+        means = {
+            "confidence": said.probability,
+            "served_confidence": served.probability,
+            "seconds": seconds,
+            "served_seconds": served_seconds,
+        }
+        for name, value in means.items():
+            mean = getattr(self, name)
+            setattr(self, name, mean + (value - mean) / self.predictions)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a device says of itself. Times are seconds since 1970, by its own clock."""
+
+    device: str  # its id
+    model: str
+    channel: str
+    sequence: int  # grows with each report
+    time: float
+    software: str  # versions of edgeline and of what runs models
+    checked: float  # when the registry was last found genuine, 0 for never
+    error: str | None  # the kind of the last check's error
+    active: Served | None
+    rejected: Served | None
+    counts: Counts
+    shadow: Compared | None = None  # the last model that was compared with the served one
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is signed."""
+        return {"format": _FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Report":
+        """Read what was signed by a device, which may be anybody's by now.
+
+        Raises:
+            IntegrityError: it is no report.
+        """
+        try:
+            document = parse_object(data)
+            if document.get("format") != _FORMAT:
+                raise ValueError("it is of another format")
+            return cls(
+                device=check_device(document["device"]),
+                model=check_model(document["model"]),
+                channel=check_channel(document["channel"]),
+                sequence=_count(document["sequence"]),
+                time=_number(document["time"]),
+                software=one_line(_text(document["software"])),
+                checked=_number(document["checked"]),
+                error=None if document["error"] is None else one_line(_text(document["error"])),
+                active=_served(document["active"]),
+                rejected=_served(document["rejected"]),
+                counts=parse_counts(document["counts"]),
+                shadow=parse_compared(document["shadow"]),
+            )
+        except (EdgelineError, KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"A report is malformed: {one_line(error)}") from None
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What the holder of a model's fleet key has signed: whose reports count."""
+
+    device: str
+    model: str
+    key: Key
+    expires: float  # seconds since 1970
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is signed."""
+        key = {"id": self.key.keyid, **self.key.to_dict()}
+        named = {"device": self.device, "model": self.model, "key": key, "expires": self.expires}
+        return {"format": _FORMAT, **named}
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Enrolment":
+        """Read it.
+
+        Raises:
+            IntegrityError: it is none.
+        """
+        try:
+            document = parse_object(data)
+            if document.get("format") != _FORMAT:
+                raise ValueError("it is of another format")
+            device, model = check_device(document["device"]), check_model(document["model"])
+            return cls(device, model, parse_key(document["key"]), _number(document["expires"]))
+        except (EdgelineError, KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"An enrolment is malformed: {one_line(error)}") from None
+
+
+def seal_enrolment(enrolment: Enrolment, signer: Signer) -> bytes:
+    """Return a signed enrolment, for its device to keep.
+
+    Raises:
+        RegistryError: the key cannot be used.
+    """
+    return seal(enrolment.to_json(), ENROLMENT_TYPE, signer, "The enrolment")
+
+
+def open_enrolment(data: bytes, keys: Collection[Key] | None) -> Enrolment:
+    """Read an enrolment.
+
+    Args:
+        data: What `seal_enrolment` made.
+        keys: The fleet keys; None to read it whoever signed it, as its own device may.
+
+    Raises:
+        IntegrityError: it is none.
+        TrustError: none of the keys has signed it.
+    """
+    envelope = open_envelope(data, ENROLMENT_TYPE, limit=MAX_REPORT, what="The enrolment")
+    if keys is not None:
+        check_signed(envelope, keys, "The enrolment")
+    return Enrolment.from_json(envelope.payload)
+
+
+def seal_report(report: Report, enrolment: bytes, signer: Signer) -> bytes:
+    """Return a signed report with the device's enrolment.
+
+    Raises:
+        RegistryError: the key cannot be used.
+        IntegrityError: it is larger than anybody would read.
+    """
+    signed = seal(report.to_json(), REPORT_TYPE, signer, "The report")
+    data = dump_canonical({"enrolment": json.loads(enrolment), "report": json.loads(signed)})
+    if len(data) > MAX_REPORT:
+        raise IntegrityError(f"The report has {len(data)} bytes; at most {MAX_REPORT} are read")
+    return data
+
+
+def open_report(
+    data: bytes, keys: Collection[Key], revoked: Collection[str], *, device: str, at: float
+) -> Report:
+    """Read a report that comes from anywhere.
+
+    Args:
+        data: The report with its enrolment.
+        keys: The model's fleet keys.
+        revoked: Ids of devices that count no more.
+        device: The id that it was filed under.
+        at: The time, in seconds since 1970.
+
+    Raises:
+        IntegrityError: it is no report.
+        TrustError: it is not by an enrolled device, or by another one than `device`.
+    """
+    if len(data) > MAX_REPORT:
+        raise IntegrityError(f"A report has {len(data)} bytes; at most {MAX_REPORT} are read")
+    try:
+        document = parse_object(data)
+        parts = [dump_canonical(document[name]) for name in ("enrolment", "report")]
+    except (KeyError, ValueError) as error:
+        raise IntegrityError(f"A report is malformed: {one_line(error)}") from None
+    enrolment = open_enrolment(parts[0], keys)
+    if enrolment.device in revoked or enrolment.expires <= at:
+        raise TrustError(f"Device {enrolment.device} is no longer enrolled")
+    envelope = open_envelope(parts[1], REPORT_TYPE, limit=MAX_REPORT, what="The report")
+    check_signed(envelope, [enrolment.key], "The report")
+    report = Report.from_json(envelope.payload)
+    if (report.device, report.model) != (enrolment.device, enrolment.model):
+        raise TrustError(f"Device {enrolment.device} has signed a report of {report.device}")
+    if report.device != device:
+        raise TrustError(f"The report of {report.device} was filed as that of {device[:40]!r}")
+    return report
+
+
+def check_device(value: object) -> str:
+    """Return `value` when it is a device's id, and therefore safe as a file name and a tag.
+
+    Raises:
+        IntegrityError: it is not.
+    """
+    if isinstance(value, str) and is_device_id(value):
+        return value
+    raise IntegrityError(f"Expected a device's id, 32 hex digits, got {one_line(value, limit=80)}")
+
+
+def parse_key(value: object) -> Key:
+    """Read a device's public key.
+
+    Raises:
+        ValueError: it is no Ed25519 key.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("expected a public key")
+    entry = dict(value)
+    key = SSlibKey.from_dict(_text(entry.pop("id")), entry)
+    if key.scheme != ED25519:
+        raise ValueError(f"expected an Ed25519 key, got {one_line(key.scheme, limit=40)}")
+    return key
+
+
+def parse_counts(value: object) -> Counts:
+    """Read counts.
+
+    Raises:
+        ValueError, TypeError: they are malformed.
+    """
+    if not isinstance(value, dict) or value.keys() != {each.name for each in fields(Counts)}:
+        raise ValueError("expected all counts and nothing else")
+    labels, latency = value["labels"], value["latency"]
+    if not isinstance(labels, dict) or len(labels) > MAX_LABELS + 1:
+        raise ValueError(f"expected at most {MAX_LABELS} labels")
+    if not isinstance(latency, list) or len(latency) != len(LATENCY_BOUNDS) + 1:
+        raise ValueError("expected a latency histogram with other bounds")
+    return Counts(
+        since=_number(value["since"]),
+        predictions=_count(value["predictions"]),
+        image_errors=_count(value["image_errors"]),
+        model_errors=_count(value["model_errors"]),
+        crashes=_count(value["crashes"]),
+        confidence=_number(value["confidence"]),
+        entropy=_number(value["entropy"]),
+        labels={one_line(name): _count(count) for name, count in labels.items()},
+        latency=[_count(each) for each in latency],
+    )
+
+
+def parse_compared(value: object) -> Compared | None:
+    """Read a comparison, None when there was none.
+
+    Raises:
+        ValueError, TypeError: it is malformed.
+        IntegrityError: its digest is.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict) or value.keys() != {each.name for each in fields(Compared)}:
+        raise ValueError("expected a comparison")
+    found = Compared(
+        digest=check_digest(value["digest"]),
+        predictions=_count(value["predictions"]),
+        agreed=_count(value["agreed"]),
+        errors=_count(value["errors"]),
+        confidence=_number(value["confidence"]),
+        served_confidence=_number(value["served_confidence"]),
+        seconds=_number(value["seconds"]),
+        served_seconds=_number(value["served_seconds"]),
+    )
+    if found.agreed > found.predictions:
+        raise ValueError("more agreed than were compared")
+    return found
+
+
+def without_paths(text: str) -> str:
+    """Return a reason for a report: short, and without the paths of a machine."""
+    return one_line(_PATH.sub("(path)", text), limit=MAX_REASON)
+
+
+def _served(value: Mapping[str, Any] | None) -> Served | None:
+    if value is None:
+        return None
+    variant, reason = value["variant"], value["reason"]
+    return Served(
+        version=_count(value["version"]),
+        digest=check_digest(value["digest"]),
+        variant=None if variant is None else check_variant(variant),
+        reason=None if reason is None else one_line(_text(reason), limit=MAX_REASON),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected text")
+    return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= _MOST:
+        raise ValueError("expected a count")
+    return value
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float) or not 0 <= float(value) <= _MOST:  # type: ignore[arg-type]
+        raise ValueError("expected a number that is not negative")
+    return float(value)  # type: ignore[arg-type]
