@@ -28,12 +28,12 @@ from tabulate import tabulate
 
 from benchmarks import elpv
 from benchmarks.elpv import LABELS, Elpv
-from pipeline.base_weights import cached_file
 from pipeline.config import TrainerConfig
-from pipeline.preprocessing import PIXELS
-from pipeline.trainer import train_network
+from pipeline.data.preprocessing import PIXELS
+from pipeline.training.base_weights import cached_file
 from pipeline.training.bases import BASES
 from pipeline.training.inputs import Job
+from pipeline.training.trainer import train_network
 
 STOPPING_SHARE = 0.1
 DEFECTIVE = LABELS.index("defective")

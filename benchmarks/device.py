@@ -34,7 +34,7 @@ from edgeline.publish.layout import LayoutWriter
 from edgeline.publish.release import VariantFiles, publish
 from edgeline.publish.repository import Keys, ModelKeys, Repository, initialize
 from edgeline.runtime.threads import default_threads
-from pipeline.preprocessing import contract
+from pipeline.data.preprocessing import contract
 
 VARIANT = "float16"
 MODEL = "cells"

@@ -33,7 +33,7 @@ from components.predictions import FLOAT, Predictions
 from components.tflite_evaluator.measure import measure
 from components.tflite_predictor.models import BATCH, Runner, TFLiteFile
 from components.tflite_rewriter.convert import to_float32
-from pipeline.preprocessing import contract, decode_image, rescale, resize
+from pipeline.data.preprocessing import contract, decode_image, rescale, resize
 
 IMAGES = 2048
 BEAM_ARGS = ["--runner=FnApiRunner"]

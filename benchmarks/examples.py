@@ -14,7 +14,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform.tf_metadata import schema_utils
 
 from components.records import compression
-from pipeline.preprocessing import IMAGE, LABEL
+from pipeline.data.preprocessing import IMAGE, LABEL
 from pipeline.search import graph
 
 

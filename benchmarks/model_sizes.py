@@ -17,8 +17,8 @@ from tabulate import tabulate
 from components.tflite_rewriter.images import Images
 from components.tflite_rewriter.rewrite import rewrite
 from pipeline.config import RewriterConfig
-from pipeline.model import HEADS, Statistics, build_base, build_head, join
-from pipeline.preprocessing import contract
+from pipeline.data.preprocessing import contract
+from pipeline.training.model import HEADS, Statistics, build_base, build_head, join
 
 SIDE = 150
 LABELS = ("cat", "dog")

@@ -33,9 +33,7 @@ from benchmarks.elpv import LABELS, Elpv
 from components.examples import TransformedExamples
 from components.feature_names import LABEL_ID
 from pipeline.config import TrainerConfig
-from pipeline.model import Statistics, build_base, build_head, head_input, join
-from pipeline.preprocessing import PIXELS, contract
-from pipeline.trainer import save
+from pipeline.data.preprocessing import PIXELS, contract
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.features import (
     PREDICT_BATCH,
@@ -46,7 +44,9 @@ from pipeline.training.features import (
 )
 from pipeline.training.frontier import first_trained, unfreeze
 from pipeline.training.inputs import Job
+from pipeline.training.model import Statistics, build_base, build_head, head_input, join
 from pipeline.training.phases import train
+from pipeline.training.trainer import save
 
 SIDE = 96
 EPOCHS = 20

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config, options.set)
         with tempfile.TemporaryDirectory() as scratch, console(Path(scratch) / "chatter"):
             # Here, not above: it takes 20 seconds that no mistake in a file should wait for.
-            from pipeline.kubeflow.compiler import compile_pipeline
+            from pipeline.orchestration.kubeflow.compiler import compile_pipeline
 
             compiled = compile_pipeline(config, options.image)
         options.output.write_text(compiled.to_yaml(), encoding="utf-8")

@@ -31,8 +31,8 @@ from edgeline.errors import EdgelineError
 from edgeline.publish.keys import PASSPHRASE_VARIABLE
 from pipeline.config import Config, load_config
 from pipeline.errors import UserError
-from pipeline.kubeflow.cluster import registry_location
-from pipeline.kubeflow.names import CA_FILE, PASSPHRASE_FILE
+from pipeline.orchestration.kubeflow.cluster import registry_location
+from pipeline.orchestration.kubeflow.names import CA_FILE, PASSPHRASE_FILE
 
 EXAMPLE = """\
 example:

@@ -20,7 +20,7 @@ from pipeline import api
 from pipeline.config import load_config, parse_ingest_config
 from pipeline.data.work import Engine
 from pipeline.errors import RunFailed, UserError
-from pipeline.run import report_file
+from pipeline.orchestration.run import report_file
 
 OUTPUT_LOST = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -148,7 +148,7 @@ def _search(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from components.edge_pusher.push import GateNotPassed
-    from pipeline.summary import export_line
+    from pipeline.orchestration.summary import export_line
 
     history = api.runs(load_config(options.config, options.set))
     run = history[options.run] if options.run else history.last_judged()

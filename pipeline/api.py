@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import run as running
 from pipeline.config import (
     Config,
     IngestConfig,
@@ -35,6 +34,7 @@ from pipeline.console import console
 from pipeline.data.work import THIS_MACHINE, Engine
 from pipeline.errors import RunFailed
 from pipeline.history.runs import Runs
+from pipeline.orchestration import run as running
 from pipeline.results import History, Ingested, Page, Run, Searched
 
 __all__ = [

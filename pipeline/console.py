@@ -19,7 +19,7 @@ from typing import BinaryIO, TextIO
 
 from edgeline.cli.output import leads_to
 from pipeline.errors import UserError
-from pipeline.local_step import Step
+from pipeline.orchestration.local_step import Step
 
 OUR_LOGGERS = ("components", "pipeline")
 QUIET_SECONDS = 8.0  # after which it says that work goes on; then after twice as many, and so on

@@ -23,13 +23,13 @@ from tabulate import tabulate
 from edgeline.errors import RegistryError
 from edgeline.registry.format import TUF_TAG
 from edgeline.registry.store import open_store
-from pipeline.base_weights import check_imagenet_weights
 from pipeline.config import Config, load_config
 from pipeline.console import console
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
-from pipeline.run import ingest_for_a_person, ingest_log, run
-from pipeline.summary import next_commands
+from pipeline.orchestration.run import ingest_for_a_person, ingest_log, run
+from pipeline.orchestration.summary import next_commands
+from pipeline.training.base_weights import check_imagenet_weights
 from pipeline.training.bases import BASES
 
 CONFIG_FILE = Path("configs/demo.toml")

@@ -245,7 +245,7 @@ class Run:
         return pd.DataFrame(rows)
 
     def export(self, to: str | Path, *, all_variants: bool = False) -> tuple[str, ...]:
-        """Writes the TFLite files that passed into a folder; see `pipeline.export.export`.
+        """Writes the TFLite files that passed into a folder; see `pipeline.release.export.export`.
 
         Args:
             to: the folder; made, or replaced.
@@ -258,7 +258,7 @@ class Run:
             GateNotPassed: nothing passed.
             UserError: as `verdict`; or in the folder is something else than an earlier export.
         """
-        from pipeline.export import export_run
+        from pipeline.release.export import export_run
 
         return export_run(self.record, self.root, Path(to), all_variants=all_variants)
 

@@ -1,8 +1,8 @@
 """Makes one image file fit for training: JPEG or PNG, upright, RGB or grey, 8 bits, not too large.
 
 `normalise(data, ...)` takes a file's bytes and returns bytes that Pillow and TensorFlow (by its
-accurate JPEG method, see `pipeline.preprocessing`) decode to the same pixels. A file that is fit
-already is kept byte for byte; any other is encoded anew, and the reasons are given:
+accurate JPEG method, see `pipeline.data.preprocessing`) decode to the same pixels. A file that is
+fit already is kept byte for byte; any other is encoded anew, and the reasons are given:
 
 - EXIF orientation is applied, because TensorFlow ignores it;
 - transparency is composited over white; TensorFlow would drop it and uncover whatever lies beneath;

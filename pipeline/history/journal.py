@@ -16,8 +16,8 @@ from pipeline.config import Config
 from pipeline.data.dataset import Dataset
 from pipeline.history import record
 from pipeline.history.record import DoneStep, Outcome, Released, RunRecord
-from pipeline.local_step import Step
-from pipeline.origin import dependencies
+from pipeline.orchestration.local_step import Step
+from pipeline.release.origin import dependencies
 
 GATE_NOT_PASSED = 3  # exit code
 

@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform.tf_metadata import dataset_metadata
 
-from pipeline.preprocessing import preprocessing_fn
+from pipeline.data.preprocessing import preprocessing_fn
 
 
 def write_transform_graph(folder: Path, schema: schema_pb2.Schema, height: int, width: int) -> Path:

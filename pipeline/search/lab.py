@@ -23,15 +23,15 @@ from edgeline.runtime.interpreter import PixelModel
 from edgeline.runtime.threads import default_threads
 from pipeline.config import Config, TrainerConfig
 from pipeline.data.dataset import Dataset
-from pipeline.model import build_base, build_head, join
-from pipeline.preprocessing import PIXELS, contract
+from pipeline.data.preprocessing import PIXELS, contract
 from pipeline.search.graph import write_transform_graph
 from pipeline.search.notes import Costs, Judged
 from pipeline.search.plan import Candidate, Cost, Plan
-from pipeline.trainer import save, train_network
 from pipeline.training.features import LabelledExamples, go_on_with
 from pipeline.training.inputs import Job
+from pipeline.training.model import build_base, build_head, join
 from pipeline.training.recipe import MONITORED, best
+from pipeline.training.trainer import save, train_network
 
 BATCH = 32  # images
 TURNS = 30  # inferences that a latency is the median of

@@ -12,7 +12,6 @@ from typing import Any
 
 from components.tflite_rewriter.variants import VARIANTS
 from edgeline._files import write_whole
-from pipeline.base_weights import check_imagenet_weights
 from pipeline.config import Config, parse_config
 from pipeline.config_mistakes import did_you_mean, in_toml
 from pipeline.console import Console, console
@@ -20,6 +19,7 @@ from pipeline.content_digest import code_digest
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.search.plan import MEGABYTE, Candidate, Plan, Point, winner
+from pipeline.training.base_weights import check_imagenet_weights
 from pipeline.training.bases import BASES
 
 FOLDER = "search"  # below the root of the runs

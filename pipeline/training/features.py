@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 
 from components.examples import UNKNOWN_LABEL, TransformedExamples
 from edgeline._files import write_whole
+from pipeline.data.preprocessing import LABEL, PIXELS
 from pipeline.errors import TrainingError
-from pipeline.model import normalization
-from pipeline.preprocessing import LABEL, PIXELS
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.devices import ONE_DEVICE, Devices
+from pipeline.training.model import normalization
 
 FLOAT32 = np.dtype(np.float32)
 PREDICT_BATCH = 32  # images; larger batches are no faster on a CPU and take more memory

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from edgeline.runtime.threads import cores
-from pipeline.model import finalize_scaling
+from pipeline.training.model import finalize_scaling
 
 # NVIDIA's compute capability from which on float16 is faster than float32.
 LEAST_CAPABILITY = (7, 0)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from components.feature_names import LABEL_ID
 from pipeline.config import TrainerConfig
-from pipeline.preprocessing import PIXELS
+from pipeline.data.preprocessing import PIXELS
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.devices import ONE_DEVICE, Devices
 from pipeline.training.features import PREDICT_BATCH, FeatureStore, LabelledExamples

@@ -17,9 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from components.trained_model import FEATURES_FILE
+from pipeline.data.preprocessing import PIXELS
 from pipeline.errors import TrainingError, UserError
-from pipeline.model import Statistics, build_head, head_input, join
-from pipeline.preprocessing import PIXELS
 from pipeline.training import features, replicated
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.callbacks import (
@@ -32,6 +31,7 @@ from pipeline.training.checkpoint import Checkpoint, Curves, State, restore
 from pipeline.training.features import FeatureStore, Frozen, LabelledExamples
 from pipeline.training.frontier import Split, first_trained, split, unfreeze
 from pipeline.training.inputs import Cache, Job, cached_inputs, pixel_inputs
+from pipeline.training.model import Statistics, build_head, head_input, join
 from pipeline.training.recipe import (
     EarlyStopping,
     MeanRecall,

@@ -34,7 +34,7 @@ class Setup:
 
     @classmethod
     def of(cls, fn_args: FnArgs) -> Setup:
-        """Reads what `pipeline.pipeline` put into `custom_config`, and opens the splits."""
+        """Reads what the DAG put into `custom_config`, and opens the splits."""
         custom = fn_args.custom_config
         return cls(
             config=TrainerConfig(**custom["trainer"]),
@@ -72,7 +72,7 @@ class Setup:
 
 
 def tuned(config: TrainerConfig, values: Mapping[str, Any]) -> TrainerConfig:
-    """A recipe with values that a search has found; `pipeline.tuner` says which there are."""
+    """A recipe with values that a search has found; `tuner`, beside this, says which there are."""
     settings = {**config.model_dump(), **values}
     if "fine_tune_from" in values:
         settings["fine_tune_layers"] = None

@@ -13,8 +13,8 @@ from edgeline.contract import PreprocessingContract
 from edgeline.errors import EdgelineError
 from pipeline.config import TrainerConfig
 from pipeline.errors import UserError
-from pipeline.model import build_base, build_head, finalize_scaling, join
 from pipeline.training.bases import BASES
+from pipeline.training.model import build_base, build_head, finalize_scaling, join
 
 WEIGHTS_SUFFIX = ".weights.h5"
 SETTING = "trainer.warm_start"

@@ -19,7 +19,7 @@ from benchmarks.examples import write_examples
 from components.import_example_gen import place as placing
 from components.import_example_gen.component import ImportExampleGen
 from components.import_example_gen.executor import Executor
-from pipeline.pipeline import _splits
+from pipeline.orchestration.dag import _splits
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import yaml
 
 from pipeline.config import Config, parse_config
 from pipeline.errors import UserError
-from pipeline.kubeflow.checks import check
-from pipeline.kubeflow.compiler import ALONE, Compiled, compile_pipeline
-from pipeline.kubeflow.names import INPUTS_SPEC, SHARED, STEP
-from pipeline.kubeflow.step import _parse
+from pipeline.orchestration.kubeflow.checks import check
+from pipeline.orchestration.kubeflow.compiler import ALONE, Compiled, compile_pipeline
+from pipeline.orchestration.kubeflow.names import INPUTS_SPEC, SHARED, STEP
+from pipeline.orchestration.kubeflow.step import _parse
 from tests.kubeflow.argo import tried_again
 from tests.kubeflow.conftest import IMAGE, compiled
 
@@ -195,7 +195,7 @@ def mounting(pipeline: Compiled, path: str) -> set[str]:
 
 def test_who_takes_examples_mounts_the_dataset_and_gets_no_copy(pipeline: Compiled) -> None:
     assert mounting(pipeline, "/data") == DATASET_READERS
-    recorder = "pipeline.kubeflow.imports.record_examples"
+    recorder = "pipeline.orchestration.kubeflow.imports.record_examples"
     assert recorder in container(pipeline, "ImportExampleGen")["args"]
 
 

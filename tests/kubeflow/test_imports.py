@@ -15,8 +15,8 @@ from components.folders import Folder
 from components.tflite_models import sha256_of
 from pipeline.data.dataset import SPLITS, IngestReport, file_sizes
 from pipeline.errors import UserError
-from pipeline.kubeflow.compiler import ALONE
-from pipeline.kubeflow.imports import RECORD_FILE, link_recorded, record_examples
+from pipeline.orchestration.kubeflow.compiler import ALONE
+from pipeline.orchestration.kubeflow.imports import RECORD_FILE, link_recorded, record_examples
 
 DIGEST = "ab" * 32
 HEAVY = ("tensorflow", "keras", "tfx", "apache_beam", "tensorflow_data_validation")
@@ -44,7 +44,7 @@ REPORT = IngestReport(
 
 @pytest.mark.parametrize("name", ["plan", "report", "step", *ALONE.values()])
 def test_a_step_without_tensorflow_loads_nothing_of_it(name: str) -> None:
-    module = name.rpartition(".")[0] or f"pipeline.kubeflow.{name}"
+    module = name.rpartition(".")[0] or f"pipeline.orchestration.kubeflow.{name}"
     program = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from pipeline import pipeline as definition
-from pipeline import settings as step_settings
 from pipeline.config import Config, parse_config
 from pipeline.data.dataset import Dataset
-from pipeline.kubeflow.compiler import run_parameters
-from pipeline.kubeflow.invocation import ExecutorInput
-from pipeline.kubeflow.names import BASELINE, BUCKET, DATASET_DIGEST, SETTINGS
-from pipeline.kubeflow.plan import _baseline, bucket_of, planned_settings
+from pipeline.orchestration import dag as definition
+from pipeline.orchestration import settings as step_settings
+from pipeline.orchestration.kubeflow.compiler import run_parameters
+from pipeline.orchestration.kubeflow.invocation import ExecutorInput
+from pipeline.orchestration.kubeflow.names import BASELINE, BUCKET, DATASET_DIGEST, SETTINGS
+from pipeline.orchestration.kubeflow.plan import _baseline, bucket_of, planned_settings
 from tests.conftest import make_registry
 
 COUNTS = {split: {"cat": 10, "dog": 10} for split in ("train", "eval", "test")}

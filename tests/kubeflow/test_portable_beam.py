@@ -31,7 +31,7 @@ from components.tflite_predictor.executor import Executor as TFLitePredictorExec
 from components.tflite_predictor.models import BATCH
 from pipeline.config import load_config
 from pipeline.data.dataset import SPLITS, Dataset
-from pipeline.pipeline import PREPROCESSING_FN, create_pipeline
+from pipeline.orchestration.dag import PREPROCESSING_FN, create_pipeline
 from tests.conftest import IMAGES, Workspace
 
 pytestmark = pytest.mark.cluster

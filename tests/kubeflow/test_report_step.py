@@ -11,7 +11,13 @@ from sklearn.metrics import auc, roc_auc_score
 
 from components.verdict import Check, VariantVerdict, Verdict
 from pipeline.history.record import judgement
-from pipeline.kubeflow.report import MOST_POINTS, best, confusion_of, metrics_of, roc_of
+from pipeline.orchestration.kubeflow.report import (
+    MOST_POINTS,
+    best,
+    confusion_of,
+    metrics_of,
+    roc_of,
+)
 
 FLOAT = VariantVerdict("float", (Check("accuracy", "overall", 0.9),))
 PASSED = VariantVerdict("int8", (Check("p50 latency in ms", "overall", 3.0, 9.0, "max"),))

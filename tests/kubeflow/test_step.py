@@ -16,11 +16,11 @@ from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 from tfx.types.artifact import Artifact
 
 from pipeline.errors import UserError
-from pipeline.kubeflow import invocation, staging, step
-from pipeline.kubeflow.invocation import ExecutorInput, main_of
-from pipeline.kubeflow.names import OUTPUTS_SPEC, SHARED
-from pipeline.kubeflow.plan import configured
-from pipeline.kubeflow.staging import map_artifacts, staged, unstaged
+from pipeline.orchestration.kubeflow import invocation, staging, step
+from pipeline.orchestration.kubeflow.invocation import ExecutorInput, main_of
+from pipeline.orchestration.kubeflow.names import OUTPUTS_SPEC, SHARED
+from pipeline.orchestration.kubeflow.plan import configured
+from pipeline.orchestration.kubeflow.staging import map_artifacts, staged, unstaged
 
 RUN = "8c7a0104-cd0d-4bb9-9748-be89be4bb6db"
 SALT = "0f0f0f0f-0000-4000-8000-000000000000"

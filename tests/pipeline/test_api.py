@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from pipeline import api
-from pipeline import run as running
 from pipeline.config import Config
 from pipeline.console import console
 from pipeline.errors import RunFailed, UserError
 from pipeline.history import record
+from pipeline.orchestration import run as running
 from tests.pipeline.test_history import RUN
 
 CELLS = {"name": "cells", "data": {"path": "dataset"}, "gate": {"min_accuracy": 0.9}}
@@ -118,7 +118,7 @@ def test_in_a_notebook_progress_goes_to_the_page_and_chatter_to_the_log(tmp_path
     with redirect_stdout(page), console(tmp_path / "log") as screen:
         print("python's stdout")
         os.write(1, b"C++'s stdout\n")
-        logging.getLogger("pipeline.tuner").info("trial 1 of 3")
+        logging.getLogger("pipeline.training.tuner").info("trial 1 of 3")
         screen.say("loading")
     assert page.getvalue() == "      trial 1 of 3\nloading\n"
     assert (tmp_path / "log").read_text() == "python's stdout\nC++'s stdout\n"

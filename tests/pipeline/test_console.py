@@ -15,13 +15,13 @@ from nbclient import NotebookClient
 
 import pipeline.console
 from pipeline.console import console
-from pipeline.local_step import Step
+from pipeline.orchestration.local_step import Step
 
 SCRIPT = """
 import logging, os, subprocess, sys
 from pathlib import Path
 from pipeline.console import console
-from pipeline.local_step import Step
+from pipeline.orchestration.local_step import Step
 
 log = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 with console(log) as screen:

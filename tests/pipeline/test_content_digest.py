@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.settings as definition
+import pipeline.orchestration.settings as definition
 from pipeline.content_digest import (
     code_digest,
     file_digest,
@@ -78,9 +78,9 @@ def test_a_folder_s_digest_is_that_of_all_in_it(tmp_path: Path) -> None:
 STEPS = {
     "StatisticsGen": ("components.statistics_gen.executor",),
     "ExampleValidator": ("components.example_validator.step",),
-    "Transform": ("pipeline.preprocessing",),
-    "Trainer": ("pipeline.trainer", "pipeline.tuner"),
-    "Evaluator": ("pipeline.evaluation",),
+    "Transform": ("pipeline.data.preprocessing",),
+    "Trainer": ("pipeline.training.trainer", "pipeline.training.tuner"),
+    "Evaluator": ("pipeline.release.evaluation",),
     "TFLiteRewriter": ("components.tflite_rewriter.executor", "components.tflite_rewriter.worker"),
     "TFLitePredictor": ("components.tflite_predictor.executor",),
     "TFLiteEvaluator": ("components.tflite_evaluator.executor",),
@@ -111,7 +111,7 @@ def test_every_module_and_template_of_a_step_makes_its_results_stale(
     before = {step: code_digest(*modules) for step, modules in STEPS.items()}
     files = {
         "pipeline/config.py": {"Trainer"},
-        "pipeline/base_weights.py": {"Trainer"},
+        "pipeline/training/base_weights.py": {"Trainer"},
         "edgeline/contract.py": {"Transform", "Trainer", "TFLiteRewriter"}
         | {"TFLitePredictor", "TFLiteEvaluator"},
         "components/report/report.html.jinja": {"TFLiteEvaluator"},

@@ -12,7 +12,7 @@ from edgeline.registry.format import OCI_MANIFEST
 from pipeline.config import Config, load_config
 from pipeline.demo import CONFIG_FILE, make_registry
 from pipeline.errors import UserError
-from pipeline.registry import check_registry
+from pipeline.release.registry import check_registry
 
 
 @pytest.fixture

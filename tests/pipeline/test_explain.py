@@ -7,7 +7,7 @@ import pytest
 from components.edge_pusher.push import GateNotPassed
 from edgeline.errors import RegistryError, UnreachableError
 from pipeline.errors import UserError
-from pipeline.run import explain
+from pipeline.orchestration.run import explain
 
 ENDINGS: dict[str, tuple[Exception, int, str]] = {
     "the gate was not passed": (GateNotPassed("accuracy is 0.6"), 3, "accuracy is 0.6"),

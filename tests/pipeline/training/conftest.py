@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from benchmarks.examples import png, write_examples, write_transform_graph
 from components.examples import TransformedExamples
 from pipeline.config import BaseName, TrainerConfig
-from pipeline.model import build_base
 from pipeline.training.features import LabelledExamples
 from pipeline.training.inputs import Job
+from pipeline.training.model import build_base
 
 SIDE = 32
 # It has half of the layers that the default has, and trains in half of the time.

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.data.preprocessing import PIXELS
 from pipeline.errors import TrainingError
-from pipeline.preprocessing import PIXELS
 from pipeline.training import features
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.features import (

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.model import build_base
 from pipeline.training.bases import BASES, Base
 from pipeline.training.frontier import clean_cuts, first_trained, split, unfreeze
+from pipeline.training.model import build_base
 
 
 def test_every_block_ends_in_a_clean_cut_and_none_has_one_inside(base: keras.Model) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import trainer
+from pipeline.training import trainer
 from pipeline.training.checkpoint import Curves
 from pipeline.training.hardware import as_shipped, compute_policy
 from pipeline.training.inputs import Job

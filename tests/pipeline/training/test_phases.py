@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from benchmarks.examples import write_examples
 from components.trained_model import FEATURES_FILE
+from pipeline.data.preprocessing import PIXELS
 from pipeline.errors import UserError
-from pipeline.preprocessing import PIXELS
 from pipeline.training import features, phases
 from pipeline.training.features import FeatureStore
 from pipeline.training.inputs import Cache, Job

@@ -9,14 +9,13 @@ import keras
 import pytest
 from keras_tuner import HyperParameters
 
-from pipeline import tuner
 from pipeline.config import TrainerConfig
-from pipeline.training import features, phases
+from pipeline.training import features, phases, tuner
 from pipeline.training.checkpoint import Curves
 from pipeline.training.inputs import Job
 from pipeline.training.recipe import best
 from pipeline.training.setup import tuned
-from pipeline.tuner import Search, declare
+from pipeline.training.tuner import Search, declare
 from tests.pipeline.training.conftest import MakeJob
 
 FINE_TUNED = TrainerConfig(fine_tune_epochs=3, fine_tune_layers=5)
@@ -76,7 +75,7 @@ def test_trials_share_what_the_frozen_layers_say(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("INFO", "pipeline.tuner")
+    caplog.set_level("INFO", "pipeline.training.tuner")
     computed: list[str] = []
     extract = features.extract_from_pixels
 
@@ -99,7 +98,7 @@ def test_trials_share_what_the_frozen_layers_say(
     assert scores == sorted(scores)
     assert search.get_best_hyperparameters()[0].values == trials[0].hyperparameters.values
     check_what_it_said(
-        [r.getMessage() for r in caplog.records if r.name == "pipeline.tuner"], trials
+        [r.getMessage() for r in caplog.records if r.name == "pipeline.training.tuner"], trials
     )
     search.results_summary()
     assert not Path(job.state_dir).exists(), "a search that is over leaves nothing behind"

@@ -11,12 +11,12 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from pipeline import preprocessing
 from pipeline.config import TrainerConfig
+from pipeline.data import preprocessing
 from pipeline.errors import UserError
-from pipeline.model import Statistics, build_base, build_head, join
-from pipeline.trainer import save
 from pipeline.training import warm_start
+from pipeline.training.model import Statistics, build_base, build_head, join
+from pipeline.training.trainer import save
 from tests.pipeline.training.conftest import LABELS, SIDE
 
 PIXELS = np.random.default_rng(0).random((4, SIDE, SIDE, 3), np.float32)

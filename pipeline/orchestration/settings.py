@@ -1,0 +1,100 @@
+"""The settings of steps that depend on data, code, registry, or what can differ from run to run.
+
+`create_pipeline` gives them to the components. In a cluster the first step of a run makes them anew
+from what it finds there, and needs neither TFX nor TensorFlow for that.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.content_digest import code_digest, file_digest, tree_digest
+from pipeline.data.dataset import Dataset
+from pipeline.release.deployed import inputs_digest
+from pipeline.release.eval_settings import eval_settings
+from pipeline.release.origin import made_from, origin
+from pipeline.release.registry import destination
+
+CHECKPOINTS = "checkpoints"  # folder below the run's: what a training that was killed leaves
+
+
+def step_settings(
+    config: Config, dataset: Dataset, baseline_digest: str, builder: str
+) -> dict[str, Mapping[str, Any]]:
+    """The settings by step and by the name that the step has for them.
+
+    Args:
+        config: all the settings.
+        dataset: what `config.data.path` holds.
+        baseline_digest: of the release that the new variants are compared with; empty if there is
+            none, see `pipeline.release.deployed`.
+        builder: URI of what runs the pipeline, for the record.
+
+    Returns:
+        Of EdgePusher, too, where there is a registry.
+
+    Raises:
+        UserError: the registry's trusted root can't be read.
+    """
+    gate = config.gate
+    size = {"height": config.image.height, "width": config.image.width}
+    training = {
+        **size,
+        "max_side": dataset.max_side,
+        "trainer": config.trainer.model_dump(mode="json"),
+        "checkpoints": str(config.run.root / config.name / CHECKPOINTS),
+        "base_weights_digest": file_digest(config.trainer.base_weights),
+        "warm_start_digest": tree_digest(config.trainer.warm_start or ""),
+        "code_digest": code_digest("pipeline.training.trainer", "pipeline.training.tuner"),
+    }
+    settings: dict[str, Mapping[str, Any]] = {
+        # What the driver and the step append to it is a pattern, and so this is one, too.
+        "ImportExampleGen": {"input_base": glob.escape(str(dataset.path))},
+        "ImportSchemaGen": {"schema_file": str(dataset.schema_path)},
+        "StatisticsGen": {"code_digest": code_digest("components.statistics_gen.executor")},
+        "ExampleValidator": {"code_digest": code_digest("components.example_validator.step")},
+        "Transform": {
+            "custom_config": {**size, "code_digest": code_digest("pipeline.data.preprocessing")}
+        },
+        "Tuner": {"custom_config": {**training, "trials": config.tuner.trials}},
+        "Trainer": {"custom_config": training},
+        "Evaluator": {
+            "eval_config": eval_settings(
+                gate, dataset.slice_keys, code_digest("pipeline.release.evaluation")
+            )
+        },
+        "TFLiteRewriter": {
+            # Only one variant is made by it; the others are not made anew when it changes.
+            "search": config.search.to_json() if config.search else "",
+            "code_digest": code_digest(
+                "components.tflite_rewriter.executor", "components.tflite_rewriter.worker"
+            ),
+        },
+        "TFLitePredictor": {
+            "slice_keys": list(dataset.slice_keys),
+            "registry": config.registry.location if config.registry else "",
+            "baseline_digest": baseline_digest,
+            "code_digest": code_digest("components.tflite_predictor.executor"),
+        },
+        "TFLiteEvaluator": {
+            "min_accuracy": gate.min_accuracy,
+            "max_drop": gate.max_drop,
+            "gate": gate.model_dump(
+                exclude={"split", "min_accuracy", "max_drop", "require", "publish"}, mode="json"
+            ),
+            "inputs_digest": inputs_digest(config, dataset),
+            "made_from": made_from(config, dataset),
+            "code_digest": code_digest("components.tflite_evaluator.executor"),
+        },
+    }
+    if config.registry:
+        to = destination(config)
+        settings["EdgePusher"] = {
+            "registry": to.location,
+            "channel": to.channel,
+            "origin": origin(config, dataset, builder).to_text(),
+        }
+    return settings
