@@ -16,7 +16,7 @@ help:
 	@echo "make test         checks and tests; needs nothing but the locked environment"
 	@echo "make test-peers   tests against outside programs, which it installs (as root)"
 	@echo "make test-kubeflow the pipeline in a simulated Kubeflow, step by step; given the paths DRIVER="
-	@echo "                   and LAUNCHER=, by Kubeflow's own programs (kubeflow/README.md)"
+	@echo "                   and LAUNCHER=, by Kubeflow's own programs (kubeflow/INSIDE.md)"
 	@echo "make test-image   build the steps' image and run a step in it (as root)"
 	@echo "make test-trixie  tests and demo of the newer TFX, in a Debian 13 that it installs (as root)"
 	@echo "make image        build the steps' image with Docker, Podman or Buildah"

@@ -13,9 +13,7 @@ import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,6 +38,7 @@ from components.report.measures import (
     said_of,
     suspected_labels,
 )
+from components.report.templates import environment
 from components.tflite_models import FRONTIER_FILE, ModelFile
 from components.verdict import CHECKS_FILE, CONFUSION_FILE, PREDICTIONS_CSV, Verdict
 
@@ -305,11 +304,5 @@ def _data_uri(image: bytes) -> str:
     raise ValueError(f"expected a PNG or JPEG thumbnail, got bytes that start with {image[:8]!r}")
 
 
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = environment()
 _TEMPLATES.globals["geometry"] = charts

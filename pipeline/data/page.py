@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-import components.report
+from components.report.templates import environment
 from pipeline.data import histograms, thumbnails
 from pipeline.data.advice import percent, quoted, wide
 from pipeline.data.dataset import PAGE_FILE, SPLITS, what_was_done
@@ -468,14 +467,5 @@ def _short(text: str, characters: int = _TEXT) -> str:
     return f"{text[:head]}…{text[len(text) - (characters - 1 - head) :]}"
 
 
-_TEMPLATES = jinja2.Environment(
-    # The report's style is this page's, too.
-    loader=jinja2.FileSystemLoader(
-        [Path(__file__).parent, Path(components.report.__file__).parent]
-    ),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = environment(Path(__file__).parent)
 _TEMPLATES.globals |= {"geometry": histograms, "percent": percent}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jinja2
-
-import components.report
 from components.report.tables import Cell, Table
+from components.report.templates import environment
 from pipeline.history.comparison import (
     NOTHING,
     Change,
@@ -125,17 +123,8 @@ def _number(value: float | None) -> str:
 
 def page(comparison: Comparison) -> str:
     """A comparison as HTML that needs no other file."""
-    environment = jinja2.Environment(
-        # The report's tables and style are this page's, too.
-        loader=jinja2.FileSystemLoader(
-            [Path(__file__).parent, Path(components.report.__file__).parent]
-        ),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("comparison.html.jinja").render(
+    templates = environment(Path(__file__).parent)
+    return templates.get_template("comparison.html.jinja").render(
         name=comparison.after.config.get("name", ""),
         before=comparison.before.id,
         after=comparison.after.id,

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import jinja2
-
-import components.report
 from components.report import charts
 from components.report.charts import Axis, Chart, Line, Mark
 from components.report.figures import LEAST_ACCURACY_SPAN
 from components.report.tables import NOTHING, Cell, Table, size
+from components.report.templates import environment
 from pipeline.search.plan import MEGABYTE, Plan, Point, frontier, ranked, winner
 
 OTHERS, CHOSEN = 0, 1  # styles
@@ -27,16 +25,8 @@ def page(name: str, plan: Plan, points: Sequence[Point], settings: str) -> str:
         settings: of the winner, TOML.
     """
     best = frontier(points)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(
-            [Path(__file__).parent, Path(components.report.__file__).parent]
-        ),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("search.html.jinja").render(
+    templates = environment(Path(__file__).parent)
+    return templates.get_template("search.html.jinja").render(
         name=name,
         geometry=charts,
         charts=_charts(points, best),
