@@ -90,13 +90,17 @@ def outcome(model: VariantVerdict, verdict: Verdict, most: int = 1) -> tuple[boo
         return False, ("the float model did not pass",)
     if model == of_float or model.error:
         return model.passed, _reasons(model, most)
-    keys = {(check.metric, check.slice) for check in of_float.missed}
-    shared = [check for check in model.missed if (check.metric, check.slice) in keys]
-    own = replace(model, checks=tuple(check for check in model.checks if check not in shared))
+    shared = _keys(of_float) & _keys(model)
+    others = tuple(check for check in model.checks if (check.metric, check.slice) not in shared)
+    own = replace(model, checks=others)
     if not shared:
         return model.passed, _reasons(own, most)
     also = f"{len(shared):,} of the thresholds that the float model missed, too"
     return False, (*own.main_reasons(most), also)
+
+
+def _keys(model: VariantVerdict) -> set[tuple[str, str]]:
+    return {(check.metric, check.slice) for check in model.missed}
 
 
 def _reasons(model: VariantVerdict, most: int) -> tuple[str, ...]:
