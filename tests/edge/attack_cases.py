@@ -285,8 +285,8 @@ def _ci_lists_production(world: World) -> None:
 
 
 def _roll_out(world: World) -> None:
-    """Roll out release 3 to half of production's devices, honestly."""
-    edit = begun(world.releases[3], 5000)
+    """Roll out release 3 to a group of production's devices, honestly; the test's is in none."""
+    edit = begun(world.releases[3], 0, ("lab",))
     world.repository("online", "cells-release").edit("cells", "production", edit)
     world.record()
 

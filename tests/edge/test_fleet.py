@@ -379,17 +379,18 @@ def test_a_device_reports_what_it_does(
         with pytest.raises(Exception, match="image"):
             watcher.predict(b"no image")
         watcher.check()
-    with Watcher(enrolled, reporter=Reporter(enrolled, place)) as watcher:
-        reporter = watcher._reporter
-        assert reporter is not None
-        state = enrolled.folder.read()
-        reporter.report(state, now=NOW + YEAR)
-        assert not reporter.report(state, now=NOW + YEAR + 60), "once an hour at most"
-        rejected = Rejection(NEW, 2, "int8: it hangs here", (), "")
-        changed = replace(state, rejected=rejected)
-        assert not reporter.report(changed, now=NOW + YEAR + 60)
-        assert reporter.report(changed, now=NOW + YEAR + 1000), "sooner, when something changed"
-        assert reporter.report(changed, now=NOW), "a clock that was set back silences nobody"
+    # Without its thread, which reports by the clock.
+    reporter = Reporter(enrolled, place)
+    Watcher(enrolled, reporter=reporter)._follow()
+    state = enrolled.folder.read()
+    reporter.report(state, now=NOW + YEAR)
+    assert not reporter.report(state, now=NOW + YEAR + 60), "once an hour at most"
+    rejected = Rejection(NEW, 2, "int8: it hangs here", (), "")
+    changed = replace(state, rejected=rejected)
+    assert not reporter.report(changed, now=NOW + YEAR + 60)
+    assert reporter.report(changed, now=NOW + YEAR + 1000), "sooner, when something changed"
+    assert reporter.report(changed, now=NOW), "a clock that was set back silences nobody"
+    reporter.close()
     (report,) = _gather(place, fleet_key).reports
     assert report.active is not None
     assert (report.active.version, report.active.variant) == (1, "float32")

@@ -12,6 +12,12 @@ from pipeline.errors import UserError
 from pipeline.training.bases import BASES, Base
 from pipeline.training.frontier import clean_cuts, first_trained, split, unfreeze
 from pipeline.training.model import build_base
+from tests.pipeline.training.conftest import untrained
+
+
+@pytest.fixture
+def base() -> keras.Model:
+    return untrained(0, "densenet121")
 
 
 def test_every_block_ends_in_a_clean_cut_and_none_has_one_inside(base: keras.Model) -> None:
