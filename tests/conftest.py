@@ -104,7 +104,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     outcome comes last, when it is there.
     """
     users = {item.path for item in items if "workspace" in getattr(item, "fixturenames", ())}
-    longest = ("test_run.py", "test_phases.py", "test_mirrored.py", "test_resume.py")
+    longest = (
+        "test_run.py", "test_layouts_to_release.py", "test_phases.py", "test_mirrored.py",
+        "test_tflite_rewriter.py", "test_resume.py",
+    )  # fmt: skip
 
     def turn(item: pytest.Item) -> int:
         if item.path.name in longest:
