@@ -217,7 +217,7 @@ def test_every_step_runs_on_other_object_stores(
 ) -> None:
     done: Outcome = request.getfixturevalue(outcome)
     assert set(done.run.states.values()) == {"complete"}
-    assert len(done.run.states) == 13
+    assert len(done.run.states) == 14
     folders = ("/s3/", "/minio/", "/gcs/")
     for task, result in done.run.tasks.items():
         for output in result.artifacts:

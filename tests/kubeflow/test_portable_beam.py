@@ -246,6 +246,7 @@ def test_the_predictions_are_the_same_on_another_engine(
             workspace, "Transform", "transform_graph", standard_artifacts.TransformGraph
         ),
         "model": made_by(workspace, "Trainer", "model", standard_artifacts.Model),
+        "model_run": made_by(workspace, "Trainer", "model_run", standard_artifacts.ModelRun),
         "tflite_models": made_by(workspace, "TFLiteRewriter", "tflite_models", TFLiteModels),
     }
     args = request.getfixturevalue(engine)
