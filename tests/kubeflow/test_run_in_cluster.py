@@ -261,7 +261,7 @@ def without_times(report: bytes) -> bytes:
     for tag, word in ((b"figure", b"Accuracy against latency"), (b"tr", b"latency")):
         element = b"<%b\\b(?:(?!</%b>).)*%b.*?</%b>" % (tag, tag, word, tag)
         report = re.sub(element, b"", report, flags=re.DOTALL)
-    return re.sub(rb"[0-9.]+ m?s\b", b"", report)
+    return re.sub(rb"[0-9.]+ m?s\b|half within [0-9.]+ to [0-9.]+", b"", report)
 
 
 def republished(registry: Path, folder: Path) -> str:
