@@ -27,7 +27,8 @@ _CHALLENGE = re.compile(
 )
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _TOKEN_USER = "<token>"  # the user's name when the secret is an identity token
-_DOCKER_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
+DOCKER_HUB, DOCKER_HUB_HOST = "docker.io", "registry-1.docker.io"  # its name, and who answers
+_DOCKER_HUB_NAMES = (DOCKER_HUB, "index.docker.io", DOCKER_HUB_HOST)
 # What `docker login` without a server leaves the login of Docker Hub under.
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 
@@ -78,7 +79,7 @@ def find_login(server: str, repository: str, *, seconds: float) -> Login | None:
     """
     for path in login_files():
         config = _read(path)
-        known_as = _DOCKER_HUB_KEY if server in _DOCKER_HUB else server
+        known_as = _DOCKER_HUB_KEY if server in _DOCKER_HUB_NAMES else server
         helper = _helper(path, config, known_as)
         login = _ask_helper(path, helper, known_as, seconds) if helper else None
         if login is None:
@@ -184,7 +185,7 @@ def _stored(path: Path, config: Mapping[str, Any], server: str, repository: str)
 def _keys(entries: Mapping[str, Any], server: str, repository: str) -> Iterator[str]:
     """Yield the keys that mean the repository, its namespaces or its server, closest one first."""
     namespaces = repository.split("/")
-    servers = _DOCKER_HUB if server in _DOCKER_HUB else (server,)
+    servers = _DOCKER_HUB_NAMES if server in _DOCKER_HUB_NAMES else (server,)
     wanted = [
         "/".join([name, *namespaces[:length]])
         for length in range(len(namespaces), -1, -1)

@@ -23,6 +23,7 @@ from edgeline.registry.format import (
     is_tag,
     parse_document,
 )
+from edgeline.registry.login import DOCKER_HUB
 from edgeline.registry.store import OCI_SCHEME, Connection
 from edgeline.registry.transport import Client, Request, Response, shown
 
@@ -58,10 +59,10 @@ def parse_location(location: str) -> tuple[str, str]:
         and _REPOSITORY.fullmatch(repository)
         and len(server) + 1 + len(repository) <= _MAX_NAME
     ):
-        if server.lower() == "docker.io" and "/" not in repository:
+        if server.lower() == DOCKER_HUB and "/" not in repository:
             raise RegistryError(
-                f"{shown(location)} lacks a namespace: expected oci://docker.io/<account>/"
-                f"{repository}"
+                f"{shown(location)} lacks a namespace: expected "
+                f"{OCI_SCHEME}{DOCKER_HUB}/<account>/{repository}"
             )
         return server.lower(), repository
     raise RegistryError(

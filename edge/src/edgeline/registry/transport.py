@@ -32,7 +32,15 @@ from urllib3.exceptions import TimeoutError as UrllibTimeoutError
 from edgeline._json import parse_object
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError, UnreachableError
 from edgeline.registry._sockets import Budget, CannotConnectError, Clock, open_pool, tls_contexts
-from edgeline.registry.login import Login, find_login, login_files, parse_challenges, parse_token
+from edgeline.registry.login import (
+    DOCKER_HUB,
+    DOCKER_HUB_HOST,
+    Login,
+    find_login,
+    login_files,
+    parse_challenges,
+    parse_token,
+)
 from edgeline.registry.proxy import find_proxy
 from edgeline.registry.store import Connection
 
@@ -44,7 +52,6 @@ MAX_ERROR = 64 << 10  # bytes of an error's body, or of a token service's answer
 
 _CHUNK = 256 << 10  # bytes
 _MAX_POOLS = 8  # servers that connections are kept open to
-_DOCKER_HUB, _DOCKER_HUB_HOST = "docker.io", "registry-1.docker.io"  # its name, and who answers
 _RETRIED = frozenset({429, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ACTIONS = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}  # a token is for one; else "push"
@@ -248,7 +255,7 @@ class Client:
         self._server = server
         self._repository = repository
         self._connection = connection
-        host = _DOCKER_HUB_HOST if server == _DOCKER_HUB else server
+        host = DOCKER_HUB_HOST if server == DOCKER_HUB else server
         self._home = _parse_url(f"{choose_scheme(server, connection)}://{host}/")
         self._contexts = tls_contexts(connection) if self._home.scheme == "https" else None
         self._clock = Clock(self.budget())
