@@ -175,19 +175,19 @@ def search(
         trials.allow(share)
         questions[question]()
     trials.measure_latency()
-    answers = trials.answers()
-    if settings.aim not in answers:
+    found = answers(trials.done, settings)
+    if settings.aim not in found:
         least = min(trial.bytes for trial in trials.done) / 1e6
         raise CheckError(
             f"expected a recipe within {settings.max_size_mb} MB, the smallest has {least:.2f} MB: "
             "raise gate.max_size_mb"
         )
-    chosen = answers[settings.aim]
+    chosen = found[settings.aim]
     return Found(
         model=quantize(float32, chosen.recipe, ranges),
         recipe=chosen.recipe,
-        frontier=tuple(_point(trial, answers) for trial in trials.frontier()),
-        trials=[{**asdict(trial), "answers": _answered(trial, answers)} for trial in trials.done],
+        frontier=tuple(_point(trial, found) for trial in frontier(trials.done)),
+        trials=[{**asdict(trial), "answers": _answered(trial, found)} for trial in trials.done],
         note=_note(trials, chosen),
     )
 
@@ -298,29 +298,34 @@ class Trials:
             low, median, high = np.percentile(measured, (25, 50, 75)).round(3).tolist()
             self._done[index] = replace(self._done[index], latency_ms=(low, median, high))
 
-    def answers(self) -> dict[Aim, Trial]:
-        """The trials that answer the questions; the last has no answer where it was not asked."""
-        enough = [trial for trial in self._done if trial.drop <= self.settings.max_drop]
-        found: dict[Aim, Trial] = {
-            "smallest": min(enough, key=lambda trial: (trial.bytes, trial.lost)),
-            "fastest": min(enough, key=lambda trial: trial.median_ms),
-        }
-        limit = self.settings.max_size_mb
-        small = [trial for trial in self._done if limit and trial.bytes <= limit * 1e6]
-        if small:
-            found["most_accurate"] = min(small, key=lambda trial: (trial.lost, trial.bytes))
-        return found
-
-    def frontier(self) -> list[Trial]:
-        """The trials that no other one beats, by size."""
-        unbeaten = [t for t in self._done if not any(other.beats(t) for other in self._done)]
-        return sorted(unbeaten, key=lambda trial: trial.bytes)
-
     def _minutes(self) -> float:
         return (time.monotonic() - self._started) / MINUTE
 
     def _time(self) -> str:
         return f"{self._minutes():.1f} of at most {self.settings.minutes:g} minutes"
+
+
+def answers(trials: Sequence[Trial], settings: SearchSettings) -> dict[Aim, Trial]:
+    """The trials that answer the questions; the last has no answer where it was not asked.
+
+    Of equals, the one that is better in the rest: so an answer is always on the frontier.
+    """
+    enough = [trial for trial in trials if trial.drop <= settings.max_drop]
+    found: dict[Aim, Trial] = {
+        "smallest": min(enough, key=lambda t: (t.bytes, t.lost, t.median_ms)),
+        "fastest": min(enough, key=lambda t: (t.median_ms, t.lost, t.bytes)),
+    }
+    limit = settings.max_size_mb
+    small = [trial for trial in trials if limit and trial.bytes <= limit * 1e6]
+    if small:
+        found["most_accurate"] = min(small, key=lambda t: (t.lost, t.bytes, t.median_ms))
+    return found
+
+
+def frontier(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that no other one beats, by size."""
+    unbeaten = [trial for trial in trials if not any(other.beats(trial) for other in trials)]
+    return sorted(unbeaten, key=lambda trial: trial.bytes)
 
 
 def _climb(trials: Trials, ladder: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from itertools import chain
+from itertools import chain, permutations, product
 from pathlib import Path
 
 import keras
@@ -40,7 +40,16 @@ from components.tflite_rewriter.convert import to_float32
 from components.tflite_rewriter.images import Images, StoredPixels, load_label_ids
 from components.tflite_rewriter.layers import layer_errors
 from components.tflite_rewriter.metadata import METADATA_IDENTIFIER, METADATA_NAME, read_labels
-from components.tflite_rewriter.mixed import Evaluation, Found, Trials, in_words, search
+from components.tflite_rewriter.mixed import (
+    Evaluation,
+    Found,
+    Trial,
+    Trials,
+    frontier,
+    in_words,
+    search,
+)
+from components.tflite_rewriter.mixed import answers as search_answers
 from components.tflite_rewriter.recipes import Ranges, calibrate, quantize, whole
 from components.tflite_rewriter.rewrite import Memory, RewriteError, rewrite
 from components.tflite_rewriter.variants import PRESETS, VARIANTS, Recipe, SearchSettings
@@ -282,6 +291,18 @@ def test_the_frontier_is_on_record(models: TFLiteModelsFolder) -> None:
     answers = {in_words(Recipe(**t["recipe"])): t["answers"] for t in trials if t["answers"]}
     assert answers == {p.name: list(p.answers) for p in frontier if p.answers}
     assert sorted(chain.from_iterable(answers.values())) == ["fastest", "smallest"]
+
+
+def test_answers_are_on_the_frontier_also_where_figures_tie() -> None:
+    figures = list(product((1, 2), (0.0, 0.01), (0.1, 0.2), (5.0, 6.0)))
+    trials = [
+        Trial(Recipe(f"{number}"), size, 0.8, drop, divergence, (latency, latency, latency))
+        for number, (size, drop, divergence, latency) in enumerate(figures)
+    ]
+    settings = SearchSettings("smallest", 0.05, max_size_mb=1e-6, trials=9, minutes=1)
+    for some in permutations(trials, 2):
+        for answer in search_answers(some, settings).values():
+            assert answer in frontier(some)
 
 
 @dataclass(frozen=True)
