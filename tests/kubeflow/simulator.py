@@ -120,7 +120,8 @@ class SimulatedCluster(Cluster):
         code = self._runner(replace(pod, command=command), log)
         task.log = log.read_text(errors="replace")
         if code != 0:
-            self._upload(task, logs, local)
+            if code > 0:  # else the pod was killed, and the launcher in it
+                self._upload(task, logs, local)
             raise Refused(f"exit code {code}")
         output = read_executor_output(local(outputs["outputFile"]))
         task.parameters = collect_parameters(outputs, output, local)

@@ -1,6 +1,6 @@
 """The whole compiled pipeline on other roots, with a search, and with other parameters.
 
-On few made-up photos, dark and bright ones; the run on real images is another one. Kubeflow's own
+On few made-up photos; the run on real images is another one. Kubeflow's own
 programs have no `gs://` here, so that they do on `minio://` what is simulated on `gs://`.
 """
 
@@ -148,22 +148,24 @@ def bright_and_dark(
 ) -> Prepared:
     """A cluster with two datasets, of other photos."""
     folder = tmp_path_factory.mktemp("stores")
-    make_dataset(folder / "first", images=80, seed=0)
-    make_dataset(folder / "second", images=70, seed=1)
+    make_dataset(folder / "first", images=160, seed=0)
+    make_dataset(folder / "second", images=150, seed=1)
     prepared = prepare(folder, folder / "first" / "dataset", CONFIG, services)
     (folder / "second" / "dataset").rename(folder / "data" / "others")
     return prepared
 
 
 def make_dataset(folder: Path, images: int, seed: int) -> None:
+    """Makes photos whose classes overlap: no training, not even one that failed, is all wrong."""
     from pipeline.data.ingest import ingest
 
     folder.mkdir()
     random = np.random.default_rng(seed)
     rows = [("path", "label", "camera")]
     for number in range(images):
-        label, brightest = (("dark", 100), ("bright", 255))[number % 2]
-        pixels = random.integers(brightest - 100, brightest, (32, 32, 3), dtype=np.uint8)
+        label, least = (("dark", 0), ("bright", 20))[number % 2]
+        darkest = least + random.integers(100)
+        pixels = random.integers(darkest, darkest + 100, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
         rows.append((f"{number}.png", label, "left" if number % 4 < 2 else "right"))
     with (folder / "labels.csv").open("w", newline="") as file:

@@ -112,6 +112,13 @@ def test_a_log_is_there_before_the_step_and_stored_however_it_ends(
     assert stored(tmp_path) == {"executor-logs-0": "try 1"}
 
 
+def test_a_pod_that_was_killed_leaves_no_log(tmp_path: Path) -> None:
+    """Its launcher is killed with it, before it uploads."""
+    killed = document(A=step(retries=TWICE))
+    simulate(tmp_path, killed, lambda name, tries, staging: -9 if tries == 1 else 0)
+    assert list(stored(tmp_path)) == ["executor-logs-1"]
+
+
 def test_without_published_logs_there_are_none(tmp_path: Path) -> None:
     done = simulate(
         tmp_path, document(A=step()), lambda name, tries, staging: 0, publish_logs=False
