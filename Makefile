@@ -7,18 +7,19 @@ RUN := $(VENV)/bin/python
 LOCKED := $(VENV)/.locked
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 
-.PHONY: setup demo test test-peers test-kubeflow test-image test-trixie image check format bench lock \
-    clean help $(LOCKED)
+.PHONY: setup demo test test-smoke test-newer test-peers test-kubeflow test-image test-trixie image \
+    check format bench lock clean help $(LOCKED)
 
 help:
 	@echo "make setup        the locked environment in .venv, and nothing else"
 	@echo "make demo         the whole path on real images: ingest, train, judge, sign, predict"
 	@echo "make test         checks and tests; needs nothing but the locked environment"
+	@echo "make test-newer   a part of them and the demo with the newer TFX, in a Debian 13 that it installs"
+	@echo "                   (as root); make test-trixie: all of them, and both lines beside each other"
 	@echo "make test-peers   tests against outside programs, which it installs (as root)"
 	@echo "make test-kubeflow the pipeline in a simulated Kubeflow, step by step; given the paths DRIVER="
 	@echo "                   and LAUNCHER=, by Kubeflow's own programs (kubeflow/INSIDE.md)"
 	@echo "make test-image   build the steps' image and run a step in it (as root)"
-	@echo "make test-trixie  tests and demo of the newer TFX, in a Debian 13 that it installs (as root)"
 	@echo "make image        build the steps' image with Docker, Podman or Buildah"
 	@echo "make check        lint, format and types"
 	@echo "make format       apply the formatter and the linter's fixes"
@@ -34,6 +35,14 @@ demo: $(LOCKED)
 
 test: check
 	$(RUN) -m pytest -m "not peers and not cluster and not image and not lines" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# What depends most on the versions of TFX and Python.
+test-smoke: $(LOCKED)
+	$(RUN) -m pytest -m "not peers and not cluster and not image and not lines" tests/lines tests/components tests/pipeline/orchestration/test_run.py --numprocesses 2 --dist loadfile $(ARGS)
+
+test-newer:
+	tests/lines/trixie.sh make test-smoke
+	tests/lines/trixie.sh make demo
 
 # Variables of the command line are in the environment of what is run.
 test-kubeflow: $(LOCKED) $(if $(DRIVER),.tools/moto/.locked)

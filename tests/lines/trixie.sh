@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 if [ "$(id -u)" -ne 0 ]; then
-    echo "make test-trixie installs a Debian 13 and changes into it: run it as root" >&2
+    echo "the tests of the newer line install a Debian 13 and change into it: run them as root" >&2
     exit 1
 fi
 
