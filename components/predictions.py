@@ -76,11 +76,17 @@ def mistakes(label_ids: NDArray[np.int64], probabilities: Probabilities, limit: 
         limit: how many to return at most.
 
     Returns:
-        Their indices, the most confident mistakes first.
+        Their indices: the most confident mistake on each class, the most confident of all first,
+        then the second on each, and so on. The first so many of all examples are among the first so
+        many of each part of them.
     """
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != label_ids)
-    order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
-    return [int(i) for i in wrong[order][:limit]]
+    wrong = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]
+    by_class = np.argsort(label_ids[wrong], kind="stable")
+    sorted_ids = label_ids[wrong][by_class]
+    rank = np.empty(len(wrong), np.int64)  # among the mistakes on its class
+    rank[by_class] = np.arange(len(wrong)) - np.searchsorted(sorted_ids, sorted_ids)
+    return [int(i) for i in wrong[np.argsort(rank, kind="stable")][:limit]]
 
 
 @dataclass(frozen=True)
