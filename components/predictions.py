@@ -31,19 +31,7 @@ THUMBNAILS = 12  # mistakes of each variant, that a report shows
 NEIGHBOURS = 3  # training images that are shown beside a mistake of the float model
 VERSION = 2
 
-NOISY = 0.25  # of the median, from quartile to quartile
-
 Probabilities = NDArray[np.float32]  # [examples, classes]
-
-
-def is_noisy(seconds: NDArray[np.float64]) -> bool:
-    """Whether times of one thing scatter so much that they rather tell what else the machine did.
-
-    Args:
-        seconds: `[times]`, at least one.
-    """
-    low, median, high = np.percentile(seconds, (25, 50, 75))
-    return bool(high - low > NOISY * median)
 
 
 def lost_examples(

@@ -78,7 +78,8 @@ def test_every_threshold_is_tried_here() -> None:
 def test_weights_count_by_their_content_and_not_by_their_time(setting: str, tmp_path: Path) -> None:
     weights = tmp_path / "model.weights.h5"
     weights.write_bytes(b"1")
-    config = configured(**{setting: str(weights)})
+    trainer: dict[str, Any] = {setting: str(weights)}
+    config = configured(**trainer)
     digest = inputs_digest(config, DATASET)
 
     def touched() -> Config:
