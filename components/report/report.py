@@ -46,7 +46,8 @@ UNFOLDED_CLASSES = 4  # with more, what grows with the classes is folded away
 MOST_CLASSES = 40  # with more, only the worst are shown
 DRAWN_CLASSES = 10  # of the worst, those whose curves are drawn
 MOST_REASONS = 10  # of one model, above everything else
-_Outcome = tuple[tuple[str, ...], bool, tuple[str, ...]]  # never said, passed, reasons
+# Of a model: classes never said, metrics not proved, whether it passed, and why not.
+_Outcome = tuple[tuple[str, ...], tuple[str, ...], bool, tuple[str, ...]]
 _MEDIA_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
@@ -207,7 +208,8 @@ def _outcomes(verdict: Verdict) -> list[tuple[list[str], _Outcome]]:
     """What became of the models, and which of them it is said of."""
     found: dict[_Outcome, list[str]] = {}
     for model in verdict.models:
-        outcome = (model.never_said, *tables.outcome(model, verdict, MOST_REASONS))
+        unproved = tuple(dict.fromkeys(check.metric for check in model.unproven))
+        outcome = (model.never_said, unproved, *tables.outcome(model, verdict, MOST_REASONS))
         found.setdefault(outcome, []).append(model.variant)
     return [(names, outcome) for outcome, names in found.items()]
 

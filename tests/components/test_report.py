@@ -189,6 +189,15 @@ def test_what_the_float_model_missed_is_said_once() -> None:
     assert text.count("accuracy drop is 0.1000, 0.0800 above the maximum of 0.0200") == 1
 
 
+def test_what_passed_without_proof_is_told_at_once() -> None:
+    data = report()
+    drop = Check("accuracy drop", OVERALL, 0.0, 0.01, "max", (-0.02, 0.02), "accept")
+    doubtful = replace(data.verdict.variants[0], checks=(drop, replace(drop, slice="line=a")))
+    text = page(replace(data, verdict=replace(data.verdict, variants=(doubtful,)))).text
+    assert "float passed" in text
+    assert "float16 passed (not proved: accuracy drop)" in text
+
+
 def test_a_class_that_is_never_said_is_told_at_once() -> None:
     data = report()
     never = Check("precision of class 1", OVERALL, float("nan"))
