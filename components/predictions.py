@@ -31,19 +31,7 @@ THUMBNAILS = 12  # mistakes of each variant, that a report shows
 NEIGHBOURS = 3  # training images that are shown beside a mistake of the float model
 VERSION = 2
 
-NOISY = 0.25  # of the median, from quartile to quartile
-
 Probabilities = NDArray[np.float32]  # [examples, classes]
-
-
-def is_noisy(seconds: NDArray[np.float64]) -> bool:
-    """Whether times of one thing scatter so much that they rather tell what else the machine did.
-
-    Args:
-        seconds: `[times]`, at least one.
-    """
-    low, median, high = np.percentile(seconds, (25, 50, 75))
-    return bool(high - low > NOISY * median)
 
 
 def lost_examples(
@@ -76,11 +64,17 @@ def mistakes(label_ids: NDArray[np.int64], probabilities: Probabilities, limit: 
         limit: how many to return at most.
 
     Returns:
-        Their indices, the most confident mistakes first.
+        Their indices: the most confident mistake on each class, the most confident of all first,
+        then the second on each, and so on. The first so many of all examples are among the first so
+        many of each part of them.
     """
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != label_ids)
-    order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
-    return [int(i) for i in wrong[order][:limit]]
+    wrong = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]
+    by_class = np.argsort(label_ids[wrong], kind="stable")
+    sorted_ids = label_ids[wrong][by_class]
+    rank = np.empty(len(wrong), np.int64)  # among the mistakes on its class
+    rank[by_class] = np.arange(len(wrong)) - np.searchsorted(sorted_ids, sorted_ids)
+    return [int(i) for i in wrong[np.argsort(rank, kind="stable")][:limit]]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ CONTRACT_FILE = "preprocessing.json"
 RECIPE_FILE = "recipe.json"  # the settings of [trainer] that it was trained with, tuned ones too
 # In the ModelRun artifact.
 HISTORY_FILE = "history.json"  # training curves by name
+TRAINED_FILE = "trained.txt"  # when the training ended: ISO 8601, UTC
 # `features`, float16 [images, channels], of training images, and which: `rows`, int64 [images], in
 # the order of the split's files. Missing where the training kept no features.
 FEATURES_FILE = "train_features.npz"

@@ -46,6 +46,8 @@ UNFOLDED_CLASSES = 4  # with more, what grows with the classes is folded away
 MOST_CLASSES = 40  # with more, only the worst are shown
 DRAWN_CLASSES = 10  # of the worst, those whose curves are drawn
 MOST_REASONS = 10  # of one model, above everything else
+# Of a model: classes never said, metrics not proved, whether it passed, and why not.
+_Outcome = tuple[tuple[str, ...], tuple[str, ...], bool, tuple[str, ...]]
 _MEDIA_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
@@ -118,10 +120,10 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class Lost:
-    """What one variant lost against the float model."""
+class Mistakes:
+    """What a variant gets wrong and the float model right, or what that gets wrong of a class."""
 
-    variant: str
+    name: str  # the variant's, or the class's
     total: int
     images: tuple[Mistake, ...]  # the first of them
 
@@ -168,10 +170,7 @@ def render(data: ReportData) -> str:
         data=data,
         checks_file=CHECKS_FILE,
         confusion_file=CONFUSION_FILE,
-        outcomes=[
-            (model.variant, model.never_said, *tables.outcome(model, verdict, MOST_REASONS))
-            for model in verdict.models
-        ],
+        outcomes=_outcomes(verdict),
         legend=[(name, styles[name]) for name in measured],
         fold=len(data.labels) > UNFOLDED_CLASSES,
         variants=tables.variant_table(verdict),
@@ -187,6 +186,7 @@ def render(data: ReportData) -> str:
         ),
         lost=_lost(measured, data),
         mistakes=_float_mistakes(measured, data),
+        mistaken=int(np.count_nonzero(said[FLOAT] != label_ids)) if FLOAT in said else 0,
         suspects=tables.suspects_table(_suspects(measured, data), data.labels),
         predictions_file=PREDICTIONS_CSV,
         training=figures.training_charts(data.history),
@@ -202,6 +202,16 @@ def render(data: ReportData) -> str:
         ],
         frontier_file=FRONTIER_FILE,
     )
+
+
+def _outcomes(verdict: Verdict) -> list[tuple[list[str], _Outcome]]:
+    """What became of the models, and which of them it is said of."""
+    found: dict[_Outcome, list[str]] = {}
+    for model in verdict.models:
+        unproved = tuple(dict.fromkeys(check.metric for check in model.unproven))
+        outcome = (model.never_said, unproved, *tables.outcome(model, verdict, MOST_REASONS))
+        found.setdefault(outcome, []).append(model.variant)
+    return [(names, outcome) for outcome, names in found.items()]
 
 
 def _classes(
@@ -239,7 +249,7 @@ def _by_value(
     return groups(names.tolist(), group_ids, said, label_ids)
 
 
-def _lost(measured: Mapping[str, Floats], data: ReportData) -> list[Lost]:
+def _lost(measured: Mapping[str, Floats], data: ReportData) -> list[Mistakes]:
     """What each variant lost, if the float model was measured."""
     if FLOAT not in measured:
         return []
@@ -251,17 +261,24 @@ def _lost(measured: Mapping[str, Floats], data: ReportData) -> list[Lost]:
             data.label_ids, measured[FLOAT], probabilities, limit=len(data.label_ids)
         )
         images = tuple(_mistake(i, probabilities[i], data) for i in indices[:THUMBNAILS])
-        lost.append(Lost(name, len(indices), images))
+        lost.append(Mistakes(name, len(indices), images))
     return lost
 
 
-def _float_mistakes(measured: Mapping[str, Floats], data: ReportData) -> Lost:
-    """The float model's own mistakes: what training is to do better."""
+def _float_mistakes(measured: Mapping[str, Floats], data: ReportData) -> list[Mistakes]:
+    """The float model's own mistakes, by class: what training is to do better."""
     if FLOAT not in measured:
-        return Lost(FLOAT, 0, ())
+        return []
     indices = mistakes(data.label_ids, measured[FLOAT], limit=len(data.label_ids))
-    images = (_mistake(i, measured[FLOAT][i], data) for i in indices[:MISTAKES])
-    return Lost(FLOAT, len(indices), tuple(images))
+    totals = Counter(data.label_ids[indices].tolist())
+    shown: dict[int, list[Mistake]] = {}
+    for index in indices[:MISTAKES]:
+        of_class = shown.setdefault(int(data.label_ids[index]), [])
+        of_class.append(_mistake(index, measured[FLOAT][index], data))
+    return [
+        Mistakes(data.labels[label], totals[label], tuple(images))
+        for label, images in sorted(shown.items())
+    ]
 
 
 def _suspects(measured: Mapping[str, Floats], data: ReportData) -> list[tables.Suspect]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from components.tflite_evaluator.record import (
     write_predictions,
 )
 from components.tflite_models import TFLiteModelsFolder
-from components.trained_model import HISTORY_FILE
+from components.trained_model import HISTORY_FILE, TRAINED_FILE
 from components.verdict import (
     CHECKS_FILE,
     CONFUSION_FILE,
@@ -32,6 +33,7 @@ from components.verdict import (
     Policy,
     Verdict,
 )
+from edgeline._text import in_utc
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Inputs:
 
     predictions: Predictions
     models: TFLiteModelsFolder
-    model_run: Path  # with the Trainer's history.json
+    model_run: Path  # with the Trainer's curves, and when it ended
 
 
 @dataclass(frozen=True)
@@ -125,12 +127,17 @@ def _report_data(inputs: Inputs, settings: Settings, verdict: Verdict) -> Report
         nearest=predictions.nearest,
         lineage={
             **settings.facts,
+            "trained": in_utc(_trained(inputs.model_run)),
             "deployed release": deployed,
             "inputs": settings.inputs_digest,
             "tensorflow": version("tensorflow"),
             "tfx": version("tfx"),
         },
     )
+
+
+def _trained(model_run: Path) -> datetime:
+    return datetime.fromisoformat((model_run / TRAINED_FILE).read_text())
 
 
 def _history(model_run: Path) -> Mapping[str, Sequence[float]]:

@@ -16,11 +16,12 @@ from components.intervals import (
     scale_needed,
     share_interval,
 )
-from components.predictions import FLOAT, Predictions, Probabilities, is_noisy
+from components.predictions import FLOAT, Predictions, Probabilities
 from components.report.measures import said_of
 from components.tflite_evaluator.gate import Gate
 from components.tflite_evaluator.measure import Measured
 from components.tflite_models import ModelFile
+from components.timing import is_noisy
 from components.verdict import OVERALL, Check, VariantVerdict
 
 REFERENCE_VARIANT = "float32"  # that a latency ratio is relative to

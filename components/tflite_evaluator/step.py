@@ -13,6 +13,7 @@ from components.tflite_evaluator.evaluate import Inputs, Settings, evaluate
 from components.tflite_evaluator.gate import Gate
 from components.tflite_models import TFLiteModelsFolder
 from components.verdict import RUN_PROPERTY, Policy
+from edgeline._text import in_utc
 
 
 def judge(inputs: Folders, outputs: Folders, settings: Mapping[str, Any], run: str) -> None:
@@ -36,8 +37,7 @@ def judge(inputs: Folders, outputs: Folders, settings: Mapping[str, Any], run: s
             policy=Policy(tuple(json.loads(settings["require"])), settings["publish"]),
             model_name=settings["model_name"],
             inputs_digest=settings["inputs_digest"],
-            facts={"run": run, "judged": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"}
-            | made_from["facts"],
+            facts={"run": run, "judged": in_utc(datetime.now(timezone.utc))} | made_from["facts"],
             made_with=made_from["settings"],
         ),
         verdict.path,

@@ -32,7 +32,6 @@ from components.predictions import (
     THUMBNAILS,
     PredictionsWriter,
     Probabilities,
-    is_noisy,
     lost_examples,
     mistakes,
 )
@@ -47,13 +46,11 @@ from components.tflite_predictor.example_index import (
 )
 from components.tflite_predictor.models import BATCH, THREADS, Models, Sources, TFLiteFile
 from components.tflite_predictor.neighbours import describe_rows, nearest_rows
+from components.timing import time_in_turns
 from edgeline.errors import ModelError
-from edgeline.runtime.interpreter import PixelModel
 
 UNIT_EXAMPLES = 16 * BATCH  # so that no batch is cut, but at the end of a file
 TIMED_IMAGES = 128
-TURN = 16  # images that a variant is timed on before the next one is
-TIMINGS = 2  # at most, where a busy machine makes them noisy
 THUMBNAIL_SIDE = 96  # pixels
 PROGRESS_SECONDS = 5.0
 
@@ -255,59 +252,21 @@ def _put_together(
 def _latencies(
     inputs: Inputs, sources: Sources, errors: dict[TFLiteFile, str]
 ) -> dict[str, NDArray[np.float64]]:
-    """Seconds of each of the first images, one after another, by variant.
-
-    Variants take turns, so that what else the machine does, or its clock, meets all of them alike.
-    The first image of a turn isn't timed: threads have yet to wake up. Times of a busy machine are
-    taken once more.
-    """
+    """Seconds of each of the first images, by variant."""
     transform = ExampleTransform(inputs.transform_graph)
     examples = serialized_examples(inputs.files[inputs.split]).take(TIMED_IMAGES)
     batches = transform.batches(examples, BATCH)
     pixels = [image for batch in batches for image in batch["pixels"].numpy()]
-    turns = [pixels[start : start + TURN] for start in range(0, len(pixels), TURN)]
     files = [file for file in sources.files if file.kind == "variant" and file not in errors]
-    opened: dict[TFLiteFile, PixelModel] = {}
-    for attempt in range(1, TIMINGS + 1):
-        seconds = _in_turns(turns, files, opened, errors)
-        noisy = [name for name, times in seconds.items() if is_noisy(times)]
-        if not noisy:
-            break
-        _LOG.info(
-            "the machine is busy: the times of %s are noisy (measured %d of at most %d times)",
-            ", ".join(noisy),
-            attempt,
-            TIMINGS,
-        )
+    models, failed = {}, {}
+    for file in files:
+        try:
+            models[file.name] = file.open(THREADS)
+        except ModelError as error:
+            failed[file.name] = str(error)
+    seconds = time_in_turns(models, pixels, failed)
+    errors |= {file: failed[file.name] for file in files if file.name in failed}
     return seconds
-
-
-def _in_turns(
-    turns: Sequence[Sequence[NDArray[np.float32]]],
-    files: Sequence[TFLiteFile],
-    opened: dict[TFLiteFile, PixelModel],
-    errors: dict[TFLiteFile, str],
-) -> dict[str, NDArray[np.float64]]:
-    seconds: dict[TFLiteFile, list[float]] = {file: [] for file in files}
-    for turn in turns:
-        for file in files:
-            if file in errors:
-                continue
-            try:
-                if file not in opened:
-                    opened[file] = file.open(THREADS)
-                model = opened[file]
-                model(turn[0])
-                seconds[file] += [_timed(model, image) for image in turn]
-            except ModelError as error:
-                errors[file] = str(error)
-    return {file.name: np.array(seconds[file]) for file in files if file not in errors}
-
-
-def _timed(model: PixelModel, image: NDArray[np.float32]) -> float:
-    started = time.perf_counter()
-    model(image)
-    return time.perf_counter() - started
 
 
 def _thumbnails(index: ExampleIndex, said: dict[str, Probabilities]) -> Iterator[tuple[int, bytes]]:

@@ -26,6 +26,7 @@ from components.tflite_rewriter.check import CheckError, Op, predict, read_ops, 
 from components.tflite_rewriter.images import StoredPixels
 from components.tflite_rewriter.recipes import Ranges, quantize, quantize_unpacked, whole
 from components.tflite_rewriter.variants import VARIANTS, Aim, Recipe, SearchSettings
+from components.timing import take_turn
 
 BY_SIZE = ("dynamic_int4", "dynamic", "weight_int8", "float32")
 BY_LATENCY = ("int8", "weight_int8", "float32")
@@ -33,7 +34,7 @@ HARM_IMAGES = 16  # on which the harm of one layer is measured; more hardly chan
 SHARES = (0.25, 0.5, 0.75)  # of what lies between 4 and 8 bits, to draw the frontier by
 # Of the trials: by when each answer has to be there, the one that was asked for first.
 DEADLINES = (0.5, 0.75, 1.0)
-ROUNDS, ROUND_IMAGES, WARM_UP = 3, 12, 2  # of measuring latency, all recipes in turns
+ROUNDS, ROUND_IMAGES = 3, 12  # of measuring latency, all recipes in turns
 LEAST_PROBABILITY = 1e-7  # a divergence is finite also where a model is quite sure
 MINUTE = 60.0  # s
 
@@ -63,14 +64,8 @@ class Evaluation:
         """The milliseconds that a TFLite file takes for each of some images, after warming up."""
         run = runner(model, self.pixels.shape, self.float_model.shape[1])
         image = self.pixels.read(0, 1)[0]
-        for _ in range(WARM_UP):
-            run(image)
-        moments = [time.perf_counter()]
-        for _ in range(ROUND_IMAGES):
-            run(image)
-            moments.append(time.perf_counter())
-        times: list[float] = (1e3 * np.diff(moments)).tolist()
-        return times
+        run(image)  # packs weights
+        return [1e3 * seconds for seconds in take_turn(run, [image] * ROUND_IMAGES)]
 
     def accuracy(self, probabilities: NDArray[np.float32]) -> float:
         """The share of the images that is said right."""

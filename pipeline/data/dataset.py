@@ -8,6 +8,7 @@ This module imports neither Beam nor TensorFlow, so that a command can look at a
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,7 @@ class Dataset:
         counts: Images by split and class.
         options: The settings it was ingested with.
         digest: SHA-256 over the names and contents of examples, labels and schema, in hex.
+        written: When it was, by the time of its report, which is written last; None if unknown.
     """
 
     path: Path
@@ -169,6 +171,7 @@ class Dataset:
     counts: Mapping[str, Mapping[str, int]]
     options: Mapping[str, Any]
     digest: str
+    written: datetime | None = None
 
     @classmethod
     def load(cls, path: Path) -> "Dataset":
@@ -198,4 +201,5 @@ class Dataset:
             counts=report.counts,
             options=report.options,
             digest=report.digest,
+            written=datetime.fromtimestamp((path / REPORT_FILE).stat().st_mtime, timezone.utc),
         )

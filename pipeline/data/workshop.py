@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.dataset import SPLITS
+from pipeline.data.dataset import REPORT_FILE, SPLITS
 from pipeline.data.work import WorkerLostError
 from pipeline.errors import UserError
 
@@ -131,16 +131,21 @@ def open_workshop(out: Path) -> Iterator[Workshop]:
 
 
 def keep_times(workshop: Workshop, out: Path) -> None:
-    """Gives the examples the times of those that they replace, where they are the same.
+    """Gives the files the times of those that they replace, where the examples are the same.
 
-    TFX takes a file of another time for another file, and would make every step anew.
+    TFX takes a file of another time for another file, and would make every step anew. The report's
+    is when these examples were first written.
     """
+    _keep_time(workshop.dataset / REPORT_FILE, out / REPORT_FILE)
     for split in SPLITS:
         for file in (workshop.dataset / split).iterdir():
-            earlier = out / split / file.name
-            if earlier.is_file():
-                times = earlier.stat()
-                os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+            _keep_time(file, out / split / file.name)
+
+
+def _keep_time(file: Path, earlier: Path) -> None:
+    if earlier.is_file():
+        times = earlier.stat()
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def take_place(workshop: Workshop, out: Path) -> None:

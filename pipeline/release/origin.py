@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.edge_pusher.origin import Origin
+from edgeline._text import in_utc
 from edgeline.publish.provenance import Resource
 from pipeline.config import Config, TrainerConfig, flattened
 from pipeline.content_digest import file_digest, source_digest, tree_digest
@@ -57,6 +58,8 @@ def made_from(config: Config, dataset: Dataset) -> dict[str, dict[str, str]]:
     """
     path = config.data.path
     facts = {"data": path.name if path.is_absolute() else str(path)}
+    if dataset.written:
+        facts["data, written"] = in_utc(dataset.written)
     for resource in dependencies(config, dataset):
         # A commit changes nothing of the model: the report does not become another one by it.
         digests = {k: v for k, v in resource.digest.items() if k != "gitCommit"}

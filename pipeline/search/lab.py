@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import glob
+import logging
 import shutil
-import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from components.examples import TransformedExamples
 from components.tflite_models import TFLiteModelsFolder
 from components.tflite_rewriter.choose import balanced_images
 from components.tflite_rewriter.rewrite import rewrite
+from components.timing import time_in_turns
 from edgeline.runtime.interpreter import PixelModel
 from edgeline.runtime.threads import default_threads
 from pipeline.config import Config, TrainerConfig
@@ -34,7 +34,9 @@ from pipeline.training.recipe import MONITORED, best
 from pipeline.training.trainer import save, train_network
 
 BATCH = 32  # images
-TURNS = 30  # inferences that a latency is the median of
+TIMED = 30  # inferences that a latency is the median of
+
+_LOG = logging.getLogger(__name__)
 
 
 class TrainingLab:
@@ -169,6 +171,7 @@ class TrainingLab:
         return {
             name: (Cost(files[name].stat().st_size, taken[name] * slower.get(name, 1.0)), model)
             for name, model in models.items()
+            if name in taken
         }
 
     def _evaluation(self, candidate: Candidate) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -178,7 +181,7 @@ class TrainingLab:
 
 
 def latencies(models: Mapping[str, PixelModel], height: int, width: int) -> dict[str, float]:
-    """Median milliseconds of an image by model, the models in turns.
+    """Median milliseconds of an image, by model that runs.
 
     Args:
         models: by name.
@@ -186,11 +189,8 @@ def latencies(models: Mapping[str, PixelModel], height: int, width: int) -> dict
         width: likewise.
     """
     image = np.random.default_rng(0).random((height, width, 3), np.float32)
-    taken: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(TURNS + 1):
-        for name, model in models.items():
-            started = time.perf_counter()
-            model(image)
-            if turn:  # the first one warms up
-                taken[name].append(1e3 * (time.perf_counter() - started))
-    return {name: statistics.median(values) for name, values in taken.items()}
+    errors: dict[str, str] = {}
+    seconds = time_in_turns(models, [image] * TIMED, errors)
+    for name, error in errors.items():
+        _LOG.warning("%s is left out: %s", name, error)
+    return {name: 1e3 * float(np.median(times)) for name, times in seconds.items()}

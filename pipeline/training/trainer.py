@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import keras
@@ -19,7 +20,7 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components.examples import LabelIds
 from components.feature_names import LABEL_ID
-from components.trained_model import HISTORY_FILE, contract_path, recipe_path
+from components.trained_model import HISTORY_FILE, TRAINED_FILE, contract_path, recipe_path
 from edgeline.contract import PreprocessingContract
 from pipeline.data import preprocessing
 from pipeline.data.preprocessing import IMAGE, LABEL, PIXELS
@@ -51,6 +52,8 @@ def run_fn(fn_args: FnArgs) -> None:
     devices = connect(custom["trainer"]["strategy"])
     with trained(fn_args, devices) as (model, job, history):
         (job.log_dir / HISTORY_FILE).write_text(json.dumps(history))
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        (job.log_dir / TRAINED_FILE).write_text(now)
         contract = preprocessing.contract(
             custom["height"], custom["width"], custom["max_side"], job.labels
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from components.predictions import THUMBNAILS, Neighbour, lost_examples
+from components.predictions import THUMBNAILS, Neighbour, lost_examples, mistakes
 from components.report.charts import Axis, Chart, Mark
 from components.report.figures import frontier_charts
 from components.report.measures import (
@@ -188,6 +189,15 @@ def test_what_the_float_model_missed_is_said_once() -> None:
     assert text.count("accuracy drop is 0.1000, 0.0800 above the maximum of 0.0200") == 1
 
 
+def test_what_passed_without_proof_is_told_at_once() -> None:
+    data = report()
+    drop = Check("accuracy drop", OVERALL, 0.0, 0.01, "max", (-0.02, 0.02), "accept")
+    doubtful = replace(data.verdict.variants[0], checks=(drop, replace(drop, slice="line=a")))
+    text = page(replace(data, verdict=replace(data.verdict, variants=(doubtful,)))).text
+    assert "float passed" in text
+    assert "float16 passed (not proved: accuracy drop)" in text
+
+
 def test_a_class_that_is_never_said_is_told_at_once() -> None:
     data = report()
     never = Check("precision of class 1", OVERALL, float("nan"))
@@ -282,14 +292,26 @@ def wrong(examples: int) -> ReportData:
     return replace(data, probabilities={**data.probabilities, "float": said})
 
 
-def test_the_float_model_s_mistakes_are_shown_with_their_files() -> None:
+def test_the_float_model_s_mistakes_are_shown_by_class_with_their_files() -> None:
+    """Even examples are of class 0, odd ones of class 1."""
     parsed = page(wrong(30))
     section = parsed.text.partition("Mistakes of the float model")[2].partition("Images lost")[0]
-    assert "photos/29.jpg" in section
-    assert section.index("photos/29.jpg") < section.index("photos/28.jpg")
-    assert "photos/5.jpg" not in section
-    assert "And 6 more." in section
+    shown = re.findall(r"photos/(\d+)\.jpg", section)
+    assert shown == [str(i) for i in (*range(28, 5, -2), *range(29, 6, -2))]
+    assert section.count("And 3 more.") == 2
     assert "None." in page(report()).text.partition("Mistakes of the float model")[2][:400]
+
+
+def test_mistakes_on_classes_that_there_is_no_room_for_are_counted() -> None:
+    data = report(classes=50)
+    said = saying((data.label_ids + 1) % 50, 50)
+    text = page(replace(data, probabilities={"float": said})).text
+    assert "And 52 of other classes." in text
+
+
+def test_models_of_which_the_same_is_said_are_named_together() -> None:
+    text = " ".join(page(report()).text.split())
+    assert "✓float, float16 passed" in text
 
 
 def test_training_images_like_a_mistake_stand_below_it() -> None:
@@ -492,6 +514,28 @@ def test_a_few_images_alone_put_no_group_on_top() -> None:
     bad = Group("bad", 50, {"float": 15})
     good = Group("good", 50, {"float": 50})
     assert [group.name for group in worst_first([good, few, bad])] == ["bad", "few", "good"]
+
+
+def test_of_each_class_the_most_confident_mistake_comes_first() -> None:
+    label_ids = np.array([0, 0, 0, 1, 2])
+    confidence = np.array([0.9, 0.8, 0.95, 0.6, 0.7])
+    said = np.full((5, 3), 0.0, np.float32)
+    said[np.arange(5), (label_ids + 1) % 3] = confidence
+    assert mistakes(label_ids, said, 9) == [2, 4, 3, 0, 1]
+    assert mistakes(label_ids, said, 2) == [2, 4]
+
+
+def test_the_first_mistakes_of_all_are_among_the_first_of_each_part() -> None:
+    """Which is what a worker that sees a part of the examples keeps."""
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        label_ids = generator.integers(0, 7, 300)
+        said = generator.random((300, 7), np.float32).round(1)
+        kept: set[int] = set()
+        for first in range(0, 300, 60):
+            part = slice(first, first + 60)
+            kept |= {first + i for i in mistakes(label_ids[part], said[part], 10)}
+        assert set(mistakes(label_ids, said, 10)) <= kept
 
 
 def test_lost_examples_are_ordered_by_confidence() -> None:

@@ -11,7 +11,13 @@ from edgeline.publish import release
 from edgeline.publish.release import VariantFiles, publish
 from edgeline.publish.repository import Repository
 from edgeline.publish.store import open_for_writing
-from edgeline.registry.format import MAX_MANIFEST, MODEL_CONFIG, Descriptor, parse_version_tag
+from edgeline.registry.format import (
+    MAX_MANIFEST,
+    MODEL_CONFIG,
+    Descriptor,
+    ReleaseRef,
+    parse_version_tag,
+)
 from tests.edge.hooks import hooked
 
 if TYPE_CHECKING:
@@ -114,6 +120,19 @@ def test_models_measured_again_stay_the_release_that_the_channel_serves(
     assert any_store.reader.read_verdict(any_store.serving()) == b"passed"
     more = any_store.publish({"float32": b"1", "int8": b"2"}, verdict=b"passed")
     assert (more.version, more.created) == (2, True), "another set of variants is another release"
+
+
+def test_models_that_a_channel_served_before_come_back_as_the_release_they_were(
+    any_store: "Store",
+) -> None:
+    """Whatever was promoted in between, and whatever they are measured against now."""
+    first = any_store.publish({"float32": b"1"}, verdict=b"passed, compared with nothing")
+    second = any_store.publish({"float32": b"2"}, channel="production")
+    any_store.repository().point("pets", "candidate", ReleaseRef(second.version, second.index))
+    again = any_store.publish({"float32": b"1"}, verdict=b"passed, compared with v2")
+    assert (again.version, again.digest, again.created) == (1, first.digest, False)
+    assert any_store.serving().version == 1
+    assert any_store.reader.versions() == [1, 2]
 
 
 def test_models_with_another_contract_are_another_release(any_store: "Store") -> None:

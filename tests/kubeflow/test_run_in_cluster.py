@@ -256,8 +256,8 @@ def timeless(registry: Path) -> Timeless:
 
 
 def without_times(report: bytes) -> bytes:
-    """The report without latencies, without what has a unit of time, and without run and date."""
-    report = re.sub(rb"<dt>(run|judged)</dt>\s*<dd>.*?</dd>", b"", report)
+    """The report without latencies, without what has a unit of time, and without run and dates."""
+    report = re.sub(rb"<dt>(run|judged|trained)</dt>\s*<dd>.*?</dd>", b"", report)
     for tag, word in ((b"figure", b"Accuracy against latency"), (b"tr", b"latency")):
         element = b"<%b\\b(?:(?!</%b>).)*%b.*?</%b>" % (tag, tag, word, tag)
         report = re.sub(element, b"", report, flags=re.DOTALL)

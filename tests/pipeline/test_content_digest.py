@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ import pipeline.orchestration.settings as definition
 from pipeline.content_digest import (
     code_digest,
     file_digest,
-    import_closure,
     source_digest,
     tree_digest,
 )
@@ -89,20 +89,40 @@ LOADED = """
 import sys, importlib
 for name in sys.argv[1:]:
     importlib.import_module(name)
-names = [n for n in sys.modules if n.split(".")[0] in ("pipeline", "components", "edgeline")]
-print("loaded", *names)
+ours = ("pipeline", "components", "edgeline")
+print("loaded", *(m.__file__ for n, m in sys.modules.items() if n.split(".")[0] in ours))
 """
 
 
 @pytest.mark.parametrize(
     "step", ["Trainer", "TFLiteRewriter", "TFLitePredictor", "TFLiteEvaluator"]
 )
-def test_what_a_step_s_modules_load_is_in_their_closure(step: str) -> None:
+def test_whatever_module_or_template_of_a_step_changes_its_results_are_stale(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all modules that it really loads, and what lies beside them."""
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *STEPS[step]], capture_output=True, text=True, check=True
     )
     (line,) = [each for each in done.stdout.splitlines() if each.startswith("loaded ")]
-    assert set(line.split()[1:]) <= import_closure(*STEPS[step])
+    loaded = [Path(file) for file in line.split()[1:]]
+    beside = [
+        file
+        for folder in {file.parent for file in loaded}
+        for file in folder.iterdir()
+        if file.is_file() and file.suffix != ".py"
+    ]
+    monkeypatch.setattr("pipeline.content_digest.library_versions", dict)
+    known = cache(file_digest)
+    changed = ""
+    monkeypatch.setattr(
+        "pipeline.content_digest.file_digest",
+        lambda path: "other" if path == changed else known(path),
+    )
+    before = code_digest(*STEPS[step])
+    for file in (*loaded, *beside):
+        changed = str(file)
+        assert code_digest(*STEPS[step]) != before, file
 
 
 def test_every_module_and_template_of_a_step_makes_its_results_stale(

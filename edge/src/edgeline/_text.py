@@ -1,4 +1,6 @@
-"""Text of strangers in messages of ours."""
+"""What is said in messages: text of strangers, and times."""
+
+from datetime import datetime, timezone
 
 
 def one_line(value: object, *, limit: int = 200) -> str:
@@ -6,3 +8,8 @@ def one_line(value: object, *, limit: int = 200) -> str:
     line = " ".join(str(value).split())
     safe = "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
     return safe if len(safe) <= limit else f"{safe[:limit]}..."
+
+
+def in_utc(moment: datetime) -> str:
+    """Say a moment, which knows its time zone, to the minute: "2027-01-31 09:05 UTC"."""
+    return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"

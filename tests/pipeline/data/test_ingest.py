@@ -13,6 +13,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -327,20 +328,27 @@ def test_an_image_that_comes_back_has_the_split_that_it_had(tmp_path: Path) -> N
 
 
 def test_a_photo_that_was_touched_changes_neither_digest_nor_shards(tmp_path: Path) -> None:
-    """So that a run makes no step anew: TFX tells files by size and time."""
+    """So that a run makes no step anew: TFX tells files by size and time.
+
+    Nor when the examples were written, which a report says.
+    """
     photos, out = tmp_path / "photos", tmp_path / "out"
     for label in ("cat", "dog"):
         for index in range(12):
             save(photos / label / f"{index}.jpg", index + 50 * (label == "dog"))
     before = ingest(photos, out)
+    os.utime(out / "ingest_report.json", ns=(1, 10**18))
+    written = Dataset.load(out).written
     times = {file: file.stat().st_mtime_ns for file in out.glob("*/*.tfrecord")}
     os.utime(photos / "cat" / "0.jpg", ns=(1, 1))
     after = ingest(photos, out)
     assert (after.reused, after.digest) == (False, before.digest)
     assert {file: file.stat().st_mtime_ns for file in out.glob("*/*.tfrecord")} == times
+    assert Dataset.load(out).written == written == datetime.fromtimestamp(10**9, timezone.utc)
     save(photos / "cat" / "more.jpg", 99)
     assert ingest(photos, out).digest != before.digest
     assert {file: file.stat().st_mtime_ns for file in out.glob("*/*.tfrecord")} != times
+    assert Dataset.load(out).written != written
 
 
 def test_an_image_saved_again_keeps_its_split(tmp_path: Path) -> None:

@@ -295,6 +295,8 @@ def test_the_report_can_be_written_to_a_file(workspace: Workspace) -> None:
         assert word in page
     dataset = json.loads((workspace.folder / "dataset" / "ingest_report.json").read_text())
     assert dataset["digest"] in page
+    for when in ("judged", "data, written", "trained"):
+        assert re.search(rf"<dt>{when}</dt><dd>20\d\d-\d\d-\d\d \d\d:\d\d UTC</dd>", page)
     assert str(workspace.folder) not in page
 
 

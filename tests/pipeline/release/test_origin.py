@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from components.edge_pusher.origin import Origin
 from pipeline.config import Config, parse_config
 from pipeline.content_digest import tree_digest
-from pipeline.release.origin import origin
+from pipeline.release.origin import made_from, origin
 from tests.pipeline.orchestration.test_preflight import DATASET
 
 
@@ -69,6 +71,19 @@ def test_neither_secrets_nor_paths_leave_with_a_release(tmp_path: Path) -> None:
     for secret in ("secret", "SECRET", "somebody", str(tmp_path)):
         assert secret not in text
     assert hashlib.sha256(b"weights").hexdigest() in text
+
+
+def test_of_a_path_through_this_machine_the_report_has_the_end() -> None:
+    assert made_from(configured(), DATASET)["facts"]["data"] == "photos"
+    relative = configured(data={"path": "data/photos"})
+    assert made_from(relative, DATASET)["facts"]["data"] == "data/photos"
+    assert "somebody" not in json.dumps(made_from(configured(), DATASET))
+
+
+def test_the_report_says_when_the_data_were_written() -> None:
+    written = replace(DATASET, written=datetime(2027, 1, 31, 9, 5, tzinfo=timezone.utc))
+    assert made_from(configured(), written)["facts"]["data, written"] == "2027-01-31 09:05 UTC"
+    assert "data, written" not in made_from(configured(), DATASET)["facts"]
 
 
 def test_imagenet_s_weights_are_named_by_their_address_and_keras_digest() -> None:

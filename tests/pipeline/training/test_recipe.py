@@ -15,7 +15,13 @@ from benchmarks.examples import png, write_examples
 from pipeline.config import TrainerConfig
 from pipeline.training.inputs import Job
 from pipeline.training.phases import train
-from pipeline.training.recipe import MeanRecall, WarmUp, class_weights, compile_model
+from pipeline.training.recipe import (
+    MeanRecall,
+    WarmUp,
+    class_weights,
+    compile_model,
+    schedule_callbacks,
+)
 from tests.pipeline.training.conftest import MakeJob, read, untrained
 
 STEPS, EPOCHS = 10, 5
@@ -77,6 +83,12 @@ def test_a_plateau_lowers_the_learning_rate(make_job: MakeJob) -> None:
     )
     _, curves = train(untrained(0), job)
     assert curves["head/learning_rate"][-1] < 1e-12
+
+
+def test_a_plateau_is_told_by_what_is_not_smoothed() -> None:
+    config = TrainerConfig(schedule="plateau", label_smoothing=0.1)
+    _, plateau = schedule_callbacks(config, 0.1)
+    assert (plateau.monitor, plateau.mode) == ("val_cross_entropy", "auto")
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])

@@ -46,7 +46,7 @@ def test_a_trial_is_judged_by_its_best_epoch_without_smoothing() -> None:
         "fine_tune/val_cross_entropy": [0.7, 0.5, 0.9],
     }
     assert best(curves, FINE_TUNED) == 0.5
-    assert best({"head/val_cross_entropy": [0.4]} | curves, FINE_TUNED) == 0.5
+    assert best(curves | {"head/val_cross_entropy": [0.4]}, FINE_TUNED) == 0.4
     assert best({}, FINE_TUNED) is None
     by_recall = TrainerConfig(early_stopping="mean_recall")
     assert best({"head/val_mean_recall": [0.6, 0.9, 0.8]}, by_recall) == 0.9

@@ -112,9 +112,10 @@ def publish(
     """Publish `variants` as one release of `model`, and point `channel` at it.
 
     The same content again is the same release: only the channel moves, if it pointed elsewhere. And
-    as long as the channel points at a release of the very same models and contract, that release
-    stays, with the verdict it passed by: measuring a model again does not make it another one. Any
-    number of publishers may run at once; each gets a version of its own.
+    where the channel points, or lately pointed, at a release of the very same models and contract,
+    it is that release, with the verdict it passed by: measuring a model again, or against another
+    one, does not make it another one. Any number of publishers may run at once; each gets a version
+    of its own.
 
     Args:
         store: Where the release goes.
@@ -146,13 +147,9 @@ def publish(
         weights = {variant.name: blob for variant, blob in zip(variants, blobs, strict=True)}
         channels = repository.channels()
         current = next((c for c in channels if (c.model, c.name) == (model, channel)), None)
-        served = _open_served(store, current.release) if current else None
-        if (
-            served
-            and _is_release_of(served, model, weights, preprocessing)
-            and _is_whole(store, served)
-        ):
-            return Published(served.version, served.digest, created=False, index=served.index)
+        if current and (earlier := _earlier(store, current, weights, preprocessing)):
+            repository.point(model, channel, earlier)
+            return Published(earlier.version, earlier.index.digest, False, earlier.index)
         shared = _put_shared(store, preprocessing, verdict, report, provenance)
         children = _put_children(store, model, variants, weights, shared)
         index, known = _put_index(store, _index(model, children))
@@ -174,8 +171,26 @@ def _check_variants(variants: Sequence[VariantFiles]) -> None:
         )
 
 
+def _earlier(
+    store: WriteStore,
+    channel: Channel,
+    weights: Mapping[str, Descriptor],
+    preprocessing: PreprocessingContract,
+) -> ReleaseRef | None:
+    """Return the release of these models that a channel serves or served, if it is intact."""
+    for ref in (channel.release, *channel.history):
+        release = _open_served(store, ref)
+        if (
+            release
+            and _is_release_of(release, channel.model, weights, preprocessing)
+            and _is_whole(store, release)
+        ):
+            return ref
+    return None
+
+
 def _open_served(store: WriteStore, release: ReleaseRef) -> Release | None:
-    """Return the release that the channel serves; None when it is damaged, to be mended."""
+    """Return a release that a channel serves or served; None when it is damaged, to be mended."""
     try:
         return RegistryReader(store).open(release)
     except (NotFoundError, IntegrityError, ContractError):
