@@ -32,6 +32,8 @@ _COPY_LIMITS = (COPY_DISTANCE, 4, 2, 0)  # signs, each for what the one before m
 _NEAR_LIMITS = (NEAR_DISTANCE, ALIKE_DISTANCE, *_COPY_LIMITS)
 _CHAINED_SHARE = 0.01  # of the hashes; with more of them in chains, near pictures can't be told
 
+_BYTES_IN_ORDER = np.dtype(">u8")  # so that a word's bits are in the order of the hash's signs
+
 _Bits = NDArray[np.uint8]
 _Words = NDArray[np.uint64]
 _Ints = NDArray[np.int64]
@@ -139,7 +141,7 @@ class _Distinct:
     """The different hashes that have content.
 
     Attributes:
-        words: uint64 [hashes, 4], in the order of the first images that have them.
+        words: uint64 [hashes, 4], big-endian, in the order of the first images that have them.
         image: int64 [hashes], that first image.
         of_image: int64 [images], the position of an image's hash, or -1 where it has no content.
     """
@@ -150,18 +152,20 @@ class _Distinct:
 
     @classmethod
     def of(cls, hashes: _Bits) -> _Distinct:
-        images = np.flatnonzero(hashes[:, 0] & 0x80)
-        words = np.ascontiguousarray(hashes[images]).view(">u8").astype(np.uint64)
+        words = np.ascontiguousarray(hashes).view(_BYTES_IN_ORDER)
         order = np.lexsort(words.T)  # stable: of equal hashes, the first image comes first
-        starts = np.ones(len(order), np.bool_)
-        starts[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
+        order = order[hashes[order, 0] >= 0x80]
+        starts = np.zeros(len(order), np.bool_)
+        starts[:1] = True
+        for column in words.T:  # all at once would take the memory of two more copies
+            starts[1:] |= np.diff(column[order]) != 0
         firsts = order[starts]
         rank = np.empty(len(firsts), np.int64)
         rank[np.argsort(firsts)] = np.arange(len(firsts))
         of_image = np.full(len(hashes), -1, np.int64)
-        of_image[images[order]] = rank[np.cumsum(starts) - 1]
+        of_image[order] = rank[np.cumsum(starts) - 1]
         firsts = np.sort(firsts)
-        return cls(words[firsts], images[firsts], of_image)
+        return cls(words[firsts], firsts, of_image)
 
     def level(self, links: _Links, limits: Sequence[int]) -> Level:
         """Clusters hashes by the first limit, or by the next where that makes a chain."""
@@ -191,15 +195,11 @@ class _Distinct:
 
 
 def _numbered(labels: _Ints) -> _Ints:
-    """Numbers the labels that several images share by their first images; any other is -1."""
-    _, first, inverse, counts = np.unique(
-        labels, return_index=True, return_inverse=True, return_counts=True
-    )
-    shared = (counts > 1) & (labels[first] >= 0)
-    number = np.full(len(first), -1, np.int64)
-    chosen = np.flatnonzero(shared)
-    number[chosen[np.argsort(first[chosen])]] = np.arange(len(chosen))
-    return number[inverse]
+    """Numbers the labels that several images share, in ascending order; any other becomes -1."""
+    counts = np.bincount(labels + 1, minlength=1)
+    shared = counts > 1
+    shared[0] = False  # of the images without content
+    return np.where(shared, np.cumsum(shared) - 1, -1)[labels + 1]
 
 
 def _nearest_links(words: _Words) -> _Links:
@@ -227,14 +227,14 @@ def _candidates(words: _Words) -> Iterator[_Links]:
     hashes = len(words)
     for table in _key_tables():
         order = np.argsort(_keys(words[:, 0], table), kind="stable")
-        columns = np.ascontiguousarray(words[order].T)
         for start in range(0, hashes, _CHUNK):
+            places = order[start : start + _CHUNK + _WINDOW]
+            columns = words[places].T.astype(np.uint64, order="C")
             for step in range(1, _WINDOW + 1):
-                left = columns[:, start : max(start, min(start + _CHUNK, hashes - step))]
-                right = columns[:, start + step : start + step + left.shape[1]]
-                distance = _ones(left ^ right)
+                right = columns[:, step : step + _CHUNK]
+                distance = _ones(columns[:, : right.shape[1]] ^ right)
                 near = np.flatnonzero(distance <= NEAR_DISTANCE)
-                one, other = order[start + near], order[start + step + near]
+                one, other = places[near], places[step + near]
                 first, second = np.minimum(one, other), np.maximum(one, other)
                 yield _Links(first, second, distance[near])
 
@@ -252,7 +252,7 @@ def _key_tables() -> tuple[_Words, ...]:
 
 
 def _keys(words: _Words, table: _Words) -> _Words:
-    byte_columns = words.astype(">u8").view(np.uint8).reshape(-1, 8).T
+    byte_columns = words.astype(_BYTES_IN_ORDER).view(np.uint8).reshape(-1, 8).T
     keys = np.zeros(len(words), np.uint64)
     for moved, values in zip(table, byte_columns, strict=True):
         keys |= moved[values]
@@ -330,10 +330,10 @@ def _radius(words: _Words) -> int:
     """The largest distance from the hash that has the signs of the majority."""
     chunks = [words[start : start + _CHUNK] for start in range(0, len(words), _CHUNK)]
     counts = sum(_bits(chunk).sum(axis=0, dtype=np.int64) for chunk in chunks)
-    centre = np.packbits(counts * 2 > len(words)).view(">u8").astype(np.uint64)
+    centre = np.packbits(counts * 2 > len(words)).view(_BYTES_IN_ORDER)
     return max(int(_ones((chunk ^ centre).T).max()) for chunk in chunks)
 
 
 def _bits(words: _Words) -> _Bits:
     """uint8 [hashes, 256] of uint64 [hashes, 4]."""
-    return np.unpackbits(words.astype(">u8").view(np.uint8), axis=1)
+    return np.unpackbits(words.astype(_BYTES_IN_ORDER).view(np.uint8), axis=1)
