@@ -10,6 +10,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,9 @@ class Index:
 
 def _as_json(texts: Sequence[str]) -> str:
     return json.dumps(texts) if texts else "[]"
+
+
+@lru_cache(maxsize=1024)  # few are different
+def texts_in(column: str) -> tuple[str, ...]:
+    """The texts in a value of the columns `slices` and `changes`."""
+    return tuple(json.loads(column))
