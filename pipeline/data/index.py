@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.examined import Examined
 
-CACHE_KB = 16 * 1024
+CACHE_KB = 4 * 1024
 ROWS_AT_ONCE = 1_000
 # Rows of one unit of work are neighbours, and units are in the order they were found in.
 ROWS_A_UNIT = 2**32

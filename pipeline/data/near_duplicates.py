@@ -25,7 +25,7 @@ _ORDERS = 32  # that hashes are sorted in
 _WINDOW = 4  # hashes that follow in an order, with which one is compared
 _CHUNK = 2**15  # hashes compared at a time, few enough for a processor's cache
 # Kept before they are thinned to a tree: so many, or so many for each hash.
-_MAX_LINKS, _MAX_LINKS_A_HASH = 250_000, 2
+_MAX_LINKS, _MAX_LINKS_A_HASH = 2**16, 1
 _TOO_MANY = 2**28  # hashes, for the codes of their pairs, with 6 bits for the distance, in int64
 _CHAIN = 20  # hashes: a larger cluster must have a centre
 _COPY_LIMITS = (COPY_DISTANCE, 4, 2, 0)  # signs, each for what the one before makes a chain of
