@@ -2,10 +2,9 @@
 
     python -m benchmarks.distributed [--images 25000 100000]
 
-Promised: the dataset is that of one machine, byte for byte, and the memory of scheduler and workers
-does not grow with the number of photos: at most 1.2 times from 25,000 to 100,000. The client, which
-looks at all photos at once, grows by less than a kilobyte a photo. Scheduler and workers are
-processes of their own, on loopback.
+Promised: the dataset is that of one machine, byte for byte, and the memory of scheduler, workers
+and client does not grow with the number of photos: at most 1.2 times from 25,000 to 100,000.
+Scheduler and workers are processes of their own, on loopback.
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ from tabulate import tabulate
 from pipeline.data.near_duplicates import (
     ALIKE_DISTANCE,
     COPY_DISTANCE,
+    COPY_LIMITS,
     NEAR_DISTANCE,
+    NEAR_LIMITS,
     find,
 )
 from pipeline.data.perceptual_hash import HASH_BYTES, perceptual_hash
@@ -74,11 +76,11 @@ def print_different(name: str, hashes: NDArray[np.uint8]) -> None:
     content = (hashes[:, 0] & 0x80 > 0).sum()
     print(f"\n{name}: {len(hashes):,} images, {content:,} with content, {counts[-1]:,} pairs")
     print("  " + ", ".join(f"{counts[limit]:,} within {limit} signs" for limit in LIMITS))
-    found = find(hashes)
-    for level, what in ((found.copies, "copies"), (found.near, "near")):
-        sizes = np.bincount(level.clusters[level.clusters >= 0])
+    for limits, what in ((COPY_LIMITS, "copies"), (NEAR_LIMITS, "near")):
+        found = find(hashes, limits)
+        sizes = np.bincount(found.of_image[found.of_image >= 0])
         print(
-            f"  {what}, within {level.distance}: {sizes.sum():,} images in {len(sizes):,} clusters,"
+            f"  {what}, within {found.distance}: {sizes.sum():,} images in {len(sizes):,} clusters,"
             f" the largest of {sizes.max(initial=0)}"
         )
 
@@ -114,7 +116,7 @@ def _found(spread: str, number: int) -> tuple[float, int, int]:
     hashes = SPREADS[spread](np.random.default_rng(0), number)
     hashes[:, 0] |= 0x80
     started = time.process_time()  # `find` has one thread
-    clusters = find(hashes).near.clusters
+    clusters = find(hashes).of_image
     seconds = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return seconds, peak, int(clusters.max()) + 1

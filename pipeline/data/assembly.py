@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from pipeline.data.class_sizes import check_classes, class_counts
 from pipeline.data.copies import group_near_duplicates, leave_out_copies
 from pipeline.data.dataset import LABELS_FILE, LISTED, SPLITS, IngestReport, file_sizes
 from pipeline.data.image_table import ImageTable
-from pipeline.data.index import Index
+from pipeline.data.index import Index, texts_in
 from pipeline.data.labels import check_labels, normal_label
 from pipeline.data.listing import Listing
 from pipeline.data.page import write_page
@@ -154,7 +153,7 @@ def _re_encoded(index: Index) -> dict[str, int]:
     counts: Counter[str] = Counter()
     query = "SELECT changes, COUNT(*) FROM images WHERE split IS NOT NULL GROUP BY changes"
     for changes, count in index.select(query):
-        counts.update(dict.fromkeys(json.loads(changes), count))
+        counts.update(dict.fromkeys(texts_in(changes), count))
     return dict(sorted(counts.items()))
 
 

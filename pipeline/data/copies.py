@@ -76,12 +76,12 @@ def group_near_duplicates(index: Index) -> tuple[int, list[str]]:
     Returns:
         How many images look like another, and what to say of it, a line each.
     """
-    found = near_duplicates.find(_hashes(index)).near
+    found = near_duplicates.find(_hashes(index))
     (rows,) = index.numbers("SELECT id FROM images WHERE reason = '' ORDER BY id", tuple, columns=1)
-    grouped = found.clusters >= 0
+    grouped = found.of_image >= 0
     index.change(
         "UPDATE images SET cluster = ? WHERE id = ?",
-        zip(found.clusters[grouped].tolist(), rows[grouped].tolist(), strict=True),
+        zip(found.of_image[grouped].tolist(), rows[grouped].tolist(), strict=True),
     )
     notes = []
     if found.distance == near_duplicates.ALIKE_DISTANCE:

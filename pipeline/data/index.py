@@ -10,6 +10,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.examined import Examined
 
-CACHE_KB = 16 * 1024
+CACHE_KB = 4 * 1024
 ROWS_AT_ONCE = 1_000
 # Rows of one unit of work are neighbours, and units are in the order they were found in.
 ROWS_A_UNIT = 2**32
@@ -114,3 +115,9 @@ class Index:
 
 def _as_json(texts: Sequence[str]) -> str:
     return json.dumps(texts) if texts else "[]"
+
+
+@lru_cache(maxsize=1024)  # few are different
+def texts_in(column: str) -> tuple[str, ...]:
+    """The texts in a value of the columns `slices` and `changes`."""
+    return tuple(json.loads(column))

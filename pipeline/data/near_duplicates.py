@@ -20,17 +20,19 @@ from pipeline.data.perceptual_hash import HASH_BYTES
 NEAR_DISTANCE = 51  # signs: another shot of the same thing from the same place, or most of it
 ALIKE_DISTANCE = 13  # signs: the same, in a set whose pictures are all alike
 COPY_DISTANCE = 8  # signs: the same picture, compressed, scaled or coloured otherwise
+COPY_LIMITS = (COPY_DISTANCE, 4, 2, 0)  # signs, each for what the one before makes a chain of
+NEAR_LIMITS = (NEAR_DISTANCE, ALIKE_DISTANCE, *COPY_LIMITS)
 
 _ORDERS = 32  # that hashes are sorted in
 _WINDOW = 4  # hashes that follow in an order, with which one is compared
 _CHUNK = 2**15  # hashes compared at a time, few enough for a processor's cache
 # Kept before they are thinned to a tree: so many, or so many for each hash.
-_MAX_LINKS, _MAX_LINKS_A_HASH = 250_000, 2
+_MAX_LINKS, _MAX_LINKS_A_HASH = 2**16, 1
 _TOO_MANY = 2**28  # hashes, for the codes of their pairs, with 6 bits for the distance, in int64
 _CHAIN = 20  # hashes: a larger cluster must have a centre
-_COPY_LIMITS = (COPY_DISTANCE, 4, 2, 0)  # signs, each for what the one before makes a chain of
-_NEAR_LIMITS = (NEAR_DISTANCE, ALIKE_DISTANCE, *_COPY_LIMITS)
 _CHAINED_SHARE = 0.01  # of the hashes; with more of them in chains, near pictures can't be told
+
+_BYTES_IN_ORDER = np.dtype(">u8")  # so that a word's bits are in the order of the hash's signs
 
 _Bits = NDArray[np.uint8]
 _Words = NDArray[np.uint64]
@@ -38,40 +40,20 @@ _Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Level:
-    """Which images are alike at one level.
+class Clusters:
+    """Which images are alike.
 
     Attributes:
         distance: in signs; images that are farther apart were not linked.
-        pairs: int64 [pairs, 2], positions of images, the smaller first, in ascending order. Not
-            all pairs, but a tree of the nearest ones in each cluster: one fewer than its images.
-        distances: int64 [pairs], in signs.
-        clusters: int64 [images], a number that the images of a cluster share, in the order of
+        of_image: int64 [images], a number that the images of a cluster share, in the order of
             their first images; -1 for an image that is like no other.
     """
 
     distance: int
-    pairs: _Ints
-    distances: _Ints
-    clusters: _Ints
+    of_image: _Ints
 
 
-@dataclass(frozen=True)
-class NearDuplicates:
-    """What `find` found.
-
-    Attributes:
-        copies: the same picture, compressed, scaled or coloured otherwise.
-        near: these, and other shots of the same thing. Its clusters hold those of `copies` whole.
-            Its distance is NEAR_DISTANCE, or ALIKE_DISTANCE where so many pictures of the set are
-            alike, as from a camera over a production line, that shots can't be told from others.
-    """
-
-    copies: Level
-    near: Level
-
-
-def find(hashes: _Bits) -> NearDuplicates:
+def find(hashes: _Bits, limits: Sequence[int] = NEAR_LIMITS) -> Clusters:
     """Finds near-duplicates; time and memory are nearly proportional to the number of hashes.
 
     Hashes are sorted in several orders, in each by other signs of low frequencies first, and each
@@ -80,6 +62,10 @@ def find(hashes: _Bits) -> NearDuplicates:
 
     Args:
         hashes: uint8 [images, HASH_BYTES], of `perceptual_hash`; fewer than 2**28.
+        limits: in signs: those that are linked within the first are a cluster, unless they only
+            make a chain: these are clustered by the next limit, and so on. Where so many are in
+            chains that shots can't be told from others, as from a camera over a production line,
+            the first limit is left out for all. At most `NEAR_DISTANCE`, descending, the last is 0.
 
     Raises:
         ValueError: the hashes have another type or shape, or are too many.
@@ -91,14 +77,15 @@ def find(hashes: _Bits) -> NearDuplicates:
         raise ValueError(f"expected fewer than {_TOO_MANY:,} hashes, got {len(hashes):,}")
     distinct = _Distinct.of(hashes)
     links = _nearest_links(distinct.words)
-    limits: tuple[int, ...] = _NEAR_LIMITS
-    parts = _parts(links, NEAR_DISTANCE, len(distinct.words))
-    chained = _in_chains(distinct.words, parts, NEAR_DISTANCE)
+    parts = _parts(links, limits[0], len(distinct.words))
+    chained = _in_chains(distinct.words, parts, limits[0])
     if np.count_nonzero(chained) > _CHAINED_SHARE * len(chained):
         limits = limits[1:]
-    return NearDuplicates(
-        copies=distinct.level(links, _COPY_LIMITS), near=distinct.level(links, limits)
-    )
+    cluster = _clusters(distinct.words, links, limits)
+    known = distinct.of_image >= 0
+    labels = np.full(len(known), -1, np.int64)
+    labels[known] = cluster[distinct.of_image[known]]
+    return Clusters(limits[0], _numbered(labels))
 
 
 @dataclass(frozen=True)
@@ -125,81 +112,42 @@ class _Links:
     def where(self, chosen: NDArray[np.bool_]) -> _Links:
         return _Links(self.first[chosen], self.second[chosen], self.distance[chosen])
 
-    @classmethod
-    def joined(cls, parts: Sequence[_Links]) -> _Links:
-        return cls(
-            np.concatenate([part.first for part in parts]),
-            np.concatenate([part.second for part in parts]),
-            np.concatenate([part.distance for part in parts]),
-        )
-
 
 @dataclass(frozen=True)
 class _Distinct:
     """The different hashes that have content.
 
     Attributes:
-        words: uint64 [hashes, 4], in the order of the first images that have them.
-        image: int64 [hashes], that first image.
+        words: uint64 [hashes, 4], big-endian, in the order of the first images that have them.
         of_image: int64 [images], the position of an image's hash, or -1 where it has no content.
     """
 
     words: _Words
-    image: _Ints
     of_image: _Ints
 
     @classmethod
     def of(cls, hashes: _Bits) -> _Distinct:
-        images = np.flatnonzero(hashes[:, 0] & 0x80)
-        words = np.ascontiguousarray(hashes[images]).view(">u8").astype(np.uint64)
+        words = np.ascontiguousarray(hashes).view(_BYTES_IN_ORDER)
         order = np.lexsort(words.T)  # stable: of equal hashes, the first image comes first
-        starts = np.ones(len(order), np.bool_)
-        starts[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
+        order = order[hashes[order, 0] >= 0x80]
+        starts = np.zeros(len(order), np.bool_)
+        starts[:1] = True
+        for column in words.T:  # all at once would take the memory of two more copies
+            starts[1:] |= np.diff(column[order]) != 0
         firsts = order[starts]
         rank = np.empty(len(firsts), np.int64)
         rank[np.argsort(firsts)] = np.arange(len(firsts))
         of_image = np.full(len(hashes), -1, np.int64)
-        of_image[images[order]] = rank[np.cumsum(starts) - 1]
-        firsts = np.sort(firsts)
-        return cls(words[firsts], images[firsts], of_image)
-
-    def level(self, links: _Links, limits: Sequence[int]) -> Level:
-        """Clusters hashes by the first limit, or by the next where that makes a chain."""
-        cluster = _clusters(self.words, links, limits)
-        inside = (cluster[links.first] == cluster[links.second]) & (links.distance <= limits[0])
-        pairs = _Links.joined([self._equal(), self._of_images(links.where(inside))])
-        order = np.lexsort((pairs.second, pairs.first))
-        known = self.of_image >= 0
-        labels = np.full(len(known), -1, np.int64)
-        labels[known] = cluster[self.of_image[known]]
-        return Level(
-            distance=limits[0],
-            pairs=np.stack([pairs.first, pairs.second], axis=1)[order],
-            distances=pairs.distance[order],
-            clusters=_numbered(labels),
-        )
-
-    def _of_images(self, links: _Links) -> _Links:
-        return _Links(self.image[links.first], self.image[links.second], links.distance)
-
-    def _equal(self) -> _Links:
-        """Links each further image of a hash to its first."""
-        images = np.flatnonzero(self.of_image >= 0)
-        first = self.image[self.of_image[images]]
-        again = first < images
-        return _Links(first[again], images[again], np.zeros(np.count_nonzero(again), np.int64))
+        of_image[order] = rank[np.cumsum(starts) - 1]
+        return cls(words[np.sort(firsts)], of_image)
 
 
 def _numbered(labels: _Ints) -> _Ints:
-    """Numbers the labels that several images share by their first images; any other is -1."""
-    _, first, inverse, counts = np.unique(
-        labels, return_index=True, return_inverse=True, return_counts=True
-    )
-    shared = (counts > 1) & (labels[first] >= 0)
-    number = np.full(len(first), -1, np.int64)
-    chosen = np.flatnonzero(shared)
-    number[chosen[np.argsort(first[chosen])]] = np.arange(len(chosen))
-    return number[inverse]
+    """Numbers the labels that several images share, in ascending order; any other becomes -1."""
+    counts = np.bincount(labels + 1, minlength=1)
+    shared = counts > 1
+    shared[0] = False  # of the images without content
+    return np.where(shared, np.cumsum(shared) - 1, -1)[labels + 1]
 
 
 def _nearest_links(words: _Words) -> _Links:
@@ -227,14 +175,14 @@ def _candidates(words: _Words) -> Iterator[_Links]:
     hashes = len(words)
     for table in _key_tables():
         order = np.argsort(_keys(words[:, 0], table), kind="stable")
-        columns = np.ascontiguousarray(words[order].T)
         for start in range(0, hashes, _CHUNK):
+            places = order[start : start + _CHUNK + _WINDOW]
+            columns = words[places].T.astype(np.uint64, order="C")
             for step in range(1, _WINDOW + 1):
-                left = columns[:, start : max(start, min(start + _CHUNK, hashes - step))]
-                right = columns[:, start + step : start + step + left.shape[1]]
-                distance = _ones(left ^ right)
+                right = columns[:, step : step + _CHUNK]
+                distance = _ones(columns[:, : right.shape[1]] ^ right)
                 near = np.flatnonzero(distance <= NEAR_DISTANCE)
-                one, other = order[start + near], order[start + step + near]
+                one, other = places[near], places[step + near]
                 first, second = np.minimum(one, other), np.maximum(one, other)
                 yield _Links(first, second, distance[near])
 
@@ -252,7 +200,7 @@ def _key_tables() -> tuple[_Words, ...]:
 
 
 def _keys(words: _Words, table: _Words) -> _Words:
-    byte_columns = words.astype(">u8").view(np.uint8).reshape(-1, 8).T
+    byte_columns = words.astype(_BYTES_IN_ORDER).view(np.uint8).reshape(-1, 8).T
     keys = np.zeros(len(words), np.uint64)
     for moved, values in zip(table, byte_columns, strict=True):
         keys |= moved[values]
@@ -330,10 +278,10 @@ def _radius(words: _Words) -> int:
     """The largest distance from the hash that has the signs of the majority."""
     chunks = [words[start : start + _CHUNK] for start in range(0, len(words), _CHUNK)]
     counts = sum(_bits(chunk).sum(axis=0, dtype=np.int64) for chunk in chunks)
-    centre = np.packbits(counts * 2 > len(words)).view(">u8").astype(np.uint64)
+    centre = np.packbits(counts * 2 > len(words)).view(_BYTES_IN_ORDER)
     return max(int(_ones((chunk ^ centre).T).max()) for chunk in chunks)
 
 
 def _bits(words: _Words) -> _Bits:
     """uint8 [hashes, 256] of uint64 [hashes, 4]."""
-    return np.unpackbits(words.astype(">u8").view(np.uint8), axis=1)
+    return np.unpackbits(words.astype(_BYTES_IN_ORDER).view(np.uint8), axis=1)

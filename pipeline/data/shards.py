@@ -11,20 +11,21 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.tflite_models import sha256_of
 from pipeline.data.dataset import SPLITS
-from pipeline.data.index import Index
+from pipeline.data.index import Index, texts_in
 from pipeline.data.reading import image_id
 from pipeline.data.tfrecords import RecordWriter, serialize_example
 from pipeline.data.work import Tally
 from pipeline.data.workshop import Workshop
 
 CHANGED = "the file changed while it was ingested"
+EXAMPLES_A_LINE = 256  # of a plan
 
 
 class PlannedExample(NamedTuple):
@@ -76,7 +77,8 @@ def plan_shards(index: Index, workshop: Workshop, shard_bytes: int) -> list[str]
         for number, examples in groupby(cut, key=itemgetter(0)):
             plan = workshop.plan(shards[min(number, count - 1)])
             with plan.open("a", encoding="utf-8") as lines:
-                lines.writelines(json.dumps(example) + "\n" for _, example in examples)
+                while some := [example for _, example in islice(examples, EXAMPLES_A_LINE)]:
+                    lines.write(json.dumps(some) + "\n")
         names += shards
     return names
 
@@ -89,7 +91,7 @@ def _examples(index: Index, split: str) -> Iterator[PlannedExample]:
     ):
         example = PlannedExample(*row)
         yield example._replace(
-            slices=json.loads(row[4]), file=os.fsdecode(row[5]), as_found=bool(row[8])
+            slices=texts_in(row[4]), file=os.fsdecode(row[5]), as_found=bool(row[8])
         )
 
 
@@ -123,14 +125,12 @@ def write_shard(shard: str, *, workshop: Workshop, slice_keys: Sequence[str]) ->
     places = workshop.places(shard).with_suffix(f".{mine}")
     written = 0
     with RecordWriter(unfinished) as writer, places.open("w", encoding="utf-8") as lines:
-        for example in _read_plan(workshop.plan(shard)):
-            data = _bytes_of(example)
-            offset = None
-            if data is not None:
-                offset = writer.write(_serialized(example, data, slice_keys))
-                written += 1
-            lines.write(json.dumps((example.row, offset)) + "\n")
-            tally.tick()
+        for examples in _read_plan(workshop.plan(shard)):
+            offsets = [_write(writer, example, slice_keys) for example in examples]
+            written += len(offsets) - offsets.count(None)
+            rows = [example.row for example in examples]
+            lines.write(json.dumps([*zip(rows, offsets, strict=True)]) + "\n")
+            tally.tick(len(examples))
     unfinished.replace(target)
     places.replace(workshop.places(shard))
     outcome = {"plan": plan, "digest": writer.digest, "bytes": writer.size, "examples": written}
@@ -162,7 +162,7 @@ def read_outcomes(index: Index, workshop: Workshop, shards: Sequence[str]) -> di
 def _read_places(file: Path) -> Iterator[tuple[int, int | None]]:
     """The rows of a shard's plan, each with the offset of its example, if that was written."""
     with file.open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
+        yield from chain.from_iterable(map(json.loads, lines))
 
 
 def _done(workshop: Workshop, shard: str, plan: str) -> dict[str, Any] | None:
@@ -175,10 +175,17 @@ def _done(workshop: Workshop, shard: str, plan: str) -> dict[str, Any] | None:
     return outcome if whole else None
 
 
-def _read_plan(plan: Path) -> Iterator[PlannedExample]:
+def _read_plan(plan: Path) -> Iterator[list[PlannedExample]]:
+    """Yields the examples of a plan, some at a time."""
     with plan.open(encoding="utf-8") as lines:
         for line in lines:
-            yield PlannedExample(*json.loads(line))
+            yield [PlannedExample(*example) for example in json.loads(line)]
+
+
+def _write(writer: RecordWriter, example: PlannedExample, slice_keys: Sequence[str]) -> int | None:
+    """Writes an example; returns its offset, or None if its image changed since it was read."""
+    data = _bytes_of(example)
+    return None if data is None else writer.write(_serialized(example, data, slice_keys))
 
 
 def _bytes_of(example: PlannedExample) -> bytes | None:

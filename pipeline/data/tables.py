@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow as pa
 
 from pipeline.data import arrow_arrays
 from pipeline.data.dataset import ASSIGNMENTS_FILE, SPLITS, TABLE_FILE
-from pipeline.data.index import Index
+from pipeline.data.index import Index, texts_in
 from pipeline.data.safe_parquet import pq
 from pipeline.data.tfrecords import BadRecord, parse_example, read_records
 from pipeline.errors import UserError
@@ -68,9 +67,9 @@ def _table_row(hash_text: str, changes: str, slices: str, *others: Any) -> Seque
         *others[:7],
         perceptual_hash,
         *others[7:13],
-        json.loads(changes),
+        texts_in(changes),
         *others[13:],
-        *json.loads(slices),
+        *texts_in(slices),
     )
 
 

@@ -380,17 +380,19 @@ def serialize_example(features: Mapping[str, bytes]) -> bytes:
     """
     parts: list[bytes] = []
     for name, value in sorted(features.items()):
-        parts += _entry(name.encode(), value)
+        parts += (_entry_start(name, len(value)), value)
     return b"".join([_head(1, sum(map(len, parts))), *parts])
 
 
-def _entry(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    """Returns an entry of the map of features: what is before the value, and the value."""
+@functools.lru_cache(maxsize=4096)  # most values are as long as others of their name
+def _entry_start(name: str, length: int) -> bytes:
+    """Returns what is before a value of so many bytes in its entry of the map of features."""
     start = b""
     for number in (1, 1, 2):  # the value is in a BytesList, that in a Feature, that in the entry
-        start = _head(number, len(start) + len(value)) + start
-    start = _head(1, len(name)) + name + start
-    return _head(1, len(start) + len(value)) + start, value
+        start = _head(number, len(start) + length) + start
+    key = name.encode()
+    start = _head(1, len(key)) + key + start
+    return _head(1, len(start) + length) + start
 
 
 def _head(number: int, length: int) -> bytes:

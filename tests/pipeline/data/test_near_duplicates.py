@@ -12,6 +12,7 @@ from pipeline.data import perceptual_hash as hashing
 from pipeline.data.near_duplicates import (
     ALIKE_DISTANCE,
     COPY_DISTANCE,
+    COPY_LIMITS,
     NEAR_DISTANCE,
     find,
 )
@@ -172,9 +173,7 @@ def test_pictures_without_content_are_like_no_other() -> None:
         *(Image.new("L", (5000, 2), 7) for _ in range(2)),
         *(noisy(Image.new("L", (8, 8), 99), 30) for _ in range(2)),
     ]
-    found = find(hashes_of(empty))
-    assert (found.near.clusters == -1).all()
-    assert len(found.near.pairs) == 0
+    assert (find(hashes_of(empty)).of_image == -1).all()
 
 
 def test_copies_and_shots_are_found_among_others() -> None:
@@ -182,47 +181,39 @@ def test_copies_and_shots_are_found_among_others() -> None:
     images[7] = compressed(picture(3), 50)
     images[30] = thumbnail(picture(3))
     images[9] = picture(25).crop((5, 4, 320, 240))
-    found = find(hashes_of(images))
+    hashes = hashes_of(images)
 
     copies = np.full(40, -1)
     copies[[3, 7, 30]] = 0
-    assert found.copies.clusters.tolist() == copies.tolist()
-    assert (found.copies.distances <= COPY_DISTANCE).all()
-    assert found.copies.pairs.shape == (2, 2)
+    assert find(hashes, COPY_LIMITS).of_image.tolist() == copies.tolist()
 
     near = copies.copy()
     near[[9, 25]] = 1
-    assert found.near.clusters.tolist() == near.tolist()
-    assert [9, 25] in found.near.pairs.tolist()
-    assert (found.near.pairs[:, 0] < found.near.pairs[:, 1]).all()
+    assert find(hashes).of_image.tolist() == near.tolist()
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5])
 def test_a_few_unlike_hashes_are_alone(number: int) -> None:
-    found = find(made(number))
-    assert found.copies.clusters.tolist() == [-1] * number
-    assert found.near.pairs.shape == (0, 2)
+    assert find(made(number)).of_image.tolist() == [-1] * number
 
 
 def test_a_hundred_thousand_equal_pictures_are_one_cluster() -> None:
     hashes = np.concatenate([made(100), np.repeat(made(1, seed=1), 100_000, axis=0)])
-    found = find(hashes)
-    assert (found.copies.clusters[:100] == -1).all()
-    assert (found.copies.clusters[100:] == 0).all()
-    assert len(found.copies.pairs) == 100_000 - 1
+    found = find(hashes).of_image
+    assert (found[:100] == -1).all()
+    assert (found[100:] == 0).all()
 
 
 def test_a_hundred_thousand_flat_pictures_are_alone() -> None:
     hashes = np.repeat(hashes_of([Image.new("L", (64, 64))]), 100_000, axis=0)
-    assert (find(hashes).near.clusters == -1).all()
+    assert (find(hashes).of_image == -1).all()
 
 
 def test_copies_are_found_among_many() -> None:
     others = made(50_000)
     random = np.random.default_rng(1)
     copies = [flipped(hash_, random.integers(1, 256, COPY_DISTANCE)) for hash_ in others[:1000]]
-    found = find(np.concatenate([others, copies]))
-    grouped = found.copies.clusters
+    grouped = find(np.concatenate([others, copies]), COPY_LIMITS).of_image
     assert (grouped[:1000] == np.arange(1000)).mean() > 0.99
     assert (grouped[50_000:] == grouped[:1000]).all()
     assert (grouped[1000:50_000] == -1).all()
@@ -238,22 +229,22 @@ def chain(length: int) -> NDArray[np.uint8]:
 
 
 def test_a_burst_that_moves_on_is_one_cluster() -> None:
-    assert (find(np.concatenate([chain(8), made(1000, seed=1)])).near.clusters[:8] == 0).all()
+    assert (find(np.concatenate([chain(8), made(1000, seed=1)])).of_image[:8] == 0).all()
 
 
 def test_a_long_chain_is_no_cluster() -> None:
     others = made(10_000, seed=1)
     others[20] = flipped(others[10], range(1, 255, 7))
     found = find(np.concatenate([chain(60), others]))
-    assert (found.near.clusters[:60] == -1).all()
-    assert found.near.distance == NEAR_DISTANCE
-    assert np.flatnonzero(found.near.clusters == 0).tolist() == [70, 80]
+    assert (found.of_image[:60] == -1).all()
+    assert found.distance == NEAR_DISTANCE
+    assert np.flatnonzero(found.of_image == 0).tolist() == [70, 80]
 
 
 def test_many_shots_of_one_thing_are_one_cluster() -> None:
     random = np.random.default_rng(0)
     shots = [flipped(made(1)[0], random.integers(1, 256, 20)) for _ in range(500)]
-    assert (find(np.stack(shots)).near.clusters == 0).all()
+    assert (find(np.stack(shots)).of_image == 0).all()
 
 
 def test_where_all_pictures_are_alike_shots_are_not_told_from_others() -> None:
@@ -261,14 +252,14 @@ def test_where_all_pictures_are_alike_shots_are_not_told_from_others() -> None:
     others[20] = flipped(others[10], range(1, 255, 7))
     others[40] = flipped(others[30], range(1, 255, 25))
     found = find(np.concatenate([chain(60), others]))
-    assert found.near.distance == ALIKE_DISTANCE
-    assert np.flatnonzero(found.near.clusters >= 0).tolist() == [90, 100]
+    assert found.distance == ALIKE_DISTANCE
+    assert np.flatnonzero(found.of_image >= 0).tolist() == [90, 100]
 
 
 def test_the_order_of_images_changes_no_cluster() -> None:
     hashes = np.concatenate([made(50), chain(60), made(50), made(30)])
     order = np.random.default_rng(0).permutation(len(hashes))
-    straight, shuffled = find(hashes).near.clusters[order], find(hashes[order]).near.clusters
+    straight, shuffled = find(hashes).of_image[order], find(hashes[order]).of_image
     assert ((straight == -1) == (shuffled == -1)).all()
     together = straight[:, None] == straight
     assert (together == (shuffled[:, None] == shuffled)).all()
@@ -281,15 +272,16 @@ def test_solar_cells_that_look_alike_are_not_grouped() -> None:
     data = Path(spec.origin).parent / "data"
     rows = [line.split() for line in (data / "labels.csv").read_text().splitlines()]
     rows = [*rows[1350:1800], *rows[2270:2330]]
-    found = find(hashes_of([Image.open(data / name) for name, *_ in rows]))
+    numbers = np.array([int(Path(name).stem.removeprefix("cell")) for name, *_ in rows])
+    hashes = hashes_of([Image.open(data / name) for name, *_ in rows])
+    copies = find(hashes, COPY_LIMITS).of_image
+    pairs = [numbers[copies == pair].tolist() for pair in range(copies.max() + 1)]
+    assert [1738, 2280] in pairs  # shot twice, the second time out of focus
+    assert {other - one for one, other in pairs} == {542}  # of one module, shot again
 
-    names = [[Path(rows[image][0]).stem for image in pair] for pair in found.copies.pairs]
-    assert ["cell1738", "cell2280"] in names  # shot twice, the second time out of focus
-    numbers = [[int(name.removeprefix("cell")) for name in pair] for pair in names]
-    assert {other - one for one, other in numbers} == {542}  # of one module, shot again
-
-    assert found.near.distance == ALIKE_DISTANCE
+    found = find(hashes)
+    assert found.distance == ALIKE_DISTANCE
     kinds = np.array([kind for *_, kind in rows])
     assert (kinds == "mono").sum() > 200
-    assert not (found.near.clusters[kinds == "mono"] >= 0).any()
-    assert np.bincount(found.near.clusters[found.near.clusters >= 0]).max() <= 5
+    assert not (found.of_image[kinds == "mono"] >= 0).any()
+    assert np.bincount(found.of_image[found.of_image >= 0]).max() <= 5
