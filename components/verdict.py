@@ -47,6 +47,8 @@ class Check:
             "accept": the value decides. "point": the value decides always.
         images_needed: about how many images would decide, if the value stayed; None where none
             would, or where it is decided.
+        waived: what it would be held against, had the machine not been so busy that the value, a
+            latency, says more of that; `threshold` is None then.
     """
 
     metric: str
@@ -57,10 +59,18 @@ class Check:
     interval: tuple[float, float] | None = None
     unproven: Unproven = "point"
     images_needed: int | None = None
+    waived: float | None = None
+
+    @property
+    def asked(self) -> float | None:
+        """The threshold, also one that is waived."""
+        return self.threshold if self.waived is None else self.waived
 
     @property
     def decision(self) -> Decision:
         """Whether the interval, or where there is none the value, is within the threshold."""
+        if self.waived is not None:
+            return "not proved"
         if self.threshold is None or self.interval is None or self.unproven == "point":
             return "passed" if self._is_within(self.value) else "failed"
         # Every part of the interval, or none, or some: NaN is within nothing.
@@ -72,12 +82,14 @@ class Check:
         """Whether it is no reason against a release; NaN always is, where there is a threshold."""
         if self.decision != "not proved":
             return self.decision == "passed"
+        if self.waived is not None:
+            return True
         return self.unproven == "accept" and self._is_within(self.value)
 
     def _is_within(self, value: float) -> bool:
-        if self.threshold is None:
+        if self.asked is None:
             return True
-        return value >= self.threshold if self.bound == "min" else value <= self.threshold
+        return value >= self.asked if self.bound == "min" else value <= self.asked
 
     @property
     def of_part(self) -> bool:
@@ -91,18 +103,18 @@ class Check:
         Raises:
             ValueError: there is no threshold.
         """
-        if self.threshold is None:
+        if self.asked is None:
             raise ValueError(f"{self.metric} on {self.slice} has no threshold")
         if math.isnan(self.value):
             return -math.inf
-        within = self.value - self.threshold
+        within = self.value - self.asked
         return within if self.bound == "min" else -within
 
     @property
     def reason(self) -> str:
         """How far the value is from its threshold, in words."""
         where = "" if self.slice == OVERALL else f" on {self.slice}"
-        threshold = 0.0 if self.threshold is None else self.threshold
+        threshold = 0.0 if self.asked is None else self.asked
         if self._is_within(self.value):
             relation = "within the minimum" if self.bound == "min" else "within the maximum"
         else:
@@ -115,6 +127,8 @@ class Check:
 
     @property
     def _doubt(self) -> str:
+        if self.waived is not None:
+            return ", which the machine was too busy for: it is not gated on"
         if self.decision != "not proved" or self.interval is None:
             return ""
         low, high = self.interval
@@ -322,7 +336,7 @@ def _check_to_json(check: Check) -> dict[str, Any]:
     row = {key: value for key, value in asdict(check).items() if value is not None}
     if check.interval is None:
         del row["unproven"]
-    else:
+    if check.interval is not None or check.waived is not None:
         row["decision"] = check.decision
     # JSON knows no NaN.
     value = None if math.isnan(check.value) else check.value

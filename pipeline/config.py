@@ -383,7 +383,8 @@ class GateConfig(_Section):
     max_size_mb: Annotated[float, Field(gt=0)] | None = None
     """Size of a variant's file in MB (10^6 bytes); none by default."""
     max_latency_p50_ms: Annotated[float, Field(gt=0)] | None = None
-    """Median milliseconds an image on the machine that runs the pipeline, all its cores."""
+    """Median milliseconds an image on the machine that runs the pipeline, all its cores. Where that
+    was busy, no latency is gated on, unless `unproven` is "refuse"."""
     max_latency_p95_ms: Annotated[float, Field(gt=0)] | None = None
     """95th percentile of the same."""
     max_latency_ratio: Annotated[float, Field(gt=0)] | None = None

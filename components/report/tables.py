@@ -242,7 +242,7 @@ _ByModel = Sequence[Mapping[_RowKey, Check]]
 
 
 def _row_key(check: Check) -> _RowKey:
-    return _RowKey(check.metric, check.slice, check.threshold, check.bound, check.of_part)
+    return _RowKey(check.metric, check.slice, check.asked, check.bound, check.of_part)
 
 
 def _check_cell(check: Check | None) -> Cell:
@@ -256,6 +256,8 @@ def _check_cell(check: Check | None) -> Cell:
 
 
 def _doubt(check: Check) -> str:
+    if check.waived is not None:
+        return "not gated on: the machine was busy"
     if check.interval is None:
         return ""
     said = span(check.interval)

@@ -245,10 +245,10 @@ def _judged(model: VariantVerdict, verdict: Verdict) -> Judged:
 def _figure(check: Check) -> Figure:
     return Figure(
         value=_finite(check.value),
-        threshold=None if check.threshold is None else _finite(check.threshold),
+        threshold=None if check.asked is None else _finite(check.asked),
         bound=check.bound,
         interval=_interval(check),
-        decision=None if check.threshold is None else check.decision,
+        decision=None if check.asked is None else check.decision,
     )
 
 

@@ -103,14 +103,14 @@ def next_commands(config: Config, config_file: Path, overrides: Sequence[str], i
 def metrics_table(verdict: Verdict) -> str:
     """A row a gated metric and slice, a column a model, and the threshold.
 
-    `!` marks a miss, `?` what is within its threshold without proof.
+    `!` marks a miss, `?` what is within its threshold without proof, or too noisy for it.
 
     Metrics without a threshold are in the report. Of many with one, those of single classes and
     slices are shown that were missed by most, or kept by least.
     """
     models = [verdict.float_model, *(v for v in verdict.variants if not v.error)]
     by_model = [{(c.metric, c.slice): c for c in model.checks} for model in models]
-    all_gated = [check for model in models for check in model.checks if check.threshold is not None]
+    all_gated = [check for model in models for check in model.checks if check.asked is not None]
     gated = {(check.metric, check.slice): check for check in all_gated}
     shown = gated if len(gated) <= MOST_GATED else _main_gated(all_gated)
     rows = []
@@ -218,9 +218,9 @@ def _interval(check: Check | None) -> str:
 
 
 def _threshold(check: Check) -> str:
-    if check.threshold is None:
+    if check.asked is None:
         return ""
-    return f"{'>=' if check.bound == 'min' else '<='} {check.threshold:.4f}"
+    return f"{'>=' if check.bound == 'min' else '<='} {check.asked:.4f}"
 
 
 def _variant_row(verdict: VariantVerdict) -> Iterator[str]:

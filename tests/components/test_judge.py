@@ -193,6 +193,33 @@ def test_latency_comes_with_its_quartiles_and_is_marked_where_it_is_noisy() -> N
         assert verdict.noisy == noisy
 
 
+LATENCIES = {
+    "p50 latency in ms": Gate(0.5, max_latency_p50_ms=1.5),
+    "p95 latency in ms": Gate(0.5, max_latency_p95_ms=1.5),
+    "p50 latency against float32": Gate(0.5, max_latency_ratio=1.2),
+}
+
+
+@pytest.mark.parametrize("busy", ["float16", "float32"])
+@pytest.mark.parametrize(("metric", "gate"), LATENCIES.items(), ids=LATENCIES)
+def test_a_noisy_latency_is_not_gated_on(metric: str, gate: Gate, busy: str) -> None:
+    """A ratio is noisy where either of its figures is."""
+    steady = predictions()
+    assert judged(steady, gate).passed == ()
+    scattered = steady.seconds[busy] * np.linspace(0.5, 1.5, 100)  # the same median
+    made_up = replace(steady, seconds={**steady.seconds, busy: scattered})
+    verdict = judged(made_up, gate)
+    if busy == "float32" and "float32" not in metric:
+        assert verdict.passed == ()
+        return
+    assert verdict.passed == ("float16",)
+    (doubt,) = [check for check in verdict.variants[0].unproven if check.metric == metric]
+    assert doubt.reason.endswith("which the machine was too busy for: it is not gated on")
+    assert doubt in Verdict.from_json(verdict.to_json()).variants[0].unproven
+    # Where only what is proved may pass, the figure decides.
+    assert judged(made_up, replace(gate, unproven="refuse")).passed == ()
+
+
 @pytest.mark.parametrize(("made_up", "gate", "passed", "reason"), CASES.values(), ids=CASES)
 def test_the_gate_passes_and_refuses(
     made_up: Predictions, gate: Gate, passed: tuple[str, ...], reason: str

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from apache_beam.options.pipeline_options import PipelineOptions
+from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
 from components.examples import TransformedExamples

@@ -229,6 +229,27 @@ def test_every_check_stands_beside_its_threshold() -> None:
     assert tables["Metrics without a threshold"][1][0] == "accuracy line=a"
 
 
+def test_a_latency_that_is_not_gated_on_stands_beside_its_threshold() -> None:
+    data = report()
+    fast = Check("p50 latency in ms", OVERALL, 2.5, 5.0, "max")
+    noisy = Check("p50 latency in ms", OVERALL, 9.5, bound="max", waived=5.0)
+    first, second, *others = data.verdict.variants
+    variants = (
+        replace(first, checks=(*first.checks, fast)),
+        replace(second, checks=(*second.checks, noisy), noisy=True),
+    )
+    verdict = replace(data.verdict, variants=(*variants, *others))
+    assert verdict.passed == data.verdict.passed
+    tables = page(replace(data, verdict=verdict)).tables
+    (row,) = [row for row in tables["Metrics with a threshold"] if row[0] == fast.metric]
+    assert row[1:5] == [
+        "\u2264 5.0000",
+        "\u2013",
+        "\u2713 2.5000",
+        "9.5000 not gated on: the machine was busy",
+    ]
+
+
 def test_slices_come_with_their_counts() -> None:
     rows = page(report()).tables["Accuracy by line"]
     assert [row[:2] for row in rows[1:]] == [["a", "30"], ["b", "70"]]

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from components import timing
-from components.timing import Image, Model, time_in_turns
+from components.timing import TIMINGS, Image, Model, quietest, time_in_turns
 from edgeline.errors import ModelError
 
 IMAGES = [np.full((1, 1, 3), number, np.float32) for number in range(20)]
@@ -49,12 +50,23 @@ def test_models_take_turns_and_the_first_image_of_each_is_not_timed(stage: Stage
     assert errors == {}
 
 
-def test_noisy_times_are_taken_once_more_and_no_oftener(stage: Stage) -> None:
-    calm = {"a": stage.model("a", lambda call: 1.0 if call > 22 else call)}
-    assert set(time_in_turns(calm, IMAGES, {})["a"].tolist()) == {1.0}
-    stage.calls.clear()
-    time_in_turns({"a": stage.model("a", float)}, IMAGES, {})
-    assert len(stage.calls) == 2 * 22
+STEADY, BUSY = np.full(16, 0.002), np.linspace(0.001, 0.003, 16)
+
+ATTEMPTS: dict[str, tuple[list[dict[str, NDArray[np.float64]]], int, int]] = {
+    "quiet at once": ([{"a": STEADY, "b": STEADY}], 1, 0),
+    "quiet at last": ([{"a": BUSY, "b": STEADY}, {"a": STEADY, "b": STEADY}], 2, 1),
+    "never quiet, and less so at last": ([{"a": BUSY, "b": STEADY}, {"a": BUSY, "b": BUSY}], 2, 0),
+}
+
+
+@pytest.mark.parametrize(("attempts", "made", "kept"), ATTEMPTS.values(), ids=ATTEMPTS)
+def test_noisy_times_are_taken_again(
+    attempts: list[dict[str, NDArray[np.float64]]], made: int, kept: int
+) -> None:
+    left = iter(attempts)
+    assert quietest(lambda: next(left)) is attempts[kept]
+    assert len(list(left)) == len(attempts) - made
+    assert made <= TIMINGS
 
 
 def test_a_model_that_fails_is_left_out_and_the_others_go_on(stage: Stage) -> None:

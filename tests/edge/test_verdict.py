@@ -70,6 +70,16 @@ def test_what_had_to_be_proved_and_was_not_is_an_objection() -> None:
     assert Verdict.from_json(verdict.to_json()).objections(WEIGHTS) == []
 
 
+def test_a_latency_that_was_not_gated_on_is_no_objection() -> None:
+    waived = Check("p50 latency in ms", "overall", 9.0, bound="max", waived=5.0)
+    for check, passes in ((waived, True), (replace(waived, threshold=5.0, waived=None), False)):
+        first, *others = WRITTEN.variants
+        first = replace(first, checks=(*first.checks, check))
+        content = replace(WRITTEN, variants=(first, *others)).to_json()
+        assert (not Verdict.from_json(content).objections(WEIGHTS)) is passes
+        assert repr(Written.from_json(content).variants[0]) == repr(first)
+
+
 @pytest.mark.parametrize("interval", [[0.1], [0.1, 0.2, 0.3], ["0.1", 0.2], [True, 0.2], 7, {}])
 def test_an_interval_that_is_none_is_malformed(interval: Any) -> None:
     document = parse_object(WRITTEN.to_json())
