@@ -1,10 +1,11 @@
 """Promotion and rollback: what may be signed, what is refused, and that nothing is signed then."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from securesystemslib.signer import Key
 
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError
 from edgeline.publish import provenance
@@ -179,12 +180,32 @@ def _lose_the_golden_pair(store: "Store") -> None:
     store.blob(golden.digest).unlink()
 
 
-def _say_that_it_was_made_otherwise(store: "Store") -> None:
+_FIRST = {"float32": b"first", "int8": b"first, smaller"}
+
+
+def signed_provenance(
+    store: "Store", key: Key, weights: Mapping[str, bytes] | None = None
+) -> bytes:
+    """Where a release of `weights`, by default that of `_publish(store, b"first")`, comes from."""
     facts = provenance.Build("https://ci.example", "run-1", {}, {}, [], [])
-    statement = provenance.build({"float32": "0" * 64, "int8": "0" * 64}, facts)
-    signer = store.authority.signers.for_key(store.authority.keys.models["pets"].ci)
+    contents = _FIRST if weights is None else weights
+    subjects = {name: sha256(content).hexdigest() for name, content in contents.items()}
+    signer = store.authority.signers.for_key(key)
     assert signer is not None
-    _publish(store, b"first", provenance=provenance.sign(statement, signer))
+    return provenance.sign(provenance.build(subjects, facts), signer)
+
+
+def _say_that_it_was_made_otherwise(store: "Store") -> None:
+    key = store.authority.keys.models["pets"].ci
+    others = {"float32": b"other", "int8": b"weights"}
+    _publish(store, b"first", provenance=signed_provenance(store, key, others))
+
+
+def _forge_the_provenance(store: "Store") -> None:
+    stranger, posing = store.authority.keys.targets, store.authority.keys.models["pets"].ci
+    envelope = signed_provenance(store, stranger)
+    forged = envelope.replace(stranger.keyid.encode(), posing.keyid.encode())
+    _publish(store, b"first", provenance=forged)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +218,7 @@ def _say_that_it_was_made_otherwise(store: "Store") -> None:
         (_change_the_report, IntegrityError, "was changed or damaged"),
         (_lose_the_golden_pair, NotFoundError, "does not exist"),
         (_say_that_it_was_made_otherwise, IntegrityError, "provenance of v1 is not about this"),
+        (_forge_the_provenance, IntegrityError, "provenance of v1 was changed: .* not signed by"),
     ],
 )
 def test_refuses_to_promote(
@@ -235,18 +257,10 @@ def test_keys_are_asked_for_before_anything_is_read(store: "Store") -> None:
 
 
 def test_provenance_signed_with_a_retired_key_is_a_remark(store: "Store") -> None:
-    weights = {name: sha256(content).hexdigest() for name, content in _FIRST.items()}
-    facts = provenance.Build("https://ci.example", "run-1", {}, {}, [], [])
-    signer = store.authority.signers.for_key(store.authority.keys.targets)
-    assert signer is not None
-    envelope = provenance.sign(provenance.build(weights, facts), signer)
-    _publish(store, b"first", provenance=envelope)
+    _publish(store, b"first", provenance=signed_provenance(store, store.authority.keys.targets))
     change = _promote(store)
     assert change.outcome is Outcome.DONE
     assert "not signed with a key the model has today" in change.remarks[0]
-
-
-_FIRST = {"float32": b"first", "int8": b"first, smaller"}
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from edgeline.publish.verify import Finding, Verification, verify
 from edgeline.registry.format import OCI_INDEX, OCI_MANIFEST, Descriptor
 from tests.edge.attacks import World
 from tests.edge.devices import signed_days_ago
+from tests.edge.test_channels import signed_provenance
 from tests.edge.test_repository import _of_before_root_said_it
 
 if TYPE_CHECKING:
@@ -139,6 +140,21 @@ def _verify_another(
     writer = open_for_writing(str(folder / "another"))
     root = initialize(writer, authority.keys, authority.signers, expiry)
     return verify(writer, Repository(writer, root=root, signers=Signers()), at=at)
+
+
+def test_finds_provenance_that_was_not_signed_so(store: "Store") -> None:
+    keys = store.authority.keys
+    ci, other = keys.models["pets"].ci, keys.targets
+    for content, key in ((b"first", ci), (b"second", other), (b"third", other)):
+        weights = {"float32": content}
+        envelope = signed_provenance(store, key, weights)
+        if content == b"third":
+            envelope = envelope.replace(other.keyid.encode(), ci.keyid.encode())
+        store.publish(weights, channel="production", provenance=envelope)
+    assert [(each.level, each.subject) for each in _verify(store).findings] == [
+        ("error", "v3"),
+        ("warning", "provenance"),
+    ]
 
 
 def test_finds_what_expires_soon(tmp_path: Path, authority: "Authority") -> None:

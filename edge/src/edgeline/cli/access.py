@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeline._files import read_bounded
 from edgeline.cli.output import UsageError, note
 from edgeline.errors import RegistryError
 
@@ -161,6 +162,19 @@ def public_key(file: Path) -> "Key":
     return read_public_key(file)
 
 
+def key_to_add(file: Path) -> "Key":
+    """Return the public half of a key that shall count, saying what devices need for it."""
+    from edgeline.publish.keys import takes_cryptography
+
+    key = public_key(file)
+    if takes_cryptography(key):
+        note(
+            f"{file} is an ECDSA key, which devices verify with `pip install 'edgeline[ecdsa]'`; "
+            "those without it keep their model and take no updates"
+        )
+    return key
+
+
 def require_publishing() -> None:
     """Check that what signing needs is installed.
 
@@ -186,13 +200,11 @@ def _path_from_environment(variable: str) -> Path | None:
 
 def _read_root(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_ROOT + 1)
+        return read_bounded(path, _MAX_ROOT)
     except OSError as error:
         raise RegistryError(
             f"The trusted root {path} cannot be read: {error.strerror}. It is the root.json that "
             "`edgeline registry init` made"
         ) from None
-    if len(data) > _MAX_ROOT:
-        raise RegistryError(f"{path} is too large for a root.json: more than {_MAX_ROOT} bytes")
-    return data
+    except ValueError as error:
+        raise RegistryError(f"{path} is too large for a root.json: {error}") from None

@@ -36,6 +36,7 @@ from edgeline.registry.format import (
     parse_document,
     parse_metadata_tag,
     parse_variant_tag,
+    signing_roles,
     variant_tag,
     version_tag,
 )
@@ -109,7 +110,9 @@ def check_provenance(
     None for a release without provenance.
 
     Raises:
-        IntegrityError: it is malformed, or about other weights than the release's.
+        IntegrityError: it is malformed, about other weights than the release's, or said to be
+            signed by one of `keys`, which has not signed it. A key that is not among them may be
+            one that the model has no more.
     """
     envelope = reader.read_provenance(release)
     if envelope is None:
@@ -124,7 +127,9 @@ def check_provenance(
             )
     try:
         provenance.verify(envelope, keys)
-    except TrustError:
+    except TrustError as error:
+        if {key.keyid for key in keys} & set(found.key_ids):
+            raise IntegrityError(f"The provenance of {release.tag} was changed: {error}") from None
         return found, False
     return found, True
 
@@ -156,6 +161,7 @@ def verify(
     findings += _expiring(roles, at or datetime.now(timezone.utc))
     known: set[tuple[str, int]] = set()
     releases = _check_releases(store, known, findings, notify)
+    findings += _check_origins(store, releases, roles)
     for channel in channels:
         findings += _check_channel(store, channel, releases)
     findings += _check_tags(store, tags, releases, roles)
@@ -236,6 +242,34 @@ def _check_releases(
         except (RegistryError, ContractError) as error:
             findings.append(Finding("error", version_tag(version), str(error)))
     return releases
+
+
+def _check_origins(
+    store: ReadStore, releases: dict[int, Release | None], roles: Collection[RoleStatus]
+) -> Iterator[Finding]:
+    """Yield which provenance is not what was signed, and which nobody of today vouches for."""
+    reader = RegistryReader(store)
+    unknown = []
+    for release in filter(None, releases.values()):
+        names = signing_roles(release.model)
+        keys = [key for role in roles if role.name in names for key in role.keys]
+        try:
+            checked = check_provenance(reader, release, keys)
+        except UnreachableError:
+            raise
+        except RegistryError as error:
+            yield Finding("error", release.tag, str(error))
+            continue
+        if checked and not checked[1]:
+            unknown.append(release.tag)
+    if unknown:
+        shown = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
+        yield Finding(
+            "warning",
+            "provenance",
+            f"That of {len(unknown)} releases ({shown}) is signed with no key that the model has "
+            "today. After a rotation of its keys, that is to be expected",
+        )
 
 
 def _prefixed(notify: Notify, prefix: str) -> Notify:
