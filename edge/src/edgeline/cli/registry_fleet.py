@@ -32,6 +32,7 @@ from edgeline.errors import RegistryError
 if TYPE_CHECKING:
     from edgeline.fleet.gather import Gathered
     from edgeline.fleet.halting import Judged, Rules
+    from edgeline.fleet.report import Report
     from edgeline.publish.repository import Repository
     from edgeline.registry.rollout import Rollout
 
@@ -250,7 +251,7 @@ def _list(options: argparse.Namespace) -> int:
         for report in gathered.reports:
             print_json(report.to_json())
         return 0
-    rows = [("DEVICE", "SERVES", "PREDICTIONS", "ERRORS", "CRASHES", "REJECTED")]
+    rows = [("DEVICE", "SERVES", "PREDICTIONS", "ERRORS", "CRASHES", "DRIFTED", "REJECTED")]
     for each in gathered.reports:
         active, counts = each.active, each.counts
         rows.append(
@@ -260,11 +261,19 @@ def _list(options: argparse.Namespace) -> int:
                 f"{counts.predictions:,}",
                 f"{counts.model_errors:,}",
                 f"{counts.crashes:,}",
+                _drifted(each),
                 f"v{each.rejected.version}: {each.rejected.reason}" if each.rejected else "-",
             )
         )
     print_table(rows, right=(2, 3, 4))
     return 0
+
+
+def _drifted(report: "Report") -> str:
+    """Return what has drifted; "-" where nothing has, and "?" where nobody looks."""
+    if report.drift is None:
+        return "?"
+    return ", ".join(report.drift.shifted) or "-"
 
 
 def _watch(options: argparse.Namespace) -> int:

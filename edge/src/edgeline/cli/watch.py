@@ -43,6 +43,7 @@ def add_watch(commands: Any) -> None:
         examples="""\
   edgeline watch --registry oci://registry.example/cells --root root.json --model solar-cells
   edgeline watch --registry registry --model solar-cells --port 9464
+  edgeline watch --registry registry --model solar-cells --port 9464 --drift 500
   edgeline watch --registry registry --model solar-cells --report /var/spool/edgeline
   edgeline watch --registry registry --model solar-cells --on-update systemctl restart camera
 """,
@@ -91,6 +92,14 @@ def add_watch(commands: Any) -> None:
         "reported; needs --port, and memory for both; default: it takes over at once",
     )
     parser.add_argument(
+        "--drift",
+        type=at_least(100),
+        metavar="N",
+        help="compare each N predictions with the release's test split, and say in `edgeline "
+        "status`, the metrics and reports what has drifted; choose N so that it lasts as long as "
+        "what is seen takes to vary, such as a day; needs --port; default: off",
+    )
+    parser.add_argument(
         "--on-update",
         nargs=argparse.REMAINDER,
         metavar="COMMAND",
@@ -114,6 +123,8 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("--interval: expected at most --max-interval")
     if options.shadow and options.port is None:
         raise UsageError("--shadow: expected --port, too: without it nothing is predicted here")
+    if options.drift and options.port is None:
+        raise UsageError("--drift: expected --port, too: without it nothing is predicted here")
     device = open_device(options)
     watcher = Watcher(
         device,
@@ -125,6 +136,7 @@ def _run(options: argparse.Namespace) -> int:
         predicts=options.port is not None,
         reporter=_reporter(options, device),
         shadow=ShadowSettings(predictions=options.shadow) if options.shadow else None,
+        drift=options.drift,
     )
     # A download that is broken off is resumed, so that there is nothing to wait for.
     signal.signal(signal.SIGTERM, _leave)

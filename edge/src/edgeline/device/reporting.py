@@ -28,6 +28,7 @@ from edgeline.fleet.report import (
     OTHER_LABELS,
     Compared,
     Counts,
+    Drift,
     Report,
     Served,
     open_enrolment,
@@ -129,8 +130,13 @@ class Reporter:
         with self._lock:
             self._kept.counts.model_errors += 1
 
-    def report(self, state: State, *, now: float) -> bool:
+    def report(self, state: State, *, now: float, drift: Drift | None = None) -> bool:
         """Report, if it is time to; return whether it was.
+
+        Args:
+            state: What the device knows.
+            now: The time, in seconds since 1970.
+            drift: What the last window of images showed.
 
         Raises:
             EdgelineError: the report cannot be signed or filed. The next call tries again.
@@ -144,7 +150,7 @@ class Reporter:
             if 0 <= now - kept.reported < pause:
                 self._save()
                 return False
-            report = self._made(state, active, now)
+            report = self._made(state, active, now, drift)
             data = seal_report(report, self._enrolment, self._signer)
         self._place.put(report.device, data)
         with self._lock:
@@ -158,7 +164,9 @@ class Reporter:
             self._kept.running = False
             self._save()
 
-    def _made(self, state: State, active: InstalledModel | None, now: float) -> Report:
+    def _made(
+        self, state: State, active: InstalledModel | None, now: float, drift: Drift | None
+    ) -> Report:
         return Report(
             device=device_id(self._device.folder.base),
             model=self._device.model,
@@ -173,6 +181,7 @@ class Reporter:
             rejected=_rejected(state),
             counts=replace(self._kept.counts),
             shadow=self._kept.shadow,
+            drift=drift,
         )
 
     def _save(self) -> None:

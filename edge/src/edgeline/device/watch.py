@@ -15,19 +15,22 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from edgeline.device.metrics import Metrics
-from edgeline.device.state import InstalledModel, State
+from edgeline.device.state import DRIFT_FILE, InstalledModel, LoadedModel, State
 from edgeline.device.update import Device
 from edgeline.errors import (
     EdgelineError,
     ImageError,
+    IntegrityError,
     ModelError,
     NotFoundError,
     RejectedError,
 )
 
 if TYPE_CHECKING:
+    from edgeline.device.drift import DriftMonitor
     from edgeline.device.reporting import Reporter
     from edgeline.device.shadow import Shadow, ShadowSettings
+    from edgeline.fleet.report import Drift
     from edgeline.preprocessing import ImageSource
     from edgeline.runtime.classifier import Classifier, Prediction
 
@@ -53,6 +56,8 @@ class Watcher:
         reporter: Reports how the device does; by default nothing is reported.
         shadow: For how long a new model runs beside the one that is served before it takes over;
             by default not at all. The models' memory is needed twice meanwhile.
+        drift: After how many predictions each what was seen is compared with the test split of the
+            release, if that has a sketch of it; by default never.
 
     Raises:
         ValueError: an argument is out of range.
@@ -70,6 +75,7 @@ class Watcher:
         predicts: bool = True,
         reporter: "Reporter | None" = None,
         shadow: "ShadowSettings | None" = None,
+        drift: int | None = None,
     ) -> None:
         if not 0 < interval <= max_interval or not 0 <= jitter < 1:
             raise ValueError(
@@ -87,6 +93,8 @@ class Watcher:
         self._reporter = reporter
         self._shadowing = shadow
         self._shadow: Shadow | None = None
+        self._drift_window = drift
+        self._drift: DriftMonitor | None = None
         self._failures = 0
         self._look_again = 0.0  # monotonic time at which to read all that is installed
         self._serving: InstalledModel | None = None
@@ -131,6 +139,7 @@ class Watcher:
         if problem:
             # Not before: who reads it may ask for the state at once.
             _log.warning("%s", problem)
+        self._keep_drift()
         self._report()
         return self._pause()
 
@@ -162,7 +171,8 @@ class Watcher:
             )
         started = time.perf_counter()
         try:
-            prediction = classifier.predict(image)
+            pixels = classifier.prepare(image)
+            prediction = classifier.predict_pixels(pixels)
         except ImageError:
             self.metrics.refused_image()
             if self._reporter:
@@ -176,6 +186,9 @@ class Watcher:
         self.metrics.predicted(prediction, seconds)
         if self._reporter:
             self._reporter.predicted(prediction, seconds)
+        monitor = self._drift
+        if monitor is not None:
+            _warn_of(monitor.add(pixels, prediction, now=time.time()))
         shadow = self._shadow
         if shadow is not None:
             shadow.offer(image, prediction, seconds)
@@ -189,7 +202,9 @@ class Watcher:
 
     def render_metrics(self) -> str:
         """Return what is known in Prometheus' text format."""
-        return self.metrics.render(self.device.channel, self._serving, self._state)
+        monitor = self._drift
+        last = monitor.last if monitor else None
+        return self.metrics.render(self.device.channel, self._serving, self._state, last)
 
     def __enter__(self) -> "Watcher":
         self._follow()
@@ -278,7 +293,8 @@ class Watcher:
         if self._reporter is None:
             return
         try:
-            if self._reporter.report(self._state, now=time.time()):
+            last = self._drift.last if self._drift else None
+            if self._reporter.report(self._state, now=time.time(), drift=last):
                 _log.info("reported")
         except EdgelineError as error:
             _log.warning("not reported: %s", str(error))
@@ -288,6 +304,7 @@ class Watcher:
 
     def _close(self) -> None:
         self._drop_shadow()
+        self._keep_drift()
         if self._reporter is None:
             return
         try:
@@ -301,7 +318,38 @@ class Watcher:
         loaded = self.device.folder.load_active()
         # The one before is let go, not closed: a thread may be predicting with it.
         self._classifier = Classifier.from_installed(loaded, num_threads=self.device.num_threads)
+        self._keep_drift()
+        self._drift = self._monitor(loaded)
         return loaded.installed
+
+    def _monitor(self, loaded: LoadedModel) -> "DriftMonitor | None":
+        """Return what watches for drift, None when it is not to be, or cannot be told."""
+        if self._drift_window is None:
+            return None
+        if loaded.sketch is None:
+            _log.warning(
+                "%s has no sketch of its test split: drift cannot be told", loaded.installed.tag
+            )
+            return None
+        from edgeline.device.drift import DriftMonitor
+        from edgeline.drift import Sketch
+
+        try:
+            sketch = Sketch.from_json(loaded.sketch)
+        except IntegrityError as error:
+            _log.warning("%s", str(error))
+            return None
+        file = self.device.folder.path / DRIFT_FILE
+        return DriftMonitor(sketch, loaded.installed, self._drift_window, file)
+
+    def _keep_drift(self) -> None:
+        if self._drift is None:
+            return
+        try:
+            with self.device.folder.translated():
+                self._drift.save()
+        except EdgelineError as error:
+            _log.warning("%s", str(error))
 
     def _tell(self, installed: InstalledModel) -> None:
         if self._on_update is None or self._state.told == installed.id:
@@ -315,3 +363,12 @@ class Watcher:
             self.device.remember_told(installed)
         except EdgelineError as error:
             _log.warning("%s", str(error))
+
+
+def _warn_of(drift: "Drift | None") -> None:
+    if drift is not None and drift.shifted:
+        _log.warning(
+            "what this device sees has drifted from what the model was judged on: %s of the last "
+            "%d images",
+            ", ".join(drift.shifted), drift.images,
+        )  # fmt: skip
