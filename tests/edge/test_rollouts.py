@@ -430,6 +430,11 @@ def test_a_fleet_by_commands(
         open_place(str(tmp_path / "reports")).put(each.id, report)
     listed = run("fleet list", *watch)
     assert listed.out.count("v2: hangs") == 3
+    page = tmp_path / "fleet.html"
+    assert "5 devices" in run("fleet report", *watch, "--output", str(page)).out
+    assert "rejected v2: hangs" in page.read_text()
+    missing = run("fleet report", *watch, "--output", str(tmp_path / "no" / "fleet.html"))
+    assert (missing.code, "cannot be written" in missing.error) == (3, True)
     assert run("fleet revoke", "pets", devices[0].id).code == 3, "its key is not at hand"
     done = run("watch-rollout", *watch, *signing, "--json", "--least-failed", "4")
     assert (done.code, done.document["action"], done.document["heard"]) == (0, "waits", 5)

@@ -25,7 +25,7 @@ from edgeline.cli.options import (
     add_store,
     at_least,
 )
-from edgeline.cli.output import UsageError, note, print_json, print_table
+from edgeline.cli.output import UsageError, note, print_json, print_table, printable
 from edgeline.cli.registry_rollout import add_channel
 from edgeline.errors import RegistryError
 
@@ -51,6 +51,7 @@ def add_fleet(group: Any) -> None:
   edgeline registry fleet init registry solar-cells --fleet-key fleet.pub --halt-key halt.pub
   edgeline registry fleet enrol registry solar-cells request.json --output enrolment.json
   edgeline registry fleet list registry solar-cells --reports reports
+  edgeline registry fleet report registry solar-cells --reports reports --output fleet.html
 """,
     )
     start = add_command(
@@ -123,6 +124,29 @@ def add_fleet(group: Any) -> None:
     add_root(listing)
     add_json(listing, "a line of JSON per device")
     add_connection(listing)
+    _add_page(commands)
+
+
+def _add_page(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "report",
+        run=_page,
+        summary="write what devices report as a page",
+        description="Write what the devices of a channel report as a page, one HTML file: devices\n"
+        "by release, releases over time, failures by reason, drift.",
+        examples="""\
+  edgeline registry fleet report registry solar-cells --root keys/root.json \\
+      --reports reports --output fleet.html
+""",
+    )
+    add_channel(parser)
+    _add_reports(parser)
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="to write, or to replace"
+    )
+    add_root(parser)
+    add_connection(parser)
 
 
 def add_watch_rollout(group: Any) -> None:
@@ -266,6 +290,22 @@ def _list(options: argparse.Namespace) -> int:
             )
         )
     print_table(rows, right=(2, 3, 4))
+    return 0
+
+
+def _page(options: argparse.Namespace) -> int:
+    from edgeline._files import write_whole
+    from edgeline.fleet.page import render
+
+    trusted = repository_to_read(options, existing_store(options))
+    gathered = _gathered(options, trusted)
+    channel = trusted.channel(options.model, options.channel)
+    page = render(gathered, channel, now=time.time()).encode()
+    try:
+        write_whole(options.output, page)
+    except OSError as error:
+        raise RegistryError(f"{options.output} cannot be written: {error.strerror}") from None
+    print(printable(f"{options.output}: {len(gathered.reports)} devices"))
     return 0
 
 
