@@ -199,7 +199,10 @@ def test_what_drifted_travels_in_a_report() -> None:
     assert Report.from_json(sent) == drifted
     assert drifted.drift is not None
     assert drifted.drift.shifted == ("label",)
-    for wrong in ({"shifts": {}}, {"images": -1}, {"digest": "no"}, {"more": 1}):
+    mistakes: list[dict[str, Any]] = [
+        {"shifts": {}}, {"images": -1}, {"digest": "no"}, {"more": 1},
+    ]  # fmt: skip
+    for wrong in mistakes:
         document = json.loads(sent)
         document["drift"].update(wrong)
         with pytest.raises(IntegrityError, match="malformed"):

@@ -16,6 +16,7 @@ from edgeline.cli.device_options import (
 )
 from edgeline.cli.doctor import add_doctor
 from edgeline.cli.enrol import add_enrol
+from edgeline.cli.examples import add_examples
 from edgeline.cli.options import add_command, add_json
 from edgeline.cli.output import print_json, print_table, printable
 from edgeline.cli.watch import add_watch
@@ -36,6 +37,7 @@ def add_device_commands(commands: Any) -> None:
     _add_rollback(commands)
     add_doctor(commands)
     add_enrol(commands)
+    add_examples(commands)
 
 
 def _add_pull(commands: Any) -> None:

@@ -26,6 +26,7 @@ from edgeline.cli.options import (
     at_least,
 )
 from edgeline.cli.output import UsageError, note, print_json, print_table, printable
+from edgeline.cli.registry_inbox import add_inbox
 from edgeline.cli.registry_rollout import add_channel
 from edgeline.errors import RegistryError
 
@@ -125,6 +126,7 @@ def add_fleet(group: Any) -> None:
     add_json(listing, "a line of JSON per device")
     add_connection(listing)
     _add_page(commands)
+    add_inbox(commands)
 
 
 def _add_page(commands: Any) -> None:

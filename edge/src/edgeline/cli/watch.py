@@ -19,6 +19,7 @@ from edgeline.cli.options import add_command, at_least
 from edgeline.errors import DeviceError
 
 if TYPE_CHECKING:
+    from edgeline.device.examples import HardExamples
     from edgeline.device.reporting import Reporter
     from edgeline.device.state import InstalledModel
     from edgeline.device.update import Device
@@ -100,6 +101,15 @@ def add_watch(commands: Any) -> None:
         "what is seen takes to vary, such as a day; needs --port; default: off",
     )
     parser.add_argument(
+        "--keep-hard",
+        type=_images_a_day,
+        metavar="N",
+        help="keep at most N images a day on this device, for a week, that the model is least sure "
+        "of, or to which the model in the shadow gives another label; `edgeline examples` exports "
+        "them, sealed to their owner; who is in the pictures has to agree; needs --port; default: "
+        "none",
+    )
+    parser.add_argument(
         "--on-update",
         nargs=argparse.REMAINDER,
         metavar="COMMAND",
@@ -121,10 +131,12 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("--on-update: expected a program to run")
     if options.interval > options.max_interval:
         raise UsageError("--interval: expected at most --max-interval")
-    if options.shadow and options.port is None:
-        raise UsageError("--shadow: expected --port, too: without it nothing is predicted here")
-    if options.drift and options.port is None:
-        raise UsageError("--drift: expected --port, too: without it nothing is predicted here")
+    for option in ("shadow", "drift", "keep_hard"):
+        if getattr(options, option) and options.port is None:
+            raise UsageError(
+                f"--{option.replace('_', '-')}: expected --port, too: without it nothing is "
+                "predicted here"
+            )
     device = open_device(options)
     watcher = Watcher(
         device,
@@ -137,6 +149,7 @@ def _run(options: argparse.Namespace) -> int:
         reporter=_reporter(options, device),
         shadow=ShadowSettings(predictions=options.shadow) if options.shadow else None,
         drift=options.drift,
+        hard_examples=_hard_examples(options, device),
     )
     # A download that is broken off is resumed, so that there is nothing to wait for.
     signal.signal(signal.SIGTERM, _leave)
@@ -165,6 +178,14 @@ def _reporter(options: argparse.Namespace, device: "Device") -> "Reporter | None
     from edgeline.device.reporting import Reporter
 
     return Reporter(device, place)
+
+
+def _hard_examples(options: argparse.Namespace, device: "Device") -> "HardExamples | None":
+    if not options.keep_hard:
+        return None
+    from edgeline.device.examples import FOLDER, HardExamples
+
+    return HardExamples(device.folder.path / FOLDER, options.keep_hard)
 
 
 def _leave(*_: object) -> None:
@@ -208,6 +229,15 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 1 <= value <= _DAY:
         raise argparse.ArgumentTypeError(f"expected seconds from 1 to {_DAY:.0f}, got {text}")
+    return value
+
+
+def _images_a_day(text: str) -> int:
+    from edgeline.device.examples import MAX_PER_DAY
+
+    value = int(text)
+    if not 1 <= value <= MAX_PER_DAY:
+        raise argparse.ArgumentTypeError(f"expected 1 to {MAX_PER_DAY} images a day, got {text}")
     return value
 
 

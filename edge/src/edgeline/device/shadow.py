@@ -41,6 +41,8 @@ class Shadow:
         classifier: The model.
         installed: What it is.
         settings: When it is done, and what it may take.
+        on_disagreement: Called with an image to which it gave another label than the model that is
+            served, with what that said, and with its own label.
         clock: Returns seconds that only grow.
     """
 
@@ -49,12 +51,14 @@ class Shadow:
         classifier: "Classifier",
         installed: InstalledModel,
         settings: ShadowSettings,
+        on_disagreement: "Callable[[ImageSource, Prediction, str], object] | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._classifier = classifier
         self.model_id = installed.id
         self.compared = Compared(installed.digest)
         self._settings = settings
+        self._on_disagreement = on_disagreement
         self._clock = clock
         self._started = clock()
         self._spent = 0.0  # seconds that it computed
@@ -93,6 +97,8 @@ class Shadow:
             started = self._clock()
             try:
                 said = self._classifier.predict(image)
+                if said.label != served.label and self._on_disagreement is not None:
+                    self._on_disagreement(image, served, said.label)
             except EdgelineError:
                 self.compared.errors += 1
             except Exception:

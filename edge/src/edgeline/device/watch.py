@@ -28,6 +28,7 @@ from edgeline.errors import (
 
 if TYPE_CHECKING:
     from edgeline.device.drift import DriftMonitor
+    from edgeline.device.examples import HardExamples
     from edgeline.device.reporting import Reporter
     from edgeline.device.shadow import Shadow, ShadowSettings
     from edgeline.fleet.report import Drift
@@ -58,6 +59,7 @@ class Watcher:
             by default not at all. The models' memory is needed twice meanwhile.
         drift: After how many predictions each what was seen is compared with the test split of the
             release, if that has a sketch of it; by default never.
+        hard_examples: Keeps images that the model is least sure of; by default none is kept.
 
     Raises:
         ValueError: an argument is out of range.
@@ -76,6 +78,7 @@ class Watcher:
         reporter: "Reporter | None" = None,
         shadow: "ShadowSettings | None" = None,
         drift: int | None = None,
+        hard_examples: "HardExamples | None" = None,
     ) -> None:
         if not 0 < interval <= max_interval or not 0 <= jitter < 1:
             raise ValueError(
@@ -95,6 +98,7 @@ class Watcher:
         self._shadow: Shadow | None = None
         self._drift_window = drift
         self._drift: DriftMonitor | None = None
+        self._hard_examples = hard_examples
         self._failures = 0
         self._look_again = 0.0  # monotonic time at which to read all that is installed
         self._serving: InstalledModel | None = None
@@ -140,6 +144,7 @@ class Watcher:
             # Not before: who reads it may ask for the state at once.
             _log.warning("%s", problem)
         self._keep_drift()
+        self._keep_examples()
         self._report()
         return self._pause()
 
@@ -189,6 +194,7 @@ class Watcher:
         monitor = self._drift
         if monitor is not None:
             _warn_of(monitor.add(pixels, prediction, now=time.time()))
+        self._offer(classifier, image, prediction)
         shadow = self._shadow
         if shadow is not None:
             shadow.offer(image, prediction, seconds)
@@ -278,7 +284,9 @@ class Watcher:
             _log.warning("there is no comparison: %s", str(error))
             return False
         installed = loaded.installed
-        self._shadow = Shadow(classifier, installed, self._shadowing)
+        self._shadow = Shadow(
+            classifier, installed, self._shadowing, on_disagreement=self._disagreed
+        )
         if self._reporter:
             self._reporter.compares(self._shadow.compared)
         _log.info("comparing %s %s with what is served", installed.tag, installed.variant)
@@ -305,6 +313,7 @@ class Watcher:
     def _close(self) -> None:
         self._drop_shadow()
         self._keep_drift()
+        self._keep_examples()
         if self._reporter is None:
             return
         try:
@@ -341,6 +350,43 @@ class Watcher:
             return None
         file = self.device.folder.path / DRIFT_FILE
         return DriftMonitor(sketch, loaded.installed, self._drift_window, file)
+
+    def _offer(
+        self,
+        classifier: "Classifier",
+        image: "ImageSource",
+        prediction: "Prediction",
+        shadow: str | None = None,
+    ) -> None:
+        """Offer an image to those that are kept for the owner."""
+        if self._hard_examples is None or classifier.digest is None:
+            return
+        from edgeline.fleet.examples import Guess
+
+        second = prediction.top(2)[-1][1]
+        guess = Guess(
+            label=prediction.label,
+            probability=prediction.probability,
+            margin=prediction.probability - second,
+            digest=classifier.digest,
+            shadow=shadow,
+            time=time.time(),
+        )
+        self._hard_examples.offer(image, guess, max_side=classifier.contract.max_side)
+
+    def _disagreed(self, image: "ImageSource", served: "Prediction", shadow: str) -> None:
+        classifier = self._classifier
+        if classifier is not None:
+            self._offer(classifier, image, served, shadow)
+
+    def _keep_examples(self) -> None:
+        if self._hard_examples is None:
+            return
+        try:
+            with self.device.folder.translated():
+                self._hard_examples.save()
+        except (BlockingIOError, EdgelineError) as error:
+            _log.warning("images were not kept: %s", str(error))
 
     def _keep_drift(self) -> None:
         if self._drift is None:
