@@ -9,6 +9,8 @@
                               speeds.json      how fast each variant was here
                               counts.json      what the next report tells; see `reporting`
                               drift.json       what was seen lately; see `drift`
+                              shadow.json      how far a comparison has come; see `shadow`
+                              examples/        images that are kept for the owner; see `examples`
 
 Power may fail at any moment. A model's folder is written aside, synced, and renamed; then
 state.json, which names it, is replaced whole; only then older folders go. So state.json names whole
@@ -50,6 +52,7 @@ CONTRACT_FILE = "preprocessing.json"
 GOLDEN_FILE = "golden.json"
 SKETCH_FILE = "sketch.json"
 DRIFT_FILE = "drift.json"
+SHADOW_FILE = "shadow.json"
 
 _CONTRACT_LINK = "contract.json"
 _RELEASE_FILE = "release.json"

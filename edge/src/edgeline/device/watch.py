@@ -12,10 +12,11 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edgeline.device.metrics import Metrics
-from edgeline.device.state import DRIFT_FILE, InstalledModel, LoadedModel, State
+from edgeline.device.state import DRIFT_FILE, SHADOW_FILE, InstalledModel, LoadedModel, State
 from edgeline.device.update import Device
 from edgeline.errors import (
     EdgelineError,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from edgeline.device.drift import DriftMonitor
     from edgeline.device.examples import HardExamples
     from edgeline.device.reporting import Reporter
-    from edgeline.device.shadow import Shadow, ShadowSettings
+    from edgeline.device.shadow import Comparison, Shadow, ShadowSettings
     from edgeline.fleet.report import Drift
     from edgeline.preprocessing import ImageSource
     from edgeline.runtime.classifier import Classifier, Prediction
@@ -96,6 +97,8 @@ class Watcher:
         self._reporter = reporter
         self._shadowing = shadow
         self._shadow: Shadow | None = None
+        self._shadow_file = device.folder.path / SHADOW_FILE
+        self._resumed: Comparison | None = None
         self._drift_window = drift
         self._drift: DriftMonitor | None = None
         self._hard_examples = hard_examples
@@ -143,6 +146,7 @@ class Watcher:
         if problem:
             # Not before: who reads it may ask for the state at once.
             _log.warning("%s", problem)
+        self._keep_shadow()
         self._keep_drift()
         self._keep_examples()
         self._report()
@@ -247,16 +251,23 @@ class Watcher:
             if active is None or (self._serving is not None and self._serving.id == active):
                 self._drop_shadow()
                 return
+            self._resume_comparison(active)
             if self._stays_in_the_shadow(active):
                 return
             self._drop_shadow()
-            installed = self._load() if self._predicts else self.device.folder.describe(active)
+            if self._predicts:
+                installed = self._load(self.device.folder.load_active())
+            else:
+                installed = self.device.folder.describe(active)
         except EdgelineError as error:
             _log.warning("%s", str(error))
             return
         # When the previous one had to step in, the next check brings the active one anew.
         if installed.id != active:
             self._look_again = 0.0
+        self._begin_to_serve(installed)
+
+    def _begin_to_serve(self, installed: InstalledModel) -> None:
         self._serving = installed
         self.metrics.new_model()
         if self._reporter:
@@ -266,6 +277,23 @@ class Watcher:
                 _log.warning("%s", str(error))
         _log.info("serving %s %s %s", installed.model, installed.tag, installed.variant)
         self._tell(installed)
+
+    def _resume_comparison(self, active: str) -> None:
+        """Serve the model before when an earlier process was comparing the active one with it."""
+        if self._shadowing is None or self._classifier is not None or not self._predicts:
+            return
+        from edgeline.device.shadow import Comparison
+
+        kept, state = Comparison.load(self._shadow_file), self._state
+        if kept is None or (kept.model, kept.served) != (active, state.previous):
+            return
+        if state.root != self.device.folder.root:
+            return  # what is installed is another root's, which is told where it is loaded
+        self._resumed = kept
+        try:
+            self._begin_to_serve(self._load(self.device.folder.load(kept.served)))
+        except EdgelineError as error:
+            _log.warning("there is no comparison: %s", str(error))
 
     def _stays_in_the_shadow(self, model_id: str) -> bool:
         """Tell whether a new model is to be compared for longer; begin with that when it is new."""
@@ -285,17 +313,36 @@ class Watcher:
             return False
         installed = loaded.installed
         self._shadow = Shadow(
-            classifier, installed, self._shadowing, on_disagreement=self._disagreed
+            classifier,
+            installed,
+            self._shadowing,
+            on_disagreement=self._disagreed,
+            resumed=self._resumed,
         )
+        self._resumed = None
         if self._reporter:
             self._reporter.compares(self._shadow.compared)
         _log.info("comparing %s %s with what is served", installed.tag, installed.variant)
         return True
 
     def _drop_shadow(self) -> None:
+        self._close_shadow()
+        with suppress(OSError):
+            self._shadow_file.unlink(missing_ok=True)
+
+    def _close_shadow(self) -> None:
         if self._shadow is not None:
             self._shadow.close()
             self._shadow = None
+
+    def _keep_shadow(self) -> None:
+        if self._shadow is None or self._serving is None:
+            return
+        try:
+            with self.device.folder.translated():
+                self._shadow.comparison(self._serving.id).save(self._shadow_file)
+        except EdgelineError as error:
+            _log.warning("%s", str(error))
 
     def _report(self) -> None:
         if self._reporter is None:
@@ -311,7 +358,8 @@ class Watcher:
             _log.exception("A report failed in a way that it should not")
 
     def _close(self) -> None:
-        self._drop_shadow()
+        self._keep_shadow()
+        self._close_shadow()
         self._keep_drift()
         self._keep_examples()
         if self._reporter is None:
@@ -321,10 +369,9 @@ class Watcher:
         except EdgelineError as error:
             _log.warning("%s", str(error))
 
-    def _load(self) -> InstalledModel:
+    def _load(self, loaded: LoadedModel) -> InstalledModel:
         from edgeline.runtime.classifier import Classifier
 
-        loaded = self.device.folder.load_active()
         # The one before is let go, not closed: a thread may be predicting with it.
         self._classifier = Classifier.from_installed(loaded, num_threads=self.device.num_threads)
         self._keep_drift()
