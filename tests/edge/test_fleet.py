@@ -21,6 +21,7 @@ from edgeline.device.reporting import Reporter, accept_enrolment, request_enrolm
 from edgeline.device.shadow import Shadow, ShadowSettings
 from edgeline.device.state import SHADOW_FILE, Rejection
 from edgeline.device.watch import Watcher
+from edgeline.drift import QUANTITIES, Shift
 from edgeline.errors import DeviceError, IntegrityError, ModelError, RegistryError, TrustError
 from edgeline.fleet.gather import Memory, gather
 from edgeline.fleet.halting import Rules, judge, log_ratio, next_share
@@ -30,6 +31,7 @@ from edgeline.fleet.report import (
     MAX_REPORT,
     Compared,
     Counts,
+    Drift,
     Enrolment,
     Served,
     open_report,
@@ -141,6 +143,24 @@ def test_a_report_has_a_bounded_size(mine: Reporting) -> None:
         mine.report(software="x" * MAX_REPORT)
     with pytest.raises(IntegrityError, match="at most"):
         _open(mine, b" " * (MAX_REPORT + 1))
+
+
+@pytest.mark.parametrize(("length", "kept"), [(2, 100), (200, 13)])
+def test_a_report_has_room_for_any_labels(length: int, kept: int, mine: Reporting) -> None:
+    counts = Counts()
+    for number in range(1000):
+        counts.add_label(chr(0x4E00 + number) * length)
+    shifts = {name: Shift(1 / 3, 1 / 3) for name in QUANTITIES}
+    full = {
+        "counts": counts,
+        "rejected": Served(3, OLD, reason="y" * 200),
+        "error": "UnreachableError",
+        "shadow": Compared(NEW, predictions=3, agreed=2, seconds=1 / 3, confidence=1 / 3),
+        "drift": Drift(NEW, NOW, NOW, 500, shifts),
+    }
+    assert _open(mine, mine.report(**full)).counts.labels == counts.labels
+    assert len(counts.labels) == kept + 1
+    assert sum(counts.labels.values()) == 1000
 
 
 def test_only_ed25519_keys_are_enrolled() -> None:

@@ -23,9 +23,7 @@ from edgeline.device.state import InstalledModel, State, read_bounded
 from edgeline.errors import DeviceError, EdgelineError, TrustError
 from edgeline.fleet.report import (
     LATENCY_BOUNDS,
-    MAX_LABELS,
     MAX_REPORT,
-    OTHER_LABELS,
     Compared,
     Counts,
     Drift,
@@ -111,9 +109,7 @@ class Reporter:
             counts.confidence += (probability - counts.confidence) / counts.predictions
             counts.entropy += (max(entropy, 0.0) - counts.entropy) / counts.predictions
             counts.latency[sum(seconds > bound for bound in LATENCY_BOUNDS)] += 1
-            name = label if label in counts.labels or len(counts.labels) < MAX_LABELS else None
-            name = OTHER_LABELS if name is None else name
-            counts.labels[name] = counts.labels.get(name, 0) + 1
+            counts.add_label(label)
 
     def compares(self, compared: Compared) -> None:
         """Report how a model in the shadow does, from now on."""

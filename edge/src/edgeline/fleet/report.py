@@ -34,6 +34,7 @@ ENROLMENT_TYPE = "application/vnd.edgeline.enrolment.v1+json"
 
 MAX_REPORT = 32 << 10  # bytes, with its enrolment
 MAX_LABELS = 100  # that are counted each by its name; the rest are counted together
+MAX_LABEL_BYTES = 8 << 10  # of the names of these labels, all together, so that a report fits
 MAX_REASON = 200  # characters
 OTHER_LABELS = "(others)"  # under which the rest is counted
 
@@ -68,6 +69,14 @@ class Counts:
     confidence: float = 0.0  # mean probability of the predicted labels
     entropy: float = 0.0  # mean entropy of the probabilities, in nats
     latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
+
+    def add_label(self, label: str) -> None:
+        """Count a prediction of a label; beyond what a report has room for, among the others."""
+        if label not in self.labels:
+            size = sum(len(name.encode()) for name in (*self.labels, label))
+            if len(self.labels) >= MAX_LABELS or size > MAX_LABEL_BYTES:
+                label = OTHER_LABELS
+        self.labels[label] = self.labels.get(label, 0) + 1
 
     def latency_quantile(self, share: float) -> float | None:
         """Return the bound in seconds below which this share of the predictions took.
