@@ -151,7 +151,7 @@ def test_a_report_has_room_for_any_labels(length: int, kept: int, mine: Reportin
     for number in range(1000):
         counts.add_label(chr(0x4E00 + number) * length)
     shifts = {name: Shift(1 / 3, 1 / 3) for name in QUANTITIES}
-    full = {
+    full: dict[str, Any] = {
         "counts": counts,
         "rejected": Served(3, OLD, reason="y" * 200),
         "error": "UnreachableError",
