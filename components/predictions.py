@@ -2,6 +2,7 @@
 
 predictions.json        which model is in which file, latencies, errors, the deployed release, and
                         how many images of each class each split has
+statistics.npy          of each image, see `edgeline.drift`; float32 `[examples, 3]`
 examples.npz            `image_ids`, `sources`, `label_ids`, and `slice_<number>` of each slice key
 <number>.npy            probabilities of one model, float32 `[examples, classes]`
 thumbnails/<index>.jpg  of the mistakes that a report shows
@@ -24,12 +25,13 @@ from numpy.typing import NDArray
 FLOAT = "float"  # the float model, among the models
 PREDICTIONS_FILE = "predictions.json"
 EXAMPLES_FILE = "examples.npz"
+STATISTICS_FILE = "statistics.npy"
 THUMBNAILS_FOLDER = "thumbnails"
 NEAREST_FOLDER = "nearest"
 MISTAKES = 24  # of the float model, that a report shows
 THUMBNAILS = 12  # mistakes of each variant, that a report shows
 NEIGHBOURS = 3  # training images that are shown beside a mistake of the float model
-VERSION = 2
+VERSION = 3
 
 Probabilities = NDArray[np.float32]  # [examples, classes]
 
@@ -136,6 +138,7 @@ class Predictions:
         images: by split, of all there are, how many examples each class has.
         nearest: by the index of an example that the float model gets wrong, the training images
             nearest to it, if the training kept features to find them by.
+        statistics: of the images, see `edgeline.drift.image_statistics`; float32 `[examples, 3]`.
     """
 
     image_ids: tuple[str, ...]
@@ -152,6 +155,7 @@ class Predictions:
     sources: tuple[str, ...] = ()
     images: Mapping[str, Sequence[int]] = field(default_factory=dict)
     nearest: Mapping[int, Sequence[Neighbour]] = field(default_factory=dict)
+    statistics: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 3), np.float32))
 
 
 class PredictionsWriter:
@@ -195,6 +199,10 @@ class PredictionsWriter:
             self._folder / file, mode="w+", dtype=np.float32, shape=shape
         )
         return mapped
+
+    def statistics(self, values: NDArray[np.float32]) -> None:
+        """Writes the statistics of the images, `[examples, 3]`."""
+        np.save(self._folder / STATISTICS_FILE, values, allow_pickle=False)
 
     def thumbnail(self, index: int, jpeg: bytes) -> None:
         """Writes the small picture of one example."""
@@ -279,6 +287,7 @@ def load_predictions(folder: Path) -> Predictions:
         deployed=by_kind["deployed"],
         deployed_release=_release(table["deployed_release"]),
         sources=sources,
+        statistics=np.load(folder / STATISTICS_FILE, allow_pickle=False),
         images=table["images"],
         nearest={
             int(example): [

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 VERDICT_FILE = "verdict.json"
 REPORT_FILE = "report.html"
+SKETCHES_FOLDER = "sketches"  # of the split as each variant sees it, for devices to compare with
 CHECKS_FILE = "checks.csv"  # every check of every model, also those that a verdict leaves out
 CONFUSION_FILE = "confusion.csv"  # how often every class was said of every label
 PREDICTIONS_CSV = "predictions.csv"  # what every model said of every image

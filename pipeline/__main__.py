@@ -68,6 +68,15 @@ examples:
 The folder has <variant>.tflite, preprocessing.json, labels.txt, verdict.json and report.html.
 """
 
+INBOX_EXAMPLES = """\
+examples:
+  python -m pipeline inbox inbox                        writes inbox/inbox.html
+  python -m pipeline inbox inbox --labels labels.csv    path,label; or fill in inbox/guesses.csv
+  python -m pipeline ingest photos data/cells --inbox inbox
+
+What has a label is added to the train split, and to no other. docs/fleet.md has the rest.
+"""
+
 SEARCH_EXAMPLES = """\
 examples:
   python -m pipeline search --config cells.toml --bases mobilenetv3small densenet121 --sides 96 150
@@ -110,6 +119,8 @@ def _ingest(options: argparse.Namespace) -> int:
     overrides = [*options.set, *(f"ingest.features.{each}" for each in options.feature)]
     if options.labels is not None:
         overrides.append(f"ingest.labels={json.dumps(str(options.labels))}")
+    if options.inbox is not None:
+        overrides.append(f"ingest.inbox={json.dumps(str(options.inbox))}")
     config = parse_ingest_config(options.config, overrides)
     engine = Engine(tuple(options.beam_arg), options.dask)
     ingested = api.ingest(
@@ -129,6 +140,15 @@ def _run(options: argparse.Namespace) -> int:
         return api.run(load_config(options.config, options.set), verbose=options.verbose).exit_code
     except RunFailed as failed:  # which the run has said
         return failed.exit_code
+
+
+def _inbox(options: argparse.Namespace) -> int:
+    from pipeline.data.inbox import take_labels, write_inbox_page
+
+    if options.labels is not None:
+        print(f"{take_labels(options.inbox, options.labels):,} labels taken from {options.labels}")
+    print(write_inbox_page(options.inbox))
+    return 0
 
 
 def _search(options: argparse.Namespace) -> int:
@@ -237,6 +257,12 @@ def _parser() -> argparse.ArgumentParser:
         help="names of the classes, a line each, where records have them by number",
     )
     ingest.add_argument(
+        "--inbox",
+        type=Path,
+        metavar="FOLDER",
+        help="add the labelled images that devices sent home, to train on only",
+    )
+    ingest.add_argument(
         "--dask",
         metavar="ADDRESS",
         help="work on a Dask cluster: its scheduler, such as tcp://scheduler:8786",
@@ -250,6 +276,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_common(ingest)
     ingest.set_defaults(command=_ingest)
+
+    inbox = _add_command(
+        commands, "inbox", "show images that devices sent home, to label them", INBOX_EXAMPLES
+    )
+    inbox.add_argument(
+        "inbox", type=Path, metavar="INBOX", help="what `edgeline registry fleet open` wrote"
+    )
+    inbox.add_argument(
+        "--labels", type=Path, metavar="FILE", help="a CSV file with path,label to take labels from"
+    )
+    inbox.set_defaults(command=_inbox)
 
     run = _add_command(commands, "run", "train, judge and publish", RUN_EXAMPLES)
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML")

@@ -141,6 +141,9 @@ class IngestConfig(_Section):
     drawn); by default the column "split", if there is one."""
     near_duplicates: Literal["group", "ignore"] = "group"
     """"group": images that look alike (burst shots, copies of another size) stay in one split."""
+    inbox: Path | None = None
+    """A folder that `edgeline registry fleet open` wrote: those of its images that have a label are
+    added, to train on and never to judge by."""
     features: dict[Literal["image", "label", "text"], str] = {}
     """Of TFRecord or Parquet files of a kind that is not known: what holds the image, the label or
     the label's text."""

@@ -28,6 +28,7 @@ def push(
     models: TFLiteModelsFolder,
     verdict: Verdict,
     report: bytes,
+    sketches: Mapping[str, bytes],
     *,
     blessed: bool,
     run: str,
@@ -43,6 +44,7 @@ def push(
         models: the variants' files.
         verdict: on those files.
         report: for people, HTML; travels with the release.
+        sketches: of the split that was judged on, by variant; devices tell drift by them.
         blessed: whether TFX's Evaluator blessed the float model.
         run: id of the run that judged them.
         origin: what else is known of where they come from.
@@ -75,7 +77,12 @@ def push(
         model=destination.model,
         channel=destination.channel,
         variants=[
-            VariantFiles(name, path, make(path.read_bytes(), models.contract).to_json())
+            VariantFiles(
+                name,
+                path,
+                golden=make(path.read_bytes(), models.contract).to_json(),
+                sketch=sketches[name],
+            )
             for name, path in files.items()
         ],
         preprocessing=models.contract,

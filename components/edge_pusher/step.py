@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from components.edge_pusher.origin import Origin
@@ -12,7 +13,7 @@ from components.edge_pusher.push import push
 from components.folders import Folders
 from components.registry import RELEASE_FILE, Destination, connection_from_text
 from components.tflite_models import TFLiteModelsFolder
-from components.verdict import REPORT_FILE, RUN_PROPERTY, Verdict
+from components.verdict import REPORT_FILE, RUN_PROPERTY, SKETCHES_FOLDER, Verdict
 
 BLESSED = "blessed"  # property of TFX's ModelBlessing: 1 where the float model passed
 
@@ -34,6 +35,7 @@ def publish(inputs: Folders, outputs: Folders, settings: Mapping[str, Any], run:
         TFLiteModelsFolder.load(inputs["tflite_models"].path),
         Verdict.load(verdict.path),
         (verdict.path / REPORT_FILE).read_bytes(),
+        _sketches(verdict.path / SKETCHES_FOLDER),
         blessed=inputs["model_blessing"].properties.get(BLESSED) == 1,
         run=verdict.properties[RUN_PROPERTY],
         origin=Origin.from_text(settings["origin"]),
@@ -58,3 +60,7 @@ def publish(inputs: Folders, outputs: Folders, settings: Mapping[str, Any], run:
         pushed_version=published.tag,
         digest=published.digest,
     )
+
+
+def _sketches(folder: Path) -> dict[str, bytes]:
+    return {file.stem: file.read_bytes() for file in folder.glob("*.json")}

@@ -9,6 +9,8 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from components.predictions import FLOAT, Predictions
 from components.report.report import ReportData, render
 from components.tflite_evaluator.gate import Gate
@@ -28,12 +30,14 @@ from components.verdict import (
     CONFUSION_FILE,
     PREDICTIONS_CSV,
     REPORT_FILE,
+    SKETCHES_FOLDER,
     VERDICT_FILE,
     Deployed,
     Policy,
     Verdict,
 )
 from edgeline._text import in_utc
+from edgeline.drift import Sketch
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,18 @@ def evaluate(inputs: Inputs, settings: Settings, output: Path) -> Verdict:
     write_predictions(predictions, labels, output / PREDICTIONS_CSV)
     write_confusion(data.probabilities, data.label_ids, data.labels, output / CONFUSION_FILE)
     (output / REPORT_FILE).write_text(render(data), encoding="utf-8")
+    _write_sketches(predictions, len(labels), output / SKETCHES_FOLDER)
     return verdict
+
+
+def _write_sketches(predictions: Predictions, classes: int, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for variant, said in predictions.variants.items():
+        confidences = np.asarray(said.max(axis=1), np.float32)
+        sketch = Sketch.of(
+            said.argmax(axis=1), confidences, predictions.statistics, classes=classes
+        )
+        (folder / f"{variant}.json").write_bytes(sketch.to_json())
 
 
 def _deployed(predictions: Predictions) -> Deployed | None:

@@ -217,6 +217,11 @@ def _against_deployed(variant: str, predictions: Predictions, gate: Gate) -> Ite
         return
     said, deployed = predictions.variants[variant], predictions.deployed[counterpart]
     yield _drop(name, said, deployed, predictions.label_ids, gate, gate.max_drop_deployed)
+    agreement = float(np.mean(said_of(said) == said_of(deployed)))
+    interval = share_interval(agreement, len(said), gate.confidence)
+    # What a rollout's devices have to bear out, when the two run beside each other.
+    name = f"agreement with {release.tag} {counterpart}"
+    yield Check(name, OVERALL, agreement, interval=interval)
 
 
 def _budgets(model: ModelFile, predictions: Predictions, gate: Gate) -> Iterator[Check]:

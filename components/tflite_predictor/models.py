@@ -23,6 +23,7 @@ from components.examples import ExampleTransform
 from components.feature_names import LABEL_ID
 from components.predictions import MISTAKES, Probabilities, mistakes
 from edgeline.contract import PreprocessingContract
+from edgeline.drift import image_statistics
 from edgeline.errors import ModelError
 from edgeline.preprocessing import load_image, preprocess
 from edgeline.runtime.interpreter import PixelModel
@@ -96,12 +97,14 @@ class Said:
         wrong: of the float model's mistakes among them, those that a report may show, int64
             `[mistakes]`.
         features: that the float model's base made of these, float32 `[mistakes, channels]`.
+        statistics: of the images; see `edgeline.drift.image_statistics`; float32 `[examples, 3]`.
     """
 
     probabilities: Probabilities
     errors: list[str]
     wrong: NDArray[np.int64]
     features: NDArray[np.float32]
+    statistics: NDArray[np.float32]
 
 
 class Models:
@@ -129,6 +132,7 @@ class Models:
         errors = ["" for _ in self._runners]
         features: list[NDArray[np.float32]] = []
         label_ids: list[NDArray[np.int64]] = []
+        statistics: list[tuple[float, float, float]] = []
         raw_features = ("image",) if self._raw else ()
         first = 0
         for batch in self._transform.batches(_dataset(records), BATCH, raw_features):
@@ -139,6 +143,7 @@ class Models:
             said[0, rows] = answer["probabilities"].numpy()
             features.append(answer["features"].numpy())
             label_ids.append(batch[LABEL_ID].numpy())
+            statistics += map(image_statistics, pixels.numpy())
             images = batch["image"].numpy() if self._raw else ()
             for number, runner in enumerate(self._runners):
                 if not errors[number]:
@@ -147,7 +152,13 @@ class Models:
                     except ModelError as error:
                         errors[number] = str(error)
         wrong = mistakes(np.concatenate(label_ids), said[0], MISTAKES)
-        return Said(said, errors, np.array(wrong, np.int64), np.concatenate(features)[wrong])
+        return Said(
+            said,
+            errors,
+            np.array(wrong, np.int64),
+            np.concatenate(features)[wrong],
+            np.array(statistics, np.float32),
+        )
 
 
 class Runner:

@@ -114,6 +114,7 @@ def predict(
         errors = _errors(sources, units, Path(scratch))
         said = _put_together(sources, units, Path(scratch), writer, errors, len(contract.labels))
         wrong = mistakes(index.label_ids, said[FLOAT], MISTAKES)
+        writer.statistics(_statistics(units, Path(scratch)))
         found = nearest_rows(inputs.kept_features, _features(wrong, units, Path(scratch)))
         seconds = _latencies(inputs, sources, errors)
     rows = {row for near in found.values() for row in near}
@@ -179,6 +180,7 @@ class _PredictUnit(beam.DoFn):
                 errors=np.array(said.errors, np.str_),
                 wrong=unit.first + said.wrong,
                 features=said.features,
+                statistics=said.statistics,
             )
         part.replace(file)
         if time.monotonic() - self._logged > PROGRESS_SECONDS:
@@ -218,6 +220,15 @@ def _features(
         with np.load(_unit_file(folder, unit), allow_pickle=False) as part:
             found |= dict(zip(part["wrong"].tolist(), part["features"], strict=True))
     return {index: found[index] for index in wanted}
+
+
+def _statistics(units: Sequence[Unit], folder: Path) -> NDArray[np.float32]:
+    """The statistics of all images, `[examples, 3]`, in their order."""
+    parts: list[NDArray[np.float32]] = []
+    for unit in sorted(units, key=lambda unit: unit.first):
+        with np.load(_unit_file(folder, unit), allow_pickle=False) as part:
+            parts.append(part["statistics"])
+    return np.concatenate(parts)
 
 
 def _put_together(

@@ -56,6 +56,10 @@ def find(photos: Path, options: IngestConfig, workshop: Workshop, say: Say) -> L
     features = {str(key): name for key, name in options.features.items()}
     records = find_records(photos, features, options.labels)
     if records is not None:
+        if options.inbox is not None:
+            raise UserError(
+                f"ingest.inbox adds to photos or a CSV file, and {photos} has {records.kind} files"
+            )
         return _list_records(records, options, workshop)
     return _list_photos(photos, options, workshop, say)
 

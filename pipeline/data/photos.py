@@ -7,6 +7,8 @@
 - a CSV file with the header `path,label`, its paths relative to its own folder or absolute. A
   column `split`, or the one that `split_by` names, has splits; further columns are slice keys.
 
+To any of them come the labelled images of an inbox, those that devices sent home; to train on only.
+
 Photos come one by one and in an order that follows from their names alone, so that a million of
 them take no memory, and two machines find them in the same order.
 """
@@ -18,12 +20,13 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgeline.image_files import SUFFIXES, UnreadableKindError, read_image
+from pipeline.data.labels import normal_label
 from pipeline.data.split_names import split_of_name
 from pipeline.data.system_names import SYSTEM_NAMES
 from pipeline.errors import UserError
@@ -94,6 +97,7 @@ class Photos:
         self.slice_keys: tuple[str, ...] = ()
         self.found = Found()
         self._group = _compiled(options.group_pattern)
+        self._inbox = options.inbox
         if path.is_dir():
             if options.group is not None:
                 raise UserError(
@@ -115,10 +119,46 @@ class Photos:
             UserError: a folder can't be read, a folder is linked into itself, a class folder holds
                 nothing, or a row of the table is not right.
         """
-        for photo in self._photos:
+        for photo in self._with_inbox():
             size, changed = _size_and_time(photo.path)
             group = photo.group or self._group_of(photo.source)
             yield photo._replace(bytes=size, changed=changed, group=group)
+
+    def _with_inbox(self) -> Iterator[Photo]:
+        labels: set[str] = set()
+        for photo in self._photos:
+            labels.add(normal_label(photo.label))
+            yield photo
+        if self._inbox is not None:
+            yield from self._in_inbox(self._inbox, labels)
+
+    def _in_inbox(self, inbox: Path, labels: Collection[str]) -> Iterator[Photo]:
+        # Not above: no worker reads it, and what signs and seals takes long to import.
+        from edgeline.fleet.inbox import TABLE, read_inbox
+
+        table, entries = inbox / TABLE, read_inbox(inbox)
+        if not entries:
+            raise UserError(
+                f"ingest.inbox: {table} has no images; `edgeline registry fleet open` writes it"
+            )
+        labelled = [entry for entry in entries if entry.label.strip()]
+        for entry in labelled:
+            if normal_label(entry.label) not in labels:
+                raise UserError(
+                    f"{table}: {entry.path} has the label {entry.label!r}, and no other image has: "
+                    f"expected one of {', '.join(sorted(labels)[:20])}"
+                )
+            yield Photo(
+                path=os.path.join(inbox.absolute(), entry.path),  # noqa: PTH118 (as the others)
+                source=f"{inbox.name}/{entry.path}",
+                label=entry.label,
+                split="train",
+                slices=("",) * len(self.slice_keys),
+            )
+        self.found.notes.append(
+            f"{len(labelled):,} of {len(entries):,} images in {inbox} have a label, and are added "
+            "to train"
+        )
 
     def _group_of(self, source: str) -> str:
         match = self._group.search(source) if self._group else None

@@ -76,7 +76,7 @@ def _settings(config: Config, dataset: Dataset) -> dict[str, Any]:
     settings = config.model_dump(mode="json", exclude=machine)
     ingest = dict(dataset.options)
     paths = {"base_weights": settings["trainer"], "warm_start": settings["trainer"]}
-    for name, section in {**paths, "labels": ingest}.items():
+    for name, section in {**paths, "labels": ingest, "inbox": ingest}.items():
         if section.get(name):
             section[name] = Path(section[name]).name
     return {**settings, "ingest": ingest}

@@ -16,6 +16,7 @@ from components.registry import Destination, connection_from_text, connection_to
 from components.tflite_models import ModelFile, TFLiteModelsFolder, sha256_of
 from components.verdict import Check, VariantVerdict, Verdict
 from edgeline.contract import PreprocessingContract
+from edgeline.drift import Sketch
 from edgeline.errors import RegistryError
 from edgeline.golden import Golden, check
 from edgeline.publish.keys import read_public_key
@@ -30,6 +31,9 @@ from tests.conftest import make_registry
 
 SIDE = 4
 CONTRACT = PreprocessingContract(height=SIDE, width=SIDE, max_side=512, labels=("cat", "dog"))
+SKETCH = Sketch.of(
+    np.array([0, 1]), np.ones(2, np.float32), np.ones((2, 3), np.float32), classes=2
+).to_json()
 PASSED = Check("accuracy", "overall", 0.8, 0.7)
 MISSED = Check("accuracy", "overall", 0.6, 0.7)
 ORIGIN = Origin(
@@ -101,6 +105,7 @@ def pushed(
         models,
         judged,
         b"<html>",
+        dict.fromkeys(("float32", "float16"), SKETCH),
         blessed=blessed,
         run="run 7",
         origin=ORIGIN,
@@ -197,6 +202,7 @@ def test_each_variant_brings_a_golden_pair_that_it_passes(models: TFLiteModelsFo
     reader, release = served(models)
     for variant in release.variants:
         golden = reader.read_golden(variant)
+        assert reader.read_sketch(variant) == SKETCH
         assert golden is not None
         model = PixelModel(
             reader.read_model(variant), height=SIDE, width=SIDE, classes=2, num_threads=1

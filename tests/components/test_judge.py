@@ -255,6 +255,17 @@ def test_a_latency_ratio_without_float32_does_not_pass() -> None:
     assert judged(made_up, Gate(0.5, max_latency_ratio=9.0)).passed == ()
 
 
+def test_how_often_a_variant_agrees_with_the_deployed_release_is_on_record() -> None:
+    verdict = judged(predictions(10, 10, deployed_wrong=4), Gate(0.5))
+    (found,) = (
+        each for each in verdict.variants[0].checks if each.metric.startswith("agreement w")
+    )
+    assert found.metric == "agreement with v3 float16"
+    assert (found.value, found.threshold, found.passed) == (0.94, None, True)
+    assert found.interval is not None
+    assert 0.85 < found.interval[0] < 0.94 < found.interval[1] < 1
+
+
 def test_without_a_deployed_release_nothing_is_said_of_it() -> None:
     verdict = judged(predictions(), Gate(0.5, max_drop_deployed=0.0))
     assert verdict.deployed is None

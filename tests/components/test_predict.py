@@ -14,7 +14,6 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from apache_beam.options.pipeline_options import PipelineOptions
-from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
 from components.examples import TransformedExamples
@@ -25,6 +24,7 @@ from components.tflite_predictor.baseline import Baseline, BaselineError, load_b
 from components.tflite_predictor.neighbours import nearest_rows
 from components.tflite_predictor.predict import Inputs, predict
 from components.trained_model import FEATURES_FILE
+from edgeline.drift import image_statistics
 from edgeline.registry.store import Connection
 from tests.conftest import Workspace, make_registry, publish_release
 
@@ -180,10 +180,19 @@ def test_probabilities_are_mapped_and_not_loaded(found: Predictions) -> None:
     assert all(isinstance(each, np.memmap) for each in found.variants.values())
 
 
+def test_the_statistics_are_those_of_what_the_models_take(
+    found: Predictions, examples: TransformedExamples
+) -> None:
+    pixels = [image for batch in examples.batches(8) for image in batch["pixels"].numpy()]
+    expected = np.array([image_statistics(image) for image in pixels], np.float32)
+    np.testing.assert_array_equal(found.statistics, expected)
+
+
 def test_of_the_units_nothing_is_left(workspace: Workspace) -> None:
     folder = workspace.artifact("TFLitePredictor", "predictions")
     table = json.loads((folder / "predictions.json").read_text())
-    expected = {"predictions.json", "examples.npz", *(model["file"] for model in table["models"])}
+    names = ("predictions.json", "examples.npz", "statistics.npy")
+    expected = {*names, *(model["file"] for model in table["models"])}
     assert {path.name for path in folder.iterdir()} - {"thumbnails", "nearest"} == expected
 
 

@@ -99,6 +99,7 @@ class Store:
         channel: str = "candidate",
         verdict: bytes = b"{}",
         golden: bytes | None = None,
+        sketch: bytes | None = None,
         writer: WriteStore | None = None,
         **others: bytes,
     ) -> Published:
@@ -107,7 +108,7 @@ class Store:
         for name, content in (variants or {"float32": b"weights"}).items():
             path = self.files / f"{name}.tflite"
             path.write_bytes(content)
-            files.append(VariantFiles(name, path, golden))
+            files.append(VariantFiles(name, path, golden, sketch))
         writer = writer or open_for_writing(self.location)
         return publish(
             writer,
@@ -148,4 +149,5 @@ class Store:
             for variant in release.variants:
                 reader.read_model(variant)
                 reader.read_golden(variant)
+                reader.read_sketch(variant)
         return releases

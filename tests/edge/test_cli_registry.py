@@ -498,7 +498,7 @@ REGISTRY = (
     *("verify", "refresh", "gc", "copy", "keys"),
 )
 ROLLOUT = ("status", "advance", "halt")
-FLEET = ("init", "enrol", "revoke", "list")
+FLEET = ("init", "enrol", "revoke", "list", "report", "inbox-key", "open")
 KEYS = ("create", "public", "list", "add-model", "rotate", "expiry", "sign", "apply")
 
 

@@ -19,8 +19,9 @@ from benchmarks import fleet
 from edgeline.device import reporting, update
 from edgeline.device.reporting import Reporter, accept_enrolment, request_enrolment
 from edgeline.device.shadow import Shadow, ShadowSettings
-from edgeline.device.state import Rejection
+from edgeline.device.state import SHADOW_FILE, Rejection
 from edgeline.device.watch import Watcher
+from edgeline.drift import QUANTITIES, Shift
 from edgeline.errors import DeviceError, IntegrityError, ModelError, RegistryError, TrustError
 from edgeline.fleet.gather import Memory, gather
 from edgeline.fleet.halting import Rules, judge, log_ratio, next_share
@@ -30,6 +31,7 @@ from edgeline.fleet.report import (
     MAX_REPORT,
     Compared,
     Counts,
+    Drift,
     Enrolment,
     Served,
     open_report,
@@ -141,6 +143,24 @@ def test_a_report_has_a_bounded_size(mine: Reporting) -> None:
         mine.report(software="x" * MAX_REPORT)
     with pytest.raises(IntegrityError, match="at most"):
         _open(mine, b" " * (MAX_REPORT + 1))
+
+
+@pytest.mark.parametrize(("length", "kept"), [(2, 100), (200, 13)])
+def test_a_report_has_room_for_any_labels(length: int, kept: int, mine: Reporting) -> None:
+    counts = Counts()
+    for number in range(1000):
+        counts.add_label(chr(0x4E00 + number) * length)
+    shifts = {name: Shift(1 / 3, 1 / 3) for name in QUANTITIES}
+    full: dict[str, Any] = {
+        "counts": counts,
+        "rejected": Served(3, OLD, reason="y" * 200),
+        "error": "UnreachableError",
+        "shadow": Compared(NEW, predictions=3, agreed=2, seconds=1 / 3, confidence=1 / 3),
+        "drift": Drift(NEW, NOW, NOW, 500, shifts),
+    }
+    assert _open(mine, mine.report(**full)).counts.labels == counts.labels
+    assert len(counts.labels) == kept + 1
+    assert sum(counts.labels.values()) == 1000
 
 
 def test_only_ed25519_keys_are_enrolled() -> None:
@@ -404,8 +424,9 @@ def test_a_device_reports_what_it_does(
     assert report.sequence > NOW + YEAR, "it never falls back"
 
 
-def _settled(shadow: Shadow, tried: int) -> None:
+def _settled(shadow: Shadow | None, tried: int) -> None:
     """Wait until the shadow has looked at so many images."""
+    assert shadow is not None
     for _ in range(3000):
         if shadow.compared.predictions + shadow.compared.errors == tried:
             return
@@ -472,6 +493,47 @@ def test_a_new_model_is_compared_before_it_takes_over(
     assert report.shadow is not None
     found = (report.shadow.digest, report.shadow.predictions, report.shadow.agreed)
     assert found == (published.digest, 2, 2)
+
+
+def test_a_restart_goes_on_with_a_comparison(enrolled: Any, store: Store, models: Path) -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    settings = ShadowSettings(predictions=3, budget=1e9)
+    with Watcher(enrolled, shadow=settings) as watcher:
+        release(store, models, 2)
+        watcher.check()
+        watcher.predict(image)
+        _settled(watcher._shadow, 1)
+    with Watcher(enrolled, shadow=settings) as watcher:
+        assert watcher.classify(image)[0].version == 1, "the comparison has two to go"
+        _settled(watcher._shadow, 2)
+        watcher.check()
+        # As when power fails: nothing is said any more.
+        kept = (enrolled.folder.path / SHADOW_FILE).read_bytes()
+    (enrolled.folder.path / SHADOW_FILE).write_bytes(kept)
+    with Watcher(enrolled, shadow=settings) as watcher:
+        assert watcher.classify(image)[0].version == 1
+        _settled(watcher._shadow, 3)
+        watcher.check()
+        assert watcher.classify(image)[0].version == 2
+        assert not (enrolled.folder.path / SHADOW_FILE).exists()
+    with Watcher(enrolled, shadow=settings) as watcher:
+        assert watcher.classify(image)[0].version == 2
+
+
+@pytest.mark.parametrize("kept", ["{", '{"model": 1}', "nothing"])
+def test_without_a_comparison_to_go_on_with_the_new_model_is_served(
+    kept: str, enrolled: Any, store: Store, models: Path
+) -> None:
+    settings = ShadowSettings(predictions=3, budget=1e9)
+    with Watcher(enrolled, shadow=settings) as watcher:
+        release(store, models, 2)
+        watcher.check()
+    if kept == "nothing":
+        (enrolled.folder.path / SHADOW_FILE).unlink()
+    else:
+        (enrolled.folder.path / SHADOW_FILE).write_text(kept)
+    with Watcher(enrolled, shadow=settings) as watcher:
+        assert watcher.classify(np.zeros((8, 8, 3), np.uint8))[0].version == 2
 
 
 def test_a_process_that_ends_by_itself_is_a_crash(enrolled: Any, tmp_path: Path) -> None:

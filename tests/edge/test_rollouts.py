@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from components.verdict import Deployed
 from edgeline.cli import main
 from edgeline.device import update
 from edgeline.device.identity import device_id, known_id
@@ -233,9 +234,13 @@ def run(
     root.write_bytes(store.root)
     monkeypatch.setenv("EDGELINE_ROOT", str(root))
     monkeypatch.setenv("EDGELINE_KEYS", str(store.authority.files))
+    deployed = None
     for content, channel in ((b"first", "production"), (b"second", "candidate")):
         variants = {"float32": content}
-        store.publish(variants, verdict=judged(variants), channel=channel)
+        published = store.publish(
+            variants, verdict=judged(variants, deployed=deployed), channel=channel
+        )
+        deployed = Deployed(published.tag, published.digest)
 
     def give(command: str, *arguments: str) -> Done:
         try:
@@ -430,12 +435,18 @@ def test_a_fleet_by_commands(
         open_place(str(tmp_path / "reports")).put(each.id, report)
     listed = run("fleet list", *watch)
     assert listed.out.count("v2: hangs") == 3
+    page = tmp_path / "fleet.html"
+    assert "5 devices" in run("fleet report", *watch, "--output", str(page)).out
+    assert "rejected v2: hangs" in page.read_text()
+    missing = run("fleet report", *watch, "--output", str(tmp_path / "no" / "fleet.html"))
+    assert (missing.code, "cannot be written" in missing.error) == (3, True)
     assert run("fleet revoke", "pets", devices[0].id).code == 3, "its key is not at hand"
     done = run("watch-rollout", *watch, *signing, "--json", "--least-failed", "4")
     assert (done.code, done.document["action"], done.document["heard"]) == (0, "waits", 5)
     done = run("watch-rollout", *watch, *signing, "--json")
     assert (done.code, done.document["action"]) == (3, "halted")
     assert done.document["failed"] == {each.id: "rejected: hangs" for each in devices[:3]}
+    assert done.document["min_agreement"] == 0.95, "as the verdict promised"
     assert run("rollout status", "pets", "--json").document["state"] == "halted"
     assert run("verify").code == 0
     monkeypatch.setenv("EDGELINE_KEYS", f"{keys} {store.authority.files}")

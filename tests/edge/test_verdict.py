@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.verdict import Check, Policy, VariantVerdict
+from components.verdict import Check, Deployed, Policy, VariantVerdict
 from components.verdict import Verdict as Written
 from edgeline._json import parse_object
 from edgeline.errors import IntegrityError
@@ -30,6 +30,26 @@ WRITTEN = Written(
     ),
     policy=Policy(require=("int8",)),
 )
+
+
+def test_the_agreement_that_is_promised_is_the_least_of_the_published_variants() -> None:
+    def agrees(least: float) -> Check:
+        return Check("agreement with v1 int8", "overall", 0.99, interval=(least, 1.0))
+
+    int8, float32, failed = WRITTEN.variants
+    written = replace(
+        WRITTEN,
+        deployed=Deployed("v1", "sha256:1"),
+        variants=(
+            replace(int8, checks=(*int8.checks, agrees(0.9))),
+            replace(float32, checks=(*float32.checks, agrees(0.95))),
+            replace(failed, checks=(agrees(0.1),)),
+        ),
+    )
+    verdict = Verdict.from_json(written.to_json())
+    assert verdict.promised_agreement("sha256:1") == 0.9
+    assert verdict.promised_agreement("sha256:2") is None, "it was compared with another one"
+    assert Verdict.from_json(WRITTEN.to_json()).promised_agreement("sha256:1") is None
 
 
 def test_reads_what_the_pipeline_writes() -> None:

@@ -272,7 +272,8 @@ def republished(registry: Path, folder: Path) -> str:
     for variant in release.variants:
         model = folder / f"{variant.name}.tflite"
         model.write_bytes(reader.read_model(variant))
-        variants.append(VariantFiles(variant.name, model, reader.read_golden(variant)))
+        golden, sketch = reader.read_golden(variant), reader.read_sketch(variant)
+        variants.append(VariantFiles(variant.name, model, golden, sketch))
     store = open_for_writing(str(folder / "registry"))
     root = (folder / "keys" / "root.json").read_bytes()
     parts = timeless(registry)

@@ -26,6 +26,7 @@ __all__ = [
     "has_transparency",
     "limit_side",
     "load_image",
+    "load_limited",
     "load_pixels",
     "orientation",
     "preprocess",
@@ -77,6 +78,15 @@ def load_pixels(contract: PreprocessingContract, source: ImageSource) -> NDArray
         ImageError: as `load_image`.
     """
     return _resized(contract, _load(source))
+
+
+def load_limited(source: ImageSource, max_side: int) -> NDArray[np.uint8]:
+    """Return what `load_image` does, scaled down until no side has more than `max_side` pixels.
+
+    Raises:
+        ImageError: as `load_image`.
+    """
+    return np.asarray(limit_side(_load(source), max_side))
 
 
 def resize_bilinear(image: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:

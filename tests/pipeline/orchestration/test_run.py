@@ -22,6 +22,7 @@ from components.tflite_rewriter.metadata import read_labels
 from components.verdict import OVERALL, Verdict, metric_value
 from edgeline import Classifier
 from edgeline.cli import main
+from edgeline.drift import Sketch
 from edgeline.golden import Golden
 from edgeline.golden import check as check_golden
 from edgeline.publish.keys import read_public_key
@@ -278,9 +279,12 @@ def test_no_path_of_this_machine_leaves_with_a_release(workspace: Workspace) -> 
 
 def test_each_variant_brings_a_golden_pair_that_it_passes(workspace: Workspace) -> None:
     reader, release = served(workspace)
+    images = Verdict.from_json(reader.read_verdict(release)).examples
     for variant in release.variants:
-        golden = reader.read_golden(variant)
+        golden, sketch = reader.read_golden(variant), reader.read_sketch(variant)
         assert golden is not None
+        assert sketch is not None
+        assert Sketch.from_json(sketch).images == images
         model = PixelModel(
             reader.read_model(variant), height=32, width=32, classes=2, num_threads=2
         )

@@ -16,6 +16,7 @@ from edgeline.cli.device_options import (
 )
 from edgeline.cli.doctor import add_doctor
 from edgeline.cli.enrol import add_enrol
+from edgeline.cli.examples import add_examples
 from edgeline.cli.options import add_command, add_json
 from edgeline.cli.output import print_json, print_table, printable
 from edgeline.cli.watch import add_watch
@@ -23,6 +24,7 @@ from edgeline.cli.watch import add_watch
 if TYPE_CHECKING:
     from edgeline.device.state import InstalledModel, State
     from edgeline.device.update import Device
+    from edgeline.fleet.report import Drift
 
 
 def add_device_commands(commands: Any) -> None:
@@ -35,6 +37,7 @@ def add_device_commands(commands: Any) -> None:
     _add_rollback(commands)
     add_doctor(commands)
     add_enrol(commands)
+    add_examples(commands)
 
 
 def _add_pull(commands: Any) -> None:
@@ -131,6 +134,9 @@ def _status(options: argparse.Namespace) -> int:
         ("last check", _when(state.checked)),
         ("signatures", _signatures(state)),
     ]
+    drift = _last_drift(device, state)
+    if drift:
+        rows.append(("drift", _drift_line(drift)))
     if state.held:
         rows.append(("held", "by `edgeline rollback`, until the channel moves"))
     if state.rejected:
@@ -147,6 +153,7 @@ def _status_json(
 ) -> dict[str, Any]:
     from edgeline.device.identity import known_id
 
+    drift = _last_drift(device, state)
     active, previous = models.get(state.active or ""), models.get(state.previous or "")
     return {
         "registry": device.registry,
@@ -164,6 +171,7 @@ def _status_json(
             if state.rejected
             else None
         ),
+        "drift": _drift_json(drift) if drift else None,
         "checked": state.checked or None,
         "expires": state.expires or None,
         "stale": _stale(state),
@@ -178,6 +186,27 @@ def _device_line(device: "Device", state: "State") -> str:
 
     name = known_id(device.folder.base) or "no id yet"
     return f"{name}, in {', '.join(state.groups)}" if state.groups else name
+
+
+def _last_drift(device: "Device", state: "State") -> "Drift | None":
+    from edgeline.device.state import DRIFT_FILE
+
+    if not (device.folder.path / DRIFT_FILE).exists():
+        return None  # as on most devices: what is needed to read it takes time to import
+    from edgeline.device.drift import last_drift
+
+    return last_drift(device.folder.path, state.active)
+
+
+def _drift_line(drift: "Drift") -> str:
+    shifted = ", ".join(f"{name} {drift.shifts[name].index:.2f}" for name in drift.shifted)
+    return f"{shifted or 'none'} in {drift.images} images, until {_when(drift.until)}"
+
+
+def _drift_json(drift: "Drift") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(drift), "shifted": list(drift.shifted)}
 
 
 def _model_line(installed: "InstalledModel | None") -> str:

@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +26,19 @@ from edgeline.cli.options import (
     add_store,
     at_least,
 )
-from edgeline.cli.output import UsageError, note, print_json, print_table
+from edgeline.cli.output import UsageError, note, print_json, print_table, printable
+from edgeline.cli.registry_inbox import add_inbox
 from edgeline.cli.registry_rollout import add_channel
-from edgeline.errors import RegistryError
+from edgeline.errors import IntegrityError, RegistryError
 
 if TYPE_CHECKING:
     from edgeline.fleet.gather import Gathered
     from edgeline.fleet.halting import Judged, Rules
+    from edgeline.fleet.report import Report
     from edgeline.publish.repository import Repository
+    from edgeline.registry.format import ReleaseRef
     from edgeline.registry.rollout import Rollout
+    from edgeline.registry.store import ReadStore
 
 HALTED = 3  # the exit code when a rollout is halted
 DAY = 86_400.0
@@ -50,6 +55,7 @@ def add_fleet(group: Any) -> None:
   edgeline registry fleet init registry solar-cells --fleet-key fleet.pub --halt-key halt.pub
   edgeline registry fleet enrol registry solar-cells request.json --output enrolment.json
   edgeline registry fleet list registry solar-cells --reports reports
+  edgeline registry fleet report registry solar-cells --reports reports --output fleet.html
 """,
     )
     start = add_command(
@@ -122,6 +128,30 @@ def add_fleet(group: Any) -> None:
     add_root(listing)
     add_json(listing, "a line of JSON per device")
     add_connection(listing)
+    _add_page(commands)
+    add_inbox(commands)
+
+
+def _add_page(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "report",
+        run=_page,
+        summary="write what devices report as a page",
+        description="Write what the devices of a channel report as a page, one HTML file: devices\n"
+        "by release, releases over time, failures by reason, drift.",
+        examples="""\
+  edgeline registry fleet report registry solar-cells --root keys/root.json \\
+      --reports reports --output fleet.html
+""",
+    )
+    add_channel(parser)
+    _add_reports(parser)
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="to write, or to replace"
+    )
+    add_root(parser)
+    add_connection(parser)
 
 
 def add_watch_rollout(group: Any) -> None:
@@ -154,6 +184,13 @@ def add_watch_rollout(group: Any) -> None:
         help="of a rollout, default: 5%%,25%%,100%%",
     )
     rules = parser.add_argument_group("when a device has failed, and what is too many")
+    rules.add_argument(
+        "--min-agreement",
+        type=_share,
+        metavar="N",
+        help="share of labels that the model before gave, in the shadow; default: what the release "
+        "promises by its verdict, if that compared it with the release that all others have",
+    )
     for option, what, kind, default in _RULES:
         rules.add_argument(
             option, type=kind, default=default, metavar="N", help=f"{what}, default: {default}"
@@ -250,7 +287,7 @@ def _list(options: argparse.Namespace) -> int:
         for report in gathered.reports:
             print_json(report.to_json())
         return 0
-    rows = [("DEVICE", "SERVES", "PREDICTIONS", "ERRORS", "CRASHES", "REJECTED")]
+    rows = [("DEVICE", "SERVES", "PREDICTIONS", "ERRORS", "CRASHES", "DRIFTED", "REJECTED")]
     for each in gathered.reports:
         active, counts = each.active, each.counts
         rows.append(
@@ -260,6 +297,7 @@ def _list(options: argparse.Namespace) -> int:
                 f"{counts.predictions:,}",
                 f"{counts.model_errors:,}",
                 f"{counts.crashes:,}",
+                _drifted(each),
                 f"v{each.rejected.version}: {each.rejected.reason}" if each.rejected else "-",
             )
         )
@@ -267,16 +305,43 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
+def _page(options: argparse.Namespace) -> int:
+    from edgeline._files import write_whole
+    from edgeline.fleet.page import render
+
+    trusted = repository_to_read(options, existing_store(options))
+    gathered = _gathered(options, trusted)
+    channel = trusted.channel(options.model, options.channel)
+    page = render(gathered, channel, now=time.time()).encode()
+    try:
+        write_whole(options.output, page)
+    except OSError as error:
+        raise RegistryError(f"{options.output} cannot be written: {error.strerror}") from None
+    print(printable(f"{options.output}: {len(gathered.reports)} devices"))
+    return 0
+
+
+def _drifted(report: "Report") -> str:
+    """Return what has drifted; "-" where nothing has, and "?" where nobody looks."""
+    if report.drift is None:
+        return "?"
+    return ", ".join(report.drift.shifted) or "-"
+
+
 def _watch(options: argparse.Namespace) -> int:
     from edgeline.fleet.halting import judge, next_share
 
-    trusted = repository(options, existing_store(options))
+    store = existing_store(options)
+    trusted = repository(options, store)
     channel = trusted.channel(options.model, options.channel)
     rollout = channel.active_rollout if channel else None
-    if rollout is None:
+    if channel is None or rollout is None:
         note(f"{options.model}/{options.channel} has no rollout under way")
         return 0
     rules = _rules(options)
+    if rules.min_agreement is None:
+        promised = _promised_agreement(store, rollout, channel.release)
+        rules = replace(rules, min_agreement=promised)
     judged = judge(rollout, _gathered(options, trusted).reports, rules)
     share = next_share(rollout, judged, options.steps) if options.advance else None
     action = "halted" if judged.decision == "halt" else "advanced" if share else "waits"
@@ -286,8 +351,24 @@ def _watch(options: argparse.Namespace) -> int:
         from edgeline.publish.rollouts import advanced
 
         trusted.edit(options.model, options.channel, advanced(rollout.number, share))
-    _report(options, rollout, judged, action, share)
+    _report(options, rollout, judged, rules, action, share)
     return HALTED if action == "halted" else 0
+
+
+def _promised_agreement(
+    store: "ReadStore", rollout: "Rollout", before: "ReleaseRef"
+) -> float | None:
+    """Return the agreement with the release before that the new one's verdict promises."""
+    from edgeline.registry.reader import RegistryReader
+    from edgeline.registry.verdict import Verdict
+
+    reader = RegistryReader(store)
+    try:
+        verdict = Verdict.from_json(reader.read_verdict(reader.open(rollout.release)))
+    except IntegrityError as error:
+        note(f"agreement in the shadow is not held against the verdict: {error}")
+        return None
+    return verdict.promised_agreement(before.index.digest)
 
 
 def _halt(trusted: "Repository", options: argparse.Namespace, rollout: "Rollout") -> None:
@@ -307,6 +388,7 @@ def _report(
     options: argparse.Namespace,
     rollout: "Rollout",
     judged: "Judged",
+    rules: "Rules",
     action: str,
     share: int | None,
 ) -> None:
@@ -329,6 +411,7 @@ def _report(
                 "failed": dict(judged.failed),
                 "evidence": judged.evidence,
                 "limit": judged.limit,
+                "min_agreement": rules.min_agreement,
             }
         )
         return
@@ -338,9 +421,16 @@ def _report(
             ("rollout", f"{rollout.number} of {options.model}/{options.channel}, {tag}: {end}"),
             ("devices", f"{judged.heard} heard, {judged.well} well, {len(judged.failed)} failed"),
             ("evidence", f"{judged.evidence:+.2f} against it, halted at {judged.limit:.2f}"),
+            ("agreement", _agreement(rules)),
             *((f"  {device}", reason) for device, reason in sorted(judged.failed.items())),
         ]
     )
+
+
+def _agreement(rules: "Rules") -> str:
+    if rules.min_agreement is None:
+        return "with the release before: nothing was promised"
+    return f"with the release before: {rules.min_agreement:.4f} or more in the shadow"
 
 
 def _gathered(options: argparse.Namespace, trusted: "Repository") -> "Gathered":
@@ -393,7 +483,6 @@ _RULES: tuple[tuple[str, str, Callable[[str], Any], Any], ...] = (
     ("--soak-hours", "that a device serves the release until it counts as well", _positive, 24.0),
     ("--max-crashes", "of a device that has not failed", at_least(0), 1),
     ("--max-model-errors", "share of predictions that the model may fail at", _share, 0.01),
-    ("--min-agreement", "share of labels that the model before gave, in the shadow", _share, None),
     ("--max-latency-ms", "that 95%% of a device's predictions take at most", _positive, None),
 )
 

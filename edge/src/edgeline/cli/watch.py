@@ -19,6 +19,7 @@ from edgeline.cli.options import add_command, at_least
 from edgeline.errors import DeviceError
 
 if TYPE_CHECKING:
+    from edgeline.device.examples import HardExamples
     from edgeline.device.reporting import Reporter
     from edgeline.device.state import InstalledModel
     from edgeline.device.update import Device
@@ -43,6 +44,7 @@ def add_watch(commands: Any) -> None:
         examples="""\
   edgeline watch --registry oci://registry.example/cells --root root.json --model solar-cells
   edgeline watch --registry registry --model solar-cells --port 9464
+  edgeline watch --registry registry --model solar-cells --port 9464 --drift 500
   edgeline watch --registry registry --model solar-cells --report /var/spool/edgeline
   edgeline watch --registry registry --model solar-cells --on-update systemctl restart camera
 """,
@@ -91,6 +93,23 @@ def add_watch(commands: Any) -> None:
         "reported; needs --port, and memory for both; default: it takes over at once",
     )
     parser.add_argument(
+        "--drift",
+        type=at_least(100),
+        metavar="N",
+        help="compare each N predictions with the release's test split, and say in `edgeline "
+        "status`, the metrics and reports what has drifted; choose N so that it lasts as long as "
+        "what is seen takes to vary, such as a day; needs --port; default: off",
+    )
+    parser.add_argument(
+        "--keep-hard",
+        type=_images_a_day,
+        metavar="N",
+        help="keep at most N images a day on this device, for a week, that the model is least sure "
+        "of, or to which the model in the shadow gives another label; `edgeline examples` exports "
+        "them, sealed to their owner; who is in the pictures has to agree; needs --port; default: "
+        "none",
+    )
+    parser.add_argument(
         "--on-update",
         nargs=argparse.REMAINDER,
         metavar="COMMAND",
@@ -112,8 +131,12 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("--on-update: expected a program to run")
     if options.interval > options.max_interval:
         raise UsageError("--interval: expected at most --max-interval")
-    if options.shadow and options.port is None:
-        raise UsageError("--shadow: expected --port, too: without it nothing is predicted here")
+    for option in ("shadow", "drift", "keep_hard"):
+        if getattr(options, option) and options.port is None:
+            raise UsageError(
+                f"--{option.replace('_', '-')}: expected --port, too: without it nothing is "
+                "predicted here"
+            )
     device = open_device(options)
     watcher = Watcher(
         device,
@@ -125,6 +148,8 @@ def _run(options: argparse.Namespace) -> int:
         predicts=options.port is not None,
         reporter=_reporter(options, device),
         shadow=ShadowSettings(predictions=options.shadow) if options.shadow else None,
+        drift=options.drift,
+        hard_examples=_hard_examples(options, device),
     )
     # A download that is broken off is resumed, so that there is nothing to wait for.
     signal.signal(signal.SIGTERM, _leave)
@@ -153,6 +178,14 @@ def _reporter(options: argparse.Namespace, device: "Device") -> "Reporter | None
     from edgeline.device.reporting import Reporter
 
     return Reporter(device, place)
+
+
+def _hard_examples(options: argparse.Namespace, device: "Device") -> "HardExamples | None":
+    if not options.keep_hard:
+        return None
+    from edgeline.device.examples import FOLDER, HardExamples
+
+    return HardExamples(device.folder.path / FOLDER, options.keep_hard)
 
 
 def _leave(*_: object) -> None:
@@ -196,6 +229,15 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 1 <= value <= _DAY:
         raise argparse.ArgumentTypeError(f"expected seconds from 1 to {_DAY:.0f}, got {text}")
+    return value
+
+
+def _images_a_day(text: str) -> int:
+    from edgeline.device.examples import MAX_PER_DAY
+
+    value = int(text)
+    if not 1 <= value <= MAX_PER_DAY:
+        raise argparse.ArgumentTypeError(f"expected 1 to {MAX_PER_DAY} images a day, got {text}")
     return value
 
 

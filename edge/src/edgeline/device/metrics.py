@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgeline.device.state import InstalledModel, State
+    from edgeline.fleet.report import Drift
     from edgeline.runtime.classifier import Prediction
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -79,10 +80,17 @@ class Metrics:
             self._labels.clear()
             self._probabilities = Histogram(_PROBABILITIES)
 
-    def render(self, channel: str, installed: "InstalledModel | None", state: "State") -> str:
+    def render(
+        self,
+        channel: str,
+        installed: "InstalledModel | None",
+        state: "State",
+        drift: "Drift | None" = None,
+    ) -> str:
         """Return all of it in Prometheus' text format."""
         with self._lock:
-            return "\n".join([*_about(channel, installed, state), *self._lines(), ""])
+            about, drifted = _about(channel, installed, state), _drift(drift)
+            return "\n".join([*about, *self._lines(), *drifted, ""])
 
     def _lines(self) -> Iterator[str]:
         yield from _family("edgeline_checks_total", "counter", "Checks of the registry by result.")
@@ -136,6 +144,24 @@ def _about(channel: str, installed: "InstalledModel | None", state: "State") -> 
         # The kind and not the text, or each text would be another time series.
         yield from _family("edgeline_last_error_info", "gauge", "Why the last check failed.")
         yield f"edgeline_last_error_info{_labels({'kind': state.error_kind})} 1"
+
+
+def _drift(drift: "Drift | None") -> Iterator[str]:
+    if drift is None:
+        return
+    for name, kind, text in (
+        ("edgeline_drift", "major", "Whether what is seen differs from the test split."),
+        ("edgeline_drift_stability_index", "index", "Population stability index."),
+        ("edgeline_drift_p_value", "p", "Of the chi-square test that it is chance."),
+    ):
+        yield from _family(name, "gauge", text)
+        for quantity, shift in drift.shifts.items():
+            value = {"major": int(shift.is_major), "index": shift.index, "p": shift.p_value}[kind]
+            yield f"{name}{_labels({'quantity': quantity})} {value:.6g}"
+    yield from _family(
+        "edgeline_drift_window_timestamp_seconds", "gauge", "When the last window was full."
+    )
+    yield f"edgeline_drift_window_timestamp_seconds {drift.until:.0f}"
 
 
 def _family(name: str, kind: str, text: str) -> Iterator[str]:

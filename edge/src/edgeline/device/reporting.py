@@ -23,11 +23,10 @@ from edgeline.device.state import InstalledModel, State
 from edgeline.errors import DeviceError, EdgelineError, TrustError
 from edgeline.fleet.report import (
     LATENCY_BOUNDS,
-    MAX_LABELS,
     MAX_REPORT,
-    OTHER_LABELS,
     Compared,
     Counts,
+    Drift,
     Report,
     Served,
     open_enrolment,
@@ -110,9 +109,7 @@ class Reporter:
             counts.confidence += (probability - counts.confidence) / counts.predictions
             counts.entropy += (max(entropy, 0.0) - counts.entropy) / counts.predictions
             counts.latency[sum(seconds > bound for bound in LATENCY_BOUNDS)] += 1
-            name = label if label in counts.labels or len(counts.labels) < MAX_LABELS else None
-            name = OTHER_LABELS if name is None else name
-            counts.labels[name] = counts.labels.get(name, 0) + 1
+            counts.add_label(label)
 
     def compares(self, compared: Compared) -> None:
         """Report how a model in the shadow does, from now on."""
@@ -129,8 +126,13 @@ class Reporter:
         with self._lock:
             self._kept.counts.model_errors += 1
 
-    def report(self, state: State, *, now: float) -> bool:
+    def report(self, state: State, *, now: float, drift: Drift | None = None) -> bool:
         """Report, if it is time to; return whether it was.
+
+        Args:
+            state: What the device knows.
+            now: The time, in seconds since 1970.
+            drift: What the last window of images showed.
 
         Raises:
             EdgelineError: the report cannot be signed or filed. The next call tries again.
@@ -144,7 +146,7 @@ class Reporter:
             if 0 <= now - kept.reported < pause:
                 self._save()
                 return False
-            report = self._made(state, active, now)
+            report = self._made(state, active, now, drift)
             data = seal_report(report, self._enrolment, self._signer)
         self._place.put(report.device, data)
         with self._lock:
@@ -158,7 +160,9 @@ class Reporter:
             self._kept.running = False
             self._save()
 
-    def _made(self, state: State, active: InstalledModel | None, now: float) -> Report:
+    def _made(
+        self, state: State, active: InstalledModel | None, now: float, drift: Drift | None
+    ) -> Report:
         return Report(
             device=device_id(self._device.folder.base),
             model=self._device.model,
@@ -173,6 +177,7 @@ class Reporter:
             rejected=_rejected(state),
             counts=replace(self._kept.counts),
             shadow=self._kept.shadow,
+            drift=drift,
         )
 
     def _save(self) -> None:

@@ -1,26 +1,33 @@
 """A new model in the shadow of the one that is served: it predicts the same images, to compare.
 
 The shadow runs in a thread of its own, on those images for which it has time: what comes while it
-is busy, or over its budget, is passed over. It answers nobody, and what it fails at is counted.
+is busy, or over its budget, is passed over. It answers nobody, and what it fails at is counted. How
+far it has come is kept beside the models, so that a restart of the process goes on with it.
 """
 
 import logging
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeline.device.state import InstalledModel
+from edgeline._files import write_whole
+from edgeline._json import dump_canonical, parse_object
+from edgeline.device.state import InstalledModel, read_bounded
 from edgeline.errors import EdgelineError
-from edgeline.fleet.report import Compared
+from edgeline.fleet.report import Compared, parse_compared
 
 if TYPE_CHECKING:
     from edgeline.preprocessing import ImageSource
     from edgeline.runtime.classifier import Classifier, Prediction
+
+_MAX_FILE = 1 << 16  # bytes
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +41,38 @@ class ShadowSettings:
     budget: float = 0.25  # share of the time that it may compute
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What is remembered of a comparison when the process ends."""
+
+    model: str  # id of the model in the shadow
+    served: str  # id of the one that is served meanwhile
+    compared: Compared
+    elapsed: float  # seconds that it ran
+    spent: float  # of them, seconds that it computed
+
+    @classmethod
+    def load(cls, file: Path) -> "Comparison | None":
+        """Return what was kept; None when there is nothing, or it was damaged."""
+        try:
+            document = parse_object(read_bounded(file, _MAX_FILE))
+            compared = parse_compared(document["compared"])
+            elapsed, spent = float(document["elapsed"]), float(document["spent"])
+            if compared is None or not 0 <= spent < math.inf or not 0 <= elapsed < math.inf:
+                return None
+            return cls(str(document["model"]), str(document["served"]), compared, elapsed, spent)
+        except (OSError, ValueError, TypeError, KeyError, EdgelineError):
+            return None
+
+    def save(self, file: Path) -> None:
+        """Keep it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_whole(file, dump_canonical(asdict(self)))
+
+
 class Shadow:
     """Compares a model with the one that is served.
 
@@ -41,6 +80,9 @@ class Shadow:
         classifier: The model.
         installed: What it is.
         settings: When it is done, and what it may take.
+        on_disagreement: Called with an image to which it gave another label than the model that is
+            served, with what that said, and with its own label.
+        resumed: What an earlier process came to, to go on with.
         clock: Returns seconds that only grow.
     """
 
@@ -49,15 +91,18 @@ class Shadow:
         classifier: "Classifier",
         installed: InstalledModel,
         settings: ShadowSettings,
+        on_disagreement: "Callable[[ImageSource, Prediction, str], object] | None" = None,
+        resumed: Comparison | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._classifier = classifier
         self.model_id = installed.id
-        self.compared = Compared(installed.digest)
+        self.compared = resumed.compared if resumed else Compared(installed.digest)
         self._settings = settings
+        self._on_disagreement = on_disagreement
         self._clock = clock
-        self._started = clock()
-        self._spent = 0.0  # seconds that it computed
+        self._started = clock() - (resumed.elapsed if resumed else 0.0)
+        self._spent = resumed.spent if resumed else 0.0  # seconds that it computed
         self._jobs: queue.Queue[tuple[ImageSource, Prediction, float] | None] = queue.Queue(1)
         self._thread = threading.Thread(target=self._work, name="edgeline-shadow", daemon=True)
         self._thread.start()
@@ -82,6 +127,11 @@ class Shadow:
         except queue.Full:
             return
 
+    def comparison(self, served: str) -> Comparison:
+        """Return what to remember of it, beside the id of the model that is served."""
+        elapsed = self._clock() - self._started
+        return Comparison(self.model_id, served, self.compared, elapsed, self._spent)
+
     def close(self) -> None:
         """Stop, once the image that it works on is done."""
         self._jobs.put(None)
@@ -93,6 +143,8 @@ class Shadow:
             started = self._clock()
             try:
                 said = self._classifier.predict(image)
+                if said.label != served.label and self._on_disagreement is not None:
+                    self._on_disagreement(image, served, said.label)
             except EdgelineError:
                 self.compared.errors += 1
             except Exception:

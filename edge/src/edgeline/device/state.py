@@ -7,6 +7,10 @@
                                                contract.json is another name of preprocessing.json
                               downloads/       blobs on their way, by digest
                               speeds.json      how fast each variant was here
+                              counts.json      what the next report tells; see `reporting`
+                              drift.json       what was seen lately; see `drift`
+                              shadow.json      how far a comparison has come; see `shadow`
+                              examples/        images that are kept for the owner; see `examples`
 
 Power may fail at any moment. A model's folder is written aside, synced, and renamed; then
 state.json, which names it, is replaced whole; only then older folders go. So state.json names whole
@@ -45,11 +49,14 @@ from edgeline.registry.format import (
 MODEL_FILE = "model.tflite"
 CONTRACT_FILE = "preprocessing.json"
 GOLDEN_FILE = "golden.json"
+SKETCH_FILE = "sketch.json"
+DRIFT_FILE = "drift.json"
+SHADOW_FILE = "shadow.json"
 
 _CONTRACT_LINK = "contract.json"
 _RELEASE_FILE = "release.json"
 _STATE_FILE = "state.json"
-_FILES = (MODEL_FILE, CONTRACT_FILE, GOLDEN_FILE)
+_FILES = (MODEL_FILE, CONTRACT_FILE, GOLDEN_FILE, SKETCH_FILE)
 _FORMAT = 1
 _MAX_STATE = 1 << 20  # bytes
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -124,6 +131,7 @@ class LoadedModel:
     installed: InstalledModel
     content: bytes
     contract: bytes
+    sketch: bytes | None = None  # of the test split, where the release has one
 
 
 @dataclass(frozen=True)
@@ -285,7 +293,9 @@ class StateFolder:
         """
         installed = self.describe(model_id)
         contents = {name: self._read_file(model_id, name, installed) for name in installed.files}
-        return LoadedModel(installed, contents[MODEL_FILE], contents[CONTRACT_FILE])
+        return LoadedModel(
+            installed, contents[MODEL_FILE], contents[CONTRACT_FILE], contents.get(SKETCH_FILE)
+        )
 
     def describe(self, model_id: str) -> InstalledModel:
         """Return what an installed model is, without reading its large files.

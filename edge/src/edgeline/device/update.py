@@ -30,6 +30,7 @@ from edgeline.device.state import (
     CONTRACT_FILE,
     GOLDEN_FILE,
     MODEL_FILE,
+    SKETCH_FILE,
     InstalledModel,
     Rejection,
     State,
@@ -462,6 +463,8 @@ class _Check:
             )  # fmt: skip
         else:
             files[GOLDEN_FILE] = downloads.get(variant.golden)
+        if variant.sketch is not None:
+            files[SKETCH_FILE] = downloads.get(variant.sketch)
         return files
 
     def _try(self, files: Mapping[str, Path], *, measure: bool) -> float | None:
@@ -526,7 +529,7 @@ def _still_counts(installed: InstalledModel, channel: "Channel") -> bool:
 
 
 def _blobs(variant: "Variant") -> list["Descriptor"]:
-    return [variant.model, *([variant.golden] if variant.golden else [])]
+    return [each for each in (variant.model, variant.golden, variant.sketch) if each is not None]
 
 
 def _describe(release: "Release", variant: "Variant", files: Mapping[str, Path]) -> InstalledModel:
@@ -534,6 +537,7 @@ def _describe(release: "Release", variant: "Variant", files: Mapping[str, Path])
         MODEL_FILE: variant.model.digest,
         CONTRACT_FILE: f"sha256:{files[CONTRACT_FILE].name}",
         **({GOLDEN_FILE: variant.golden.digest} if variant.golden else {}),
+        **({SKETCH_FILE: variant.sketch.digest} if variant.sketch else {}),
     }
     return InstalledModel(
         model=release.model,

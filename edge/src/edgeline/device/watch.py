@@ -12,22 +12,27 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edgeline.device.metrics import Metrics
-from edgeline.device.state import InstalledModel, State
+from edgeline.device.state import DRIFT_FILE, SHADOW_FILE, InstalledModel, LoadedModel, State
 from edgeline.device.update import Device
 from edgeline.errors import (
     EdgelineError,
     ImageError,
+    IntegrityError,
     ModelError,
     NotFoundError,
     RejectedError,
 )
 
 if TYPE_CHECKING:
+    from edgeline.device.drift import DriftMonitor
+    from edgeline.device.examples import HardExamples
     from edgeline.device.reporting import Reporter
-    from edgeline.device.shadow import Shadow, ShadowSettings
+    from edgeline.device.shadow import Comparison, Shadow, ShadowSettings
+    from edgeline.fleet.report import Drift
     from edgeline.preprocessing import ImageSource
     from edgeline.runtime.classifier import Classifier, Prediction
 
@@ -53,6 +58,9 @@ class Watcher:
         reporter: Reports how the device does; by default nothing is reported.
         shadow: For how long a new model runs beside the one that is served before it takes over;
             by default not at all. The models' memory is needed twice meanwhile.
+        drift: After how many predictions each what was seen is compared with the test split of the
+            release, if that has a sketch of it; by default never.
+        hard_examples: Keeps images that the model is least sure of; by default none is kept.
 
     Raises:
         ValueError: an argument is out of range.
@@ -70,6 +78,8 @@ class Watcher:
         predicts: bool = True,
         reporter: "Reporter | None" = None,
         shadow: "ShadowSettings | None" = None,
+        drift: int | None = None,
+        hard_examples: "HardExamples | None" = None,
     ) -> None:
         if not 0 < interval <= max_interval or not 0 <= jitter < 1:
             raise ValueError(
@@ -87,6 +97,11 @@ class Watcher:
         self._reporter = reporter
         self._shadowing = shadow
         self._shadow: Shadow | None = None
+        self._shadow_file = device.folder.path / SHADOW_FILE
+        self._resumed: Comparison | None = None
+        self._drift_window = drift
+        self._drift: DriftMonitor | None = None
+        self._hard_examples = hard_examples
         self._failures = 0
         self._look_again = 0.0  # monotonic time at which to read all that is installed
         self._serving: InstalledModel | None = None
@@ -131,6 +146,9 @@ class Watcher:
         if problem:
             # Not before: who reads it may ask for the state at once.
             _log.warning("%s", problem)
+        self._keep_shadow()
+        self._keep_drift()
+        self._keep_examples()
         self._report()
         return self._pause()
 
@@ -162,7 +180,8 @@ class Watcher:
             )
         started = time.perf_counter()
         try:
-            prediction = classifier.predict(image)
+            pixels = classifier.prepare(image)
+            prediction = classifier.predict_pixels(pixels)
         except ImageError:
             self.metrics.refused_image()
             if self._reporter:
@@ -176,6 +195,10 @@ class Watcher:
         self.metrics.predicted(prediction, seconds)
         if self._reporter:
             self._reporter.predicted(prediction, seconds)
+        monitor = self._drift
+        if monitor is not None:
+            _warn_of(monitor.add(pixels, prediction, now=time.time()))
+        self._offer(classifier, image, prediction)
         shadow = self._shadow
         if shadow is not None:
             shadow.offer(image, prediction, seconds)
@@ -189,7 +212,9 @@ class Watcher:
 
     def render_metrics(self) -> str:
         """Return what is known in Prometheus' text format."""
-        return self.metrics.render(self.device.channel, self._serving, self._state)
+        monitor = self._drift
+        last = monitor.last if monitor else None
+        return self.metrics.render(self.device.channel, self._serving, self._state, last)
 
     def __enter__(self) -> "Watcher":
         self._follow()
@@ -226,16 +251,23 @@ class Watcher:
             if active is None or (self._serving is not None and self._serving.id == active):
                 self._drop_shadow()
                 return
+            self._resume_comparison(active)
             if self._stays_in_the_shadow(active):
                 return
             self._drop_shadow()
-            installed = self._load() if self._predicts else self.device.folder.describe(active)
+            if self._predicts:
+                installed = self._load(self.device.folder.load_active())
+            else:
+                installed = self.device.folder.describe(active)
         except EdgelineError as error:
             _log.warning("%s", str(error))
             return
         # When the previous one had to step in, the next check brings the active one anew.
         if installed.id != active:
             self._look_again = 0.0
+        self._begin_to_serve(installed)
+
+    def _begin_to_serve(self, installed: InstalledModel) -> None:
         self._serving = installed
         self.metrics.new_model()
         if self._reporter:
@@ -245,6 +277,23 @@ class Watcher:
                 _log.warning("%s", str(error))
         _log.info("serving %s %s %s", installed.model, installed.tag, installed.variant)
         self._tell(installed)
+
+    def _resume_comparison(self, active: str) -> None:
+        """Serve the model before when an earlier process was comparing the active one with it."""
+        if self._shadowing is None or self._classifier is not None or not self._predicts:
+            return
+        from edgeline.device.shadow import Comparison
+
+        kept, state = Comparison.load(self._shadow_file), self._state
+        if kept is None or (kept.model, kept.served) != (active, state.previous):
+            return
+        if state.root != self.device.folder.root:
+            return  # what is installed is another root's, which is told where it is loaded
+        self._resumed = kept
+        try:
+            self._begin_to_serve(self._load(self.device.folder.load(kept.served)))
+        except EdgelineError as error:
+            _log.warning("there is no comparison: %s", str(error))
 
     def _stays_in_the_shadow(self, model_id: str) -> bool:
         """Tell whether a new model is to be compared for longer; begin with that when it is new."""
@@ -263,22 +312,44 @@ class Watcher:
             _log.warning("there is no comparison: %s", str(error))
             return False
         installed = loaded.installed
-        self._shadow = Shadow(classifier, installed, self._shadowing)
+        self._shadow = Shadow(
+            classifier,
+            installed,
+            self._shadowing,
+            on_disagreement=self._disagreed,
+            resumed=self._resumed,
+        )
+        self._resumed = None
         if self._reporter:
             self._reporter.compares(self._shadow.compared)
         _log.info("comparing %s %s with what is served", installed.tag, installed.variant)
         return True
 
     def _drop_shadow(self) -> None:
+        self._close_shadow()
+        with suppress(OSError):
+            self._shadow_file.unlink(missing_ok=True)
+
+    def _close_shadow(self) -> None:
         if self._shadow is not None:
             self._shadow.close()
             self._shadow = None
+
+    def _keep_shadow(self) -> None:
+        if self._shadow is None or self._serving is None:
+            return
+        try:
+            with self.device.folder.translated():
+                self._shadow.comparison(self._serving.id).save(self._shadow_file)
+        except EdgelineError as error:
+            _log.warning("%s", str(error))
 
     def _report(self) -> None:
         if self._reporter is None:
             return
         try:
-            if self._reporter.report(self._state, now=time.time()):
+            last = self._drift.last if self._drift else None
+            if self._reporter.report(self._state, now=time.time(), drift=last):
                 _log.info("reported")
         except EdgelineError as error:
             _log.warning("not reported: %s", str(error))
@@ -287,7 +358,10 @@ class Watcher:
             _log.exception("A report failed in a way that it should not")
 
     def _close(self) -> None:
-        self._drop_shadow()
+        self._keep_shadow()
+        self._close_shadow()
+        self._keep_drift()
+        self._keep_examples()
         if self._reporter is None:
             return
         try:
@@ -295,13 +369,80 @@ class Watcher:
         except EdgelineError as error:
             _log.warning("%s", str(error))
 
-    def _load(self) -> InstalledModel:
+    def _load(self, loaded: LoadedModel) -> InstalledModel:
         from edgeline.runtime.classifier import Classifier
 
-        loaded = self.device.folder.load_active()
         # The one before is let go, not closed: a thread may be predicting with it.
         self._classifier = Classifier.from_installed(loaded, num_threads=self.device.num_threads)
+        self._keep_drift()
+        self._drift = self._monitor(loaded)
         return loaded.installed
+
+    def _monitor(self, loaded: LoadedModel) -> "DriftMonitor | None":
+        """Return what watches for drift, None when it is not to be, or cannot be told."""
+        if self._drift_window is None:
+            return None
+        if loaded.sketch is None:
+            _log.warning(
+                "%s has no sketch of its test split: drift cannot be told", loaded.installed.tag
+            )
+            return None
+        from edgeline.device.drift import DriftMonitor
+        from edgeline.drift import Sketch
+
+        try:
+            sketch = Sketch.from_json(loaded.sketch)
+        except IntegrityError as error:
+            _log.warning("%s", str(error))
+            return None
+        file = self.device.folder.path / DRIFT_FILE
+        return DriftMonitor(sketch, loaded.installed, self._drift_window, file)
+
+    def _offer(
+        self,
+        classifier: "Classifier",
+        image: "ImageSource",
+        prediction: "Prediction",
+        shadow: str | None = None,
+    ) -> None:
+        """Offer an image to those that are kept for the owner."""
+        if self._hard_examples is None or classifier.digest is None:
+            return
+        from edgeline.fleet.examples import Guess
+
+        second = prediction.top(2)[-1][1]
+        guess = Guess(
+            label=prediction.label,
+            probability=prediction.probability,
+            margin=prediction.probability - second,
+            digest=classifier.digest,
+            shadow=shadow,
+            time=time.time(),
+        )
+        self._hard_examples.offer(image, guess, max_side=classifier.contract.max_side)
+
+    def _disagreed(self, image: "ImageSource", served: "Prediction", shadow: str) -> None:
+        classifier = self._classifier
+        if classifier is not None:
+            self._offer(classifier, image, served, shadow)
+
+    def _keep_examples(self) -> None:
+        if self._hard_examples is None:
+            return
+        try:
+            with self.device.folder.translated():
+                self._hard_examples.save()
+        except (BlockingIOError, EdgelineError) as error:
+            _log.warning("images were not kept: %s", str(error))
+
+    def _keep_drift(self) -> None:
+        if self._drift is None:
+            return
+        try:
+            with self.device.folder.translated():
+                self._drift.save()
+        except EdgelineError as error:
+            _log.warning("%s", str(error))
 
     def _tell(self, installed: InstalledModel) -> None:
         if self._on_update is None or self._state.told == installed.id:
@@ -315,3 +456,12 @@ class Watcher:
             self.device.remember_told(installed)
         except EdgelineError as error:
             _log.warning("%s", str(error))
+
+
+def _warn_of(drift: "Drift | None") -> None:
+    if drift is not None and drift.shifted:
+        _log.warning(
+            "what this device sees has drifted from what the model was judged on: %s of the last "
+            "%d images",
+            ", ".join(drift.shifted), drift.images,
+        )  # fmt: skip

@@ -29,7 +29,7 @@ class Rules:
     tolerated: float = 0.005  # share of devices that may fail with a good release
     bad: float = 0.10  # share that fails with one that must not go on
     false_halts: float = 0.02  # of good rollouts, at most
-    false_passes: float = 0.10  # of bad ones, at each step
+    false_passes: float = 0.05  # of bad ones, at each step
     least_failed: int = 3  # devices without which nothing is halted, as one's key may be stolen
     soak_seconds: float = 86_400.0  # that a device serves the release until it counts as well
     max_crashes: int = 1  # of a device with the release

@@ -21,6 +21,7 @@ from securesystemslib.signer import ED25519, Key, Signer, SSlibKey
 from edgeline._dsse import check_signed, open_envelope, seal
 from edgeline._json import dump_canonical, parse_object
 from edgeline._text import one_line
+from edgeline.drift import QUANTITIES, Shift
 from edgeline.errors import EdgelineError, IntegrityError, TrustError
 from edgeline.registry.format import check_channel, check_digest, check_model, check_variant
 from edgeline.registry.rollout import is_device_id
@@ -33,6 +34,7 @@ ENROLMENT_TYPE = "application/vnd.edgeline.enrolment.v1+json"
 
 MAX_REPORT = 32 << 10  # bytes, with its enrolment
 MAX_LABELS = 100  # that are counted each by its name; the rest are counted together
+MAX_LABEL_BYTES = 8 << 10  # of the names of these labels, all together, so that a report fits
 MAX_REASON = 200  # characters
 OTHER_LABELS = "(others)"  # under which the rest is counted
 
@@ -67,6 +69,14 @@ class Counts:
     confidence: float = 0.0  # mean probability of the predicted labels
     entropy: float = 0.0  # mean entropy of the probabilities, in nats
     latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
+
+    def add_label(self, label: str) -> None:
+        """Count a prediction of a label; beyond what a report has room for, among the others."""
+        if label not in self.labels:
+            size = sum(len(name.encode()) for name in (*self.labels, label))
+            if len(self.labels) >= MAX_LABELS or size > MAX_LABEL_BYTES:
+                label = OTHER_LABELS
+        self.labels[label] = self.labels.get(label, 0) + 1
 
     def latency_quantile(self, share: float) -> float | None:
         """Return the bound in seconds below which this share of the predictions took.
@@ -115,6 +125,22 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """How a window of what a device saw compares with the test split of the release it serves."""
+
+    digest: str  # of the release's index
+    since: float  # seconds since 1970, by the device's clock
+    until: float
+    images: int
+    shifts: Mapping[str, Shift]  # by quantity; see `edgeline.drift`
+
+    @property
+    def shifted(self) -> tuple[str, ...]:
+        """The quantities that are too far from the test split's."""
+        return tuple(name for name in QUANTITIES if self.shifts[name].is_major)
+
+
+@dataclass(frozen=True)
 class Report:
     """What a device says of itself. Times are seconds since 1970, by its own clock."""
 
@@ -130,6 +156,7 @@ class Report:
     rejected: Served | None
     counts: Counts
     shadow: Compared | None = None  # the last model that was compared with the served one
+    drift: Drift | None = None  # of the last full window, if the device watches for it
 
     def to_json(self) -> dict[str, Any]:
         """Return what is signed."""
@@ -159,6 +186,8 @@ class Report:
                 rejected=_served(document["rejected"]),
                 counts=parse_counts(document["counts"]),
                 shadow=parse_compared(document["shadow"]),
+                # A device with an earlier edgeline knows nothing of it.
+                drift=parse_drift(document.get("drift")),
             )
         except (EdgelineError, KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"A report is malformed: {one_line(error)}") from None
@@ -347,6 +376,36 @@ def parse_compared(value: object) -> Compared | None:
     )
     if found.agreed > found.predictions:
         raise ValueError("more agreed than were compared")
+    return found
+
+
+def parse_drift(value: object) -> Drift | None:
+    """Read how far images have drifted, None when nothing is said of it.
+
+    Raises:
+        ValueError, TypeError: it is malformed.
+        IntegrityError: its digest is.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict) or value.keys() != {each.name for each in fields(Drift)}:
+        raise ValueError("expected what is known of drift")
+    shifts = value["shifts"]
+    if not isinstance(shifts, dict) or shifts.keys() != set(QUANTITIES):
+        raise ValueError(f"expected shifts of {', '.join(QUANTITIES)}")
+    return Drift(
+        digest=check_digest(value["digest"]),
+        since=_number(value["since"]),
+        until=_number(value["until"]),
+        images=_count(value["images"]),
+        shifts={name: _shift(shifts[name]) for name in QUANTITIES},
+    )
+
+
+def _shift(value: Any) -> Shift:
+    found = Shift(_number(value["index"]), _number(value["p_value"]))
+    if found.p_value > 1:
+        raise ValueError("expected a probability")
     return found
 
 

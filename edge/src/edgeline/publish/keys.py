@@ -33,6 +33,9 @@ from edgeline._text import one_line
 from edgeline.errors import RegistryError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
     from securesystemslib.signer import CryptoSigner
 
 # Takes the name of a key, returns its passphrase, or None when there is nobody to ask.
@@ -60,8 +63,22 @@ def generate_key(file: Path, passphrase: str | None) -> SSlibKey:
     Raises:
         RegistryError: one of the two files exists or cannot be written, or the passphrase is empty.
     """
-    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    private = Ed25519PrivateKey.generate()
+    create_pair(file, private, passphrase)
+    return SSlibKey.from_crypto(private.public_key())
+
+
+def create_pair(
+    file: Path, private: "Ed25519PrivateKey | X25519PrivateKey", passphrase: str | None
+) -> None:
+    """Write a private key to `file`, for its owner only, and the public half beside it.
+
+    Raises:
+        RegistryError: as `generate_key`.
+    """
+    from cryptography.hazmat.primitives import serialization
 
     if passphrase == "":
         raise RegistryError("A key's passphrase must not be empty; give none to leave it readable")
@@ -70,7 +87,6 @@ def generate_key(file: Path, passphrase: str | None) -> SSlibKey:
     for path in (file, file.with_suffix(_PUBLIC)):
         if os.path.lexists(path):
             raise _exists(path)
-    private = Ed25519PrivateKey.generate()
     encryption = (
         serialization.NoEncryption()
         if passphrase is None
@@ -84,7 +100,6 @@ def generate_key(file: Path, passphrase: str | None) -> SSlibKey:
     )
     _create(file, pem, 0o600)
     _create(file.with_suffix(_PUBLIC), public, 0o644)
-    return SSlibKey.from_crypto(private.public_key())
 
 
 def read_public_key(file: Path) -> Key:
@@ -94,7 +109,7 @@ def read_public_key(file: Path) -> Key:
         RegistryError: the file cannot be read, or holds no public key that devices can use.
     """
     path = file if file.suffix != _PRIVATE else file.with_suffix(_PUBLIC)
-    return _parse_public(_read(path), str(path))
+    return _parse_public(read_key_file(path), str(path))
 
 
 def check_usable(key: Key) -> Key:
@@ -258,7 +273,7 @@ class _FileSigner(Signer):
         self._signer: CryptoSigner | None = None
         public = path.with_suffix(_PUBLIC)
         if public != path and public.exists():
-            self._public_key = _parse_public(_read(public), str(public))
+            self._public_key = _parse_public(read_key_file(public), str(public))
         else:
             self._public_key = self._load().public_key
 
@@ -283,7 +298,9 @@ class _FileSigner(Signer):
 
     def _load(self) -> "CryptoSigner":
         if self._signer is None:
-            self._signer = _parse_private(_read(self._path), str(self._path), self._passphrase)
+            self._signer = _parse_private(
+                read_key_file(self._path), str(self._path), self._passphrase
+            )
         return self._signer
 
 
@@ -307,8 +324,24 @@ def _from_environment(name: str, passphrase: Passphrase) -> Signer:
 
 def _parse_private(pem: bytes, name: str, passphrase: Passphrase) -> "CryptoSigner":
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from securesystemslib.signer import CryptoSigner
+
+    try:
+        signer = CryptoSigner(load_private(pem, name, passphrase))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _unusable(name, error) from error
+    check_usable(signer.public_key)
+    return signer
+
+
+def load_private(pem: bytes, name: str, passphrase: Passphrase) -> "PrivateKeyTypes":
+    """Decrypt a private key of any kind; `name` is its file's, for messages.
+
+    Raises:
+        RegistryError: it is none, or its passphrase is wrong or missing.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     secret = None
     if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in pem:
@@ -316,18 +349,19 @@ def _parse_private(pem: bytes, name: str, passphrase: Passphrase) -> "CryptoSign
         if secret is None:
             raise _no_passphrase(name)
     try:
-        private = load_pem_private_key(pem, None if secret is None else secret.encode())
-        signer = CryptoSigner(private)
+        return load_pem_private_key(pem, None if secret is None else secret.encode())
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         if secret is not None:
             raise RegistryError(
                 f"The passphrase of {name} is wrong, or the key in it is damaged"
             ) from error
-        raise RegistryError(
-            f"{name} is no private key that can be used; expected PKCS#8 in PEM: {one_line(error)}"
-        ) from error
-    check_usable(signer.public_key)
-    return signer
+        raise _unusable(name, error) from error
+
+
+def _unusable(name: str, error: Exception) -> RegistryError:
+    return RegistryError(
+        f"{name} is no private key that can be used; expected PKCS#8 in PEM: {one_line(error)}"
+    )
 
 
 def _parse_public(pem: bytes, name: str) -> Key:
@@ -343,7 +377,12 @@ def _parse_public(pem: bytes, name: str) -> Key:
     return check_usable(key)
 
 
-def _read(path: Path) -> bytes:
+def read_key_file(path: Path) -> bytes:
+    """Read a key's PEM file.
+
+    Raises:
+        RegistryError: it cannot be read, or is too large for a key.
+    """
     try:
         return read_bounded(path, _MAX_KEY_FILE)
     except OSError as error:

@@ -43,6 +43,7 @@ from edgeline.registry.format import (
     MAX_MODEL,
     MAX_PROVENANCE,
     MAX_REPORT,
+    MAX_SKETCH,
     MAX_VARIANTS,
     MAX_VERDICT,
     MODEL_ANNOTATION,
@@ -53,6 +54,7 @@ from edgeline.registry.format import (
     PREPROCESSING,
     PROVENANCE,
     REPORT,
+    SKETCH,
     TITLE_ANNOTATION,
     VARIANT_ANNOTATION,
     VERDICT,
@@ -75,11 +77,12 @@ _LONGEST_PAUSE = 2.0  # seconds between two of them
 
 @dataclass(frozen=True)
 class VariantFiles:
-    """One variant to publish: its model file and, optionally, a golden input/output pair."""
+    """One variant to publish: its model file, and what devices check it and their images by."""
 
     name: str
     model: Path
-    golden: bytes | None = None
+    golden: bytes | None = None  # what it says of some images
+    sketch: bytes | None = None  # of the test split; see `edgeline.drift`
 
 
 @dataclass(frozen=True)
@@ -199,8 +202,8 @@ def _open_served(store: WriteStore, release: ReleaseRef) -> Release | None:
 
 def _is_whole(store: WriteStore, release: Release) -> bool:
     """Tell whether all that a release has besides its models is intact."""
-    golden = (variant.golden for variant in release.variants)
-    others = (release.verdict, release.report, release.provenance, *golden)
+    own = (blob for variant in release.variants for blob in (variant.golden, variant.sketch))
+    others = (release.verdict, release.report, release.provenance, *own)
     return all(blob is None or store.has_blob(blob) for blob in others)
 
 
@@ -250,9 +253,12 @@ def _put_children(
     children = {}
     for variant in sorted(variants, key=lambda variant: variant.name):
         layers = [weights[variant.name], *shared]
-        if variant.golden is not None:
-            golden = store.put_blob(variant.golden, GOLDEN, limit=MAX_GOLDEN, name="golden.json")
-            layers.append(golden)
+        for content, media_type, limit, name in (
+            (variant.golden, GOLDEN, MAX_GOLDEN, "golden.json"),
+            (variant.sketch, SKETCH, MAX_SKETCH, "sketch.json"),
+        ):
+            if content is not None:
+                layers.append(store.put_blob(content, media_type, limit=limit, name=name))
         config = store.put_blob(
             dump_canonical(_config(model, variant.name, layers)), MODEL_CONFIG, limit=MAX_MANIFEST
         )

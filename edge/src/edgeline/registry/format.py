@@ -12,6 +12,7 @@ models. A release is an OCI image index with one CNCF ModelPack manifest per var
         report.html          application/vnd.edgeline.report.v1+html (optional)
         provenance.json      application/vnd.dsse.envelope.v1+json (optional)
         golden.json          application/vnd.edgeline.golden.v1+json (optional)
+        sketch.json          application/vnd.edgeline.sketch.v1+json (optional)
       v7-int8                manifest
         ...
     tuf                      manifest        the newest signed metadata, one layer a file
@@ -44,6 +45,7 @@ PREPROCESSING = "application/vnd.edgeline.preprocessing.v1+json"
 VERDICT = "application/vnd.edgeline.verdict.v1+json"
 REPORT = "application/vnd.edgeline.report.v1+html"
 GOLDEN = "application/vnd.edgeline.golden.v1+json"
+SKETCH = "application/vnd.edgeline.sketch.v1+json"
 PROVENANCE = "application/vnd.dsse.envelope.v1+json"  # an in-toto statement
 TUF_METADATA = "application/vnd.tuf.metadata+json"
 TUF_BUNDLE = "application/vnd.edgeline.tuf.v1+json"  # artifactType of the manifest of all metadata
@@ -73,6 +75,7 @@ MAX_CONTRACT = contract.MAX_BYTES
 MAX_VERDICT = 16 << 20
 MAX_REPORT = 16 << 20
 MAX_GOLDEN = 16 << 20
+MAX_SKETCH = 1 << 20
 MAX_PROVENANCE = 1 << 20
 MAX_TUF_METADATA = 512 << 10
 MAX_MODEL = 2 << 30

@@ -24,6 +24,7 @@ from edgeline.registry.format import (
     MAX_MODEL,
     MAX_PROVENANCE,
     MAX_REPORT,
+    MAX_SKETCH,
     MAX_VARIANTS,
     MAX_VERDICT,
     MODEL_ANNOTATION,
@@ -33,6 +34,7 @@ from edgeline.registry.format import (
     PREPROCESSING,
     PROVENANCE,
     REPORT,
+    SKETCH,
     VARIANT_ANNOTATION,
     VERDICT,
     WEIGHTS,
@@ -59,6 +61,7 @@ class Variant:
     manifest: Descriptor
     model: Descriptor
     golden: Descriptor | None
+    sketch: Descriptor | None = None  # of the test split; see `edgeline.drift`
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,10 @@ class RegistryReader:
         """Return an input of `variant` with its output, verified; None if it has none."""
         return self._read_optional(variant.golden, limit=MAX_GOLDEN)
 
+    def read_sketch(self, variant: Variant) -> bytes | None:
+        """Return the sketch of the test split as `variant` sees it, verified; None without one."""
+        return self._read_optional(variant.sketch, limit=MAX_SKETCH)
+
     def _read_optional(self, descriptor: Descriptor | None, *, limit: int) -> bytes | None:
         return self._store.read_blob(descriptor, limit=limit) if descriptor else None
 
@@ -272,6 +279,7 @@ class RegistryReader:
             manifest=descriptor,
             model=_only(layers, WEIGHTS),
             golden=_optional(layers, GOLDEN),
+            sketch=_optional(layers, SKETCH),
         )
         return variant, _Shared(
             contract=_only(layers, PREPROCESSING),

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from edgeline.errors import IntegrityError
 
 OVERALL = "overall"
+AGREEMENT_WITH = "agreement with "  # the deployed release, whose tag and variant follow
 
 _VERSION = 1
 _MAX_VARIANTS = 100
@@ -92,6 +93,7 @@ class Verdict:
     published: tuple[str, ...]
     required: tuple[str, ...]  # variants without which nothing was to be published
     deployed: str | None  # tag of the release that it was compared with
+    deployed_digest: str | None  # of that one's index
     float_model: VariantVerdict
     variants: tuple[VariantVerdict, ...]
 
@@ -125,6 +127,7 @@ class Verdict:
             published=fields.texts("published"),
             required=policy.texts("require"),
             deployed=deployed.text("tag") if deployed else None,
+            deployed_digest=deployed.text("digest") if deployed else None,
             float_model=_variant(fields.object("float")),
             variants=variants,
         )
@@ -141,6 +144,27 @@ class Verdict:
             if variant.variant in self.published
             for check in variant.checks
         }
+
+    def promised_agreement(self, digest: str) -> float | None:
+        """Return how often devices must get the label of the release before, at least.
+
+        It is the lower end of the interval of what was measured on the test split, of the published
+        variant that agrees least.
+
+        Args:
+            digest: of the index of the release before.
+
+        Returns:
+            A share of images; None where it was not measured, or with another release.
+        """
+        if self.deployed_digest != digest:
+            return None
+        ends = (
+            check.interval[0]
+            for (_, metric, slice_), check in self.published_checks().items()
+            if metric.startswith(AGREEMENT_WITH) and slice_ == OVERALL and check.interval
+        )
+        return min(ends, default=None)
 
     def objections(self, weights: Mapping[str, str]) -> list[str]:
         """Return every reason why this verdict lets no release of these weights pass.

@@ -251,7 +251,22 @@ class Classifier:
             ImageError: the image cannot be read.
             ModelError: the model fails on it, or the classifier is closed.
         """
-        pixels = load_pixels(self.contract, image)
+        return self.predict_pixels(self.prepare(image))
+
+    def prepare(self, image: ImageSource) -> NDArray[np.float32]:
+        """Return what the model takes for an image: `[height, width, 3]`, from 0 to 1.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        return load_pixels(self.contract, image)
+
+    def predict_pixels(self, pixels: NDArray[np.float32]) -> Prediction:
+        """Classify what `prepare` returned.
+
+        Raises:
+            ModelError: the model fails on it, or the classifier is closed.
+        """
         with self._lock:
             if self._pixel_model is None:
                 raise _closed()

@@ -1,0 +1,161 @@
+"""`edgeline examples`: the images that this device has kept for its owner."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeline.cli.device_options import add_device, open_device
+from edgeline.cli.options import add_command, add_group, add_json
+from edgeline.cli.output import Progress, note, print_json, print_table
+from edgeline.errors import DeviceError
+
+if TYPE_CHECKING:
+    from edgeline.device.examples import HardExamples
+    from edgeline.device.update import Device
+
+
+def add_examples(commands: Any) -> None:
+    """Add the group of commands to the parser."""
+    group = add_group(
+        commands,
+        "examples",
+        summary="list, export or remove the images kept for the owner",
+        description="List, export or remove the images that `edgeline watch --keep-hard` has\n"
+        "kept: those that the model was least sure of.",
+        examples="""\
+  edgeline examples list --registry registry --root root.json --model solar-cells
+  edgeline examples export /media/usb --to-key inbox.pub --registry registry --model solar-cells
+  edgeline examples clear --registry registry --root root.json --model solar-cells
+""",
+    )
+    listing = add_command(
+        group,
+        "list",
+        run=_list,
+        summary="list them",
+        description="List the images that are kept, and what the model said of them.",
+        examples="""\
+  edgeline examples list --registry registry --root root.json --model solar-cells
+  edgeline examples list --registry registry --model solar-cells --json | jq .label
+""",
+    )
+    add_device(listing)
+    add_json(listing, "a line of JSON per image")
+    export = add_command(
+        group,
+        "export",
+        run=_export,
+        summary="seal them to the owner, and move them to a folder",
+        description="Seal each image to the owner's key, signed by this device, and move it to a\n"
+        "folder, such as a USB stick's. Whoever finds the folder can read none of them.\n"
+        "Needs `edgeline enrol`. What is there already stays; a rerun goes on.",
+        examples="""\
+  edgeline examples export /media/usb --to-key inbox.pub --registry registry --model solar-cells
+""",
+    )
+    export.add_argument("folder", type=Path, metavar="FOLDER", help="to move them to")
+    export.add_argument(
+        "--to-key",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the owner's inbox key (*.pub), of `edgeline registry fleet inbox-key`",
+    )
+    add_device(export)
+    clear = add_command(
+        group,
+        "clear",
+        run=_clear,
+        summary="remove them",
+        description="Remove the images that are kept.",
+        examples="""\
+  edgeline examples clear --registry registry --root root.json --model solar-cells
+""",
+    )
+    add_device(clear)
+
+
+def _ring(device: "Device") -> "HardExamples":
+    from edgeline.device.examples import FOLDER, HardExamples
+
+    return HardExamples(device.folder.path / FOLDER)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from edgeline.device.clock import as_time
+
+    kept = _ring(open_device(options)).kept()
+    if options.json:
+        for each in kept:
+            print_json({"image": each.image, **vars(each.guess)})
+        return 0
+    rows = [("IMAGE", "TAKEN", "GUESS", "PROBABILITY", "SHADOW")]
+    for each in kept:
+        guess = each.guess
+        taken = f"{as_time(guess.time):%Y-%m-%d %H:%M} UTC"
+        probability = f"{guess.probability:.3f}"
+        rows.append((each.image[:12], taken, guess.label, probability, guess.shadow or "-"))
+    print_table(rows, right=(3,))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from edgeline.device.identity import device_id
+    from edgeline.device.reporting import enrolment_of
+    from edgeline.fleet.examples import SUFFIX, Example, seal_example
+    from edgeline.fleet.sealing import read_public_key
+
+    device = open_device(options)
+    enrolment, signer = enrolment_of(device)
+    owner = read_public_key(options.to_key)
+    with device.folder.translated():
+        name = device_id(device.folder.base)
+    ring, progress = _ring(device), Progress()
+    kept, written = ring.kept(), 0
+    for number, each in enumerate(kept, start=1):
+        progress(f"sealing image {number} of {len(kept)}")
+        image = ring.read(each)
+        if image is not None:
+            sealed = seal_example(
+                Example(name, device.model, each.guess, image), enrolment, signer, owner
+            )
+            _write(options.folder, f"{name}-{each.image}{SUFFIX}", sealed)
+            written += 1
+        else:
+            note(f"image {each.image[:12]} is damaged, and was left out")
+    # Only now: what is written is on the disk.
+    _forget(device, ring, {each.image for each in kept})
+    print(f"{written} images are in {options.folder}, for the holder of that key, and gone here.")
+    return 0
+
+
+def _clear(options: argparse.Namespace) -> int:
+    device = open_device(options)
+    ring = _ring(device)
+    images = {each.image for each in ring.kept()}
+    _forget(device, ring, images)
+    print(f"{len(images)} images were removed.")
+    return 0
+
+
+def _forget(device: "Device", ring: "HardExamples", images: set[str]) -> None:
+    if not images:
+        return
+    try:
+        with device.folder.translated():
+            ring.forget(images)
+    except BlockingIOError:
+        raise DeviceError("Another process is writing images. Try again when it is done") from None
+
+
+def _write(folder: Path, name: str, sealed: bytes) -> None:
+    from edgeline._files import write_whole
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / name, sealed)
+    except OSError as error:
+        raise DeviceError(
+            f"{folder / name} cannot be written: {error.strerror}. What was not written is still "
+            "on this device"
+        ) from None

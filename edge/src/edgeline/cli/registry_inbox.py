@@ -1,0 +1,111 @@
+"""`edgeline registry fleet inbox-key` and `open`: hard examples as they come home."""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeline.cli.access import existing_store, repository_to_read, require_publishing
+from edgeline.cli.options import add_command, add_connection, add_root, add_store
+from edgeline.cli.output import Progress, note
+from edgeline.cli.registry_init import add_no_passphrase, new_passphrase
+from edgeline.errors import IntegrityError, RegistryError, TrustError
+
+
+def add_inbox(commands: Any) -> None:
+    """Add the commands to the parser."""
+    key = add_command(
+        commands,
+        "inbox-key",
+        run=_key,
+        summary="make the key that devices seal images to",
+        description="Make the key that devices seal images to: FILE, which opens them and stays\n"
+        "with you, and beside it *.pub, which goes to the devices.",
+        examples="""\
+  edgeline registry fleet inbox-key keys/inbox.key
+""",
+    )
+    key.add_argument("file", type=Path, metavar="FILE", help="to write, named *.key")
+    add_no_passphrase(key)
+    opening = add_command(
+        commands,
+        "open",
+        run=_open,
+        summary="open the images that devices sealed",
+        description="Open what `edgeline examples export` wrote, of enrolled devices only, into a\n"
+        "folder: images/ and guesses.csv, with what the model said of each and an empty column\n"
+        "for the label. What the folder has already stays as it is, labels included.",
+        examples="""\
+  edgeline registry fleet open registry solar-cells /media/usb --root keys/root.json \\
+      --inbox-key keys/inbox.key --output inbox
+""",
+    )
+    add_store(opening)
+    opening.add_argument("model", metavar="MODEL", help="the model's name in the registry")
+    opening.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="to read")
+    opening.add_argument(
+        "--inbox-key", type=Path, required=True, metavar="FILE", help="(*.key) that opens them"
+    )
+    opening.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="to write, or to add to"
+    )
+    add_root(opening)
+    add_connection(opening)
+
+
+def _key(options: argparse.Namespace) -> int:
+    require_publishing()
+    from edgeline.fleet.sealing import generate_key
+
+    generate_key(options.file, new_passphrase(options))
+    public = options.file.with_suffix(".pub")
+    print(f"{options.file} opens what devices seal to {public}: hand that on to them.")
+    return 0
+
+
+def _open(options: argparse.Namespace) -> int:
+    from edgeline.fleet.examples import open_example
+    from edgeline.fleet.inbox import TABLE, add_image, read_inbox, write_inbox
+    from edgeline.fleet.sealing import Opener
+
+    fleet = repository_to_read(options, existing_store(options)).fleet(options.model)
+    require_publishing()
+    opener = Opener.load(options.inbox_key)
+    files, progress = [*_files(options.folders)], Progress()
+    entries = {each.path: each for each in read_inbox(options.output)}
+    for number, file in enumerate(files, start=1):
+        progress(f"opening {number} of {len(files)}")
+        try:
+            example = open_example(_read(file), opener, fleet.keys, fleet.revoked, at=time.time())
+            if example.model != options.model:
+                continue
+            entry = add_image(options.output, example)
+        except (IntegrityError, TrustError) as error:
+            note(f"counts for nothing: {file}: {error}")
+            continue
+        entries.setdefault(entry.path, entry)
+    write_inbox(options.output, entries.values())
+    print(f"{options.output} has {len(entries)} images now. Fill in the column label of {TABLE}.")
+    return 0
+
+
+def _files(folders: Sequence[Path]) -> Iterator[Path]:
+    from edgeline.fleet.examples import SUFFIX
+
+    for folder in folders:
+        if not folder.is_dir():
+            raise RegistryError(f"There is no folder {folder} with examples")
+        yield from sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def _read(file: Path) -> bytes:
+    from edgeline.device.state import read_bounded
+    from edgeline.fleet.examples import MAX_EXAMPLE
+
+    try:
+        if file.is_symlink() or not file.is_file():
+            raise IntegrityError("it is no plain file")
+        return read_bounded(file, MAX_EXAMPLE)
+    except (OSError, ValueError) as error:
+        raise IntegrityError(str(error)) from None

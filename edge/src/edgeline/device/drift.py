@@ -1,0 +1,137 @@
+"""Watching for drift: what a device sees, a window of predictions at a time, against its sketch.
+
+    monitor = DriftMonitor(Sketch.from_json(loaded.sketch), installed, 500, file)
+    monitor.add(pixels, prediction, now=time.time())
+    monitor.last                    # what the last full window showed
+
+Counts are kept beside the device's models: no image is, and a restart loses little.
+"""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeline._files import write_whole
+from edgeline._json import dump_canonical, parse_object
+from edgeline.device.state import DRIFT_FILE, InstalledModel, read_bounded
+from edgeline.drift import Seen, Sketch, image_statistics
+from edgeline.errors import EdgelineError
+from edgeline.fleet.report import Drift, parse_drift
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgeline.runtime.classifier import Prediction
+
+_MAX_FILE = 2 << 20  # bytes
+
+
+class DriftMonitor:
+    """Counts what a model is shown and says. Any number of threads may use it.
+
+    Args:
+        sketch: Of the test split, as the model saw it.
+        installed: The model.
+        window: Predictions that are compared with it at a time.
+        file: Where counts are kept.
+    """
+
+    def __init__(self, sketch: Sketch, installed: InstalledModel, window: int, file: Path) -> None:
+        self._sketch = sketch
+        self._installed = installed
+        self._window = window
+        self._file = file
+        self._lock = threading.Lock()
+        self._since, self._seen, self.last = self._load()
+
+    def add(
+        self, pixels: "NDArray[np.float32]", prediction: "Prediction", *, now: float
+    ) -> Drift | None:
+        """Count an image; return what its window showed if it was the last one of that.
+
+        Args:
+            pixels: The model's input, float32 `[height, width, 3]`, from 0 to 1.
+            prediction: What the model said.
+            now: The time, in seconds since 1970.
+        """
+        statistics = image_statistics(pixels)
+        label_id = int(prediction.probabilities.argmax())
+        with self._lock:
+            if not self._seen.images:
+                self._since = now
+            self._seen.add(label_id, prediction.probability, statistics)
+            if self._seen.images < self._window:
+                return None
+            self.last = Drift(
+                digest=self._installed.digest,
+                since=self._since,
+                until=now,
+                images=self._seen.images,
+                shifts=self._sketch.compare(self._seen),
+            )
+            self._seen = self._sketch.empty()
+            return self.last
+
+    def save(self) -> None:
+        """Keep what was counted.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with self._lock:
+            document = {
+                "model": self._installed.id,
+                "window": self._window,
+                "since": self._since,
+                "images": self._seen.images,
+                "counts": self._seen.counts,
+                "last": self.last and asdict(self.last),
+            }
+            write_whole(self._file, dump_canonical(document))
+
+    def _load(self) -> tuple[float, Seen, Drift | None]:
+        """Return what was counted of this model; nothing the first time, or when damaged."""
+        seen = self._sketch.empty()
+        document = _read(self._file)
+        if document is None or document.get("model") != self._installed.id:
+            return 0.0, seen, None
+        try:
+            last = parse_drift(document["last"])
+            kept = Seen(seen.bounds, document["counts"], document["images"])
+            if document["window"] != self._window or not _is_alike(kept, seen):
+                return 0.0, seen, last
+            return float(document["since"]), kept, last
+        except (KeyError, TypeError, ValueError, EdgelineError):
+            return 0.0, seen, None
+
+
+def last_drift(folder: Path, model_id: str | None) -> Drift | None:
+    """Return what the last window of the model that is served showed, None when there is none."""
+    document = _read(folder / DRIFT_FILE)
+    if document is None or document.get("model") != model_id:
+        return None
+    try:
+        return parse_drift(document["last"])
+    except (KeyError, TypeError, ValueError, EdgelineError):
+        return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return parse_object(read_bounded(path, _MAX_FILE))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_alike(kept: Seen, empty: Seen) -> bool:
+    """Tell whether counts are of the bins that they should be of."""
+    counts: Mapping[str, list[int]] = kept.counts
+    return counts.keys() == empty.counts.keys() and all(
+        len(each) == len(empty.counts[name])
+        and all(type(count) is int and count >= 0 for count in each)
+        and sum(each) == kept.images
+        for name, each in counts.items()
+    )

@@ -1,0 +1,179 @@
+"""A hard example on its way home: an image that a model was unsure of, signed and sealed.
+
+    data = seal_example(example, enrolment, signer, owner)            # on the device
+    example = open_example(data, opener, keys, revoked, at=now)       # at the owner's
+
+It is signed by the enrolled device, as what comes home may be trained on, and then sealed to the
+owner's key. The image is a PNG of pixels: no metadata of the camera's file is in it.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from securesystemslib.signer import Key, Signer
+
+from edgeline._dsse import check_signed, open_envelope, seal
+from edgeline._json import dump_canonical, parse_object
+from edgeline._text import one_line
+from edgeline.contract import MAX_LABEL_LENGTH
+from edgeline.errors import EdgelineError, IntegrityError, TrustError
+from edgeline.fleet.report import check_device, open_enrolment
+from edgeline.fleet.sealing import Opener, seal_to
+from edgeline.preprocessing import load_image
+from edgeline.registry.format import check_digest, check_model
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
+EXAMPLE_TYPE = "application/vnd.edgeline.example.v1+json"
+SUFFIX = ".example"  # of a file with one
+
+MAX_SIDE = 1024  # px, of an image
+MAX_EXAMPLE = 12 << 20  # bytes, sealed: a PNG of noise, in base64 twice
+
+_FORMAT = 1
+_END_OF_TIME = 253_402_300_799.0  # the end of the year 9999, in seconds since 1970
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a model said of an image."""
+
+    label: str
+    probability: float
+    margin: float  # to the probability of the second label
+    digest: str  # of the release's index
+    shadow: str | None = None  # the label of the model in the shadow, where that was another one
+    time: float = 0.0  # seconds since 1970, by the device's clock
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image, and what the model said of it."""
+
+    device: str
+    model: str
+    guess: Guess
+    image: bytes  # PNG
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """Decode the image, `[height, width, 3]`.
+
+        Raises:
+            IntegrityError: it is no PNG, or larger than devices send.
+        """
+        try:
+            # By the header alone, before anything is unpacked.
+            if max(Image.open(io.BytesIO(self.image), formats=["PNG"]).size) <= MAX_SIDE:
+                return load_image(self.image)
+        except Exception as error:
+            # On hostile bytes Pillow raises nearly anything; each means that this is no image.
+            raise IntegrityError("An example's image cannot be read") from error
+        raise IntegrityError(f"An example's image has more than {MAX_SIDE} pixels a side")
+
+
+def seal_example(
+    example: Example, enrolment: bytes, signer: Signer, owner: "X25519PublicKey"
+) -> bytes:
+    """Return an example with the device's signature and enrolment, for nobody but the owner.
+
+    Raises:
+        RegistryError: the key cannot be used, or `cryptography` is too old.
+    """
+    document = {
+        "format": _FORMAT,
+        "device": example.device,
+        "model": example.model,
+        "guess": vars(example.guess),
+        "image": base64.b64encode(example.image).decode(),
+    }
+    signed = seal(document, EXAMPLE_TYPE, signer, "The example")
+    parts = {"enrolment": json.loads(enrolment), "example": json.loads(signed)}
+    return seal_to(owner, dump_canonical(parts))
+
+
+def open_example(
+    data: bytes, opener: Opener, keys: Collection[Key], revoked: Collection[str], *, at: float
+) -> Example:
+    """Open an example that comes from anywhere.
+
+    Args:
+        data: What `seal_example` made.
+        opener: With the owner's key.
+        keys: The model's fleet keys.
+        revoked: Ids of devices that count no more.
+        at: The time, in seconds since 1970.
+
+    Raises:
+        IntegrityError: it is no example.
+        TrustError: it was sealed to another key, or is not by an enrolled device.
+    """
+    if len(data) > MAX_EXAMPLE:
+        raise IntegrityError(f"An example has {len(data)} bytes; at most {MAX_EXAMPLE} are read")
+    try:
+        document = parse_object(opener.open(data))
+        parts = [dump_canonical(document[name]) for name in ("enrolment", "example")]
+    except (KeyError, ValueError) as error:
+        raise IntegrityError(f"An example is malformed: {one_line(error)}") from None
+    enrolment = open_enrolment(parts[0], keys)
+    if enrolment.device in revoked or enrolment.expires <= at:
+        raise TrustError(f"Device {enrolment.device} is no longer enrolled")
+    envelope = open_envelope(parts[1], EXAMPLE_TYPE, limit=MAX_EXAMPLE, what="The example")
+    check_signed(envelope, [enrolment.key], "The example")
+    example = _parse(envelope.payload)
+    if (example.device, example.model) != (enrolment.device, enrolment.model):
+        raise TrustError(f"Device {enrolment.device} has signed an example of {example.device}")
+    return example
+
+
+def parse_guess(value: Any) -> Guess:
+    """Read what a model said.
+
+    Raises:
+        IntegrityError: it is malformed.
+    """
+    try:
+        return Guess(
+            label=_label(value["label"]),
+            probability=_number(value["probability"], 1.0),
+            margin=_number(value["margin"], 1.0),
+            digest=check_digest(value["digest"]),
+            shadow=None if value["shadow"] is None else _label(value["shadow"]),
+            time=_number(value["time"], _END_OF_TIME),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"An example is malformed: {one_line(error)}") from None
+
+
+def _parse(data: bytes) -> Example:
+    try:
+        document = parse_object(data)
+        if document.get("format") != _FORMAT:
+            raise ValueError("it is of another format")
+        return Example(
+            device=check_device(document["device"]),
+            model=check_model(document["model"]),
+            guess=parse_guess(document["guess"]),
+            image=base64.b64decode(document["image"], validate=True),
+        )
+    except (EdgelineError, KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"An example is malformed: {one_line(error)}") from None
+
+
+def _label(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_LABEL_LENGTH:
+        raise ValueError("expected a label")
+    return value
+
+
+def _number(value: object, most: float) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ValueError(f"expected a number from 0 to {most:g}")
+    return float(value)
