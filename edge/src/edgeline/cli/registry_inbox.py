@@ -100,7 +100,7 @@ def _files(folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def _read(file: Path) -> bytes:
-    from edgeline.device.state import read_bounded
+    from edgeline._files import read_bounded
     from edgeline.fleet.examples import MAX_EXAMPLE
 
     try:

@@ -13,9 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeline._files import write_whole
+from edgeline._files import read_bounded, write_whole
 from edgeline._json import dump_canonical, parse_object
-from edgeline.device.state import DRIFT_FILE, InstalledModel, read_bounded
+from edgeline.device.state import DRIFT_FILE, InstalledModel
 from edgeline.drift import Seen, Sketch, image_statistics
 from edgeline.errors import EdgelineError
 from edgeline.fleet.report import Drift, parse_drift

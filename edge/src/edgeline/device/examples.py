@@ -22,9 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeline._files import locked, write_whole
+from edgeline._files import locked, read_bounded, write_whole
 from edgeline._json import dump_canonical, parse_object
-from edgeline.device.state import read_bounded
 from edgeline.errors import EdgelineError, ImageError
 from edgeline.fleet.examples import MAX_SIDE, Guess, parse_guess
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeline._files import write_whole
+from edgeline._files import read_bounded, write_whole
 from edgeline._json import dump_canonical, parse_object
-from edgeline.device.state import InstalledModel, read_bounded
+from edgeline.device.state import InstalledModel
 from edgeline.errors import EdgelineError
 from edgeline.fleet.report import Compared, parse_compared
 
