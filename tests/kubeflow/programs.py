@@ -109,6 +109,7 @@ class InstalledCluster(Cluster):
         self._programs = programs
         self._services = services
         self.pods: dict[str, Document] = {}  # the driver's newest patch by task
+        self.plugins: dict[str, str] = {}  # what the API server tells drivers and pods of them
         self._runs: dict[str, str] = {}  # executions of runs
         self._copies = 0
         client = metadata_store_pb2.MetadataStoreClientConfig(
@@ -236,7 +237,7 @@ class InstalledCluster(Cluster):
                 *(part for name, value in options.items() for part in (f"--{name}", value)),
                 *(f"--{name}=false" for name in off),
             ],
-            {**IMAGE_ENVIRONMENT, **self._services.environment},
+            {**IMAGE_ENVIRONMENT, **self._services.environment, **self.plugins},
             {
                 "/driver": str(self._programs.driver),
                 "/tmp": str(folder / "tmp"),
@@ -255,6 +256,7 @@ class InstalledCluster(Cluster):
         (container,) = driven["containers"]
         environment = {
             **self._services.environment,
+            **self.plugins,
             **{each["name"]: each["value"] for each in container.get("env", ())},
         }
         pod, folder = self._pod(pipeline, task, environment, _volumes(driven))

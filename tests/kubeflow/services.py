@@ -10,12 +10,14 @@ import base64
 import datetime
 import ipaddress
 import json
+import os
+import signal
 import ssl
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -207,18 +209,32 @@ class ObjectStore:
 @contextmanager
 def object_store(log: Path) -> Iterator[ObjectStore]:
     """Starts moto's server in a process of its own, which writes to a log."""
+    with http_server([str(MOTO)], "/moto-api/", log) as port:
+        yield ObjectStore(port)
+
+
+@contextmanager
+def http_server(command: Sequence[str], ready: str, log: Path) -> Iterator[int]:
+    """Starts a server in a process of its own, which writes to a log; gives its port.
+
+    Args:
+        command: of the server, which takes `--host` and `--port`.
+        ready: a path that it answers when it has started.
+        log: a file.
+    """
     port = _free_port()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(MOTO), "--host", "127.0.0.1", "--port", str(port)],
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,  # with the workers that it starts
         )
     try:
-        _wait_for(f"http://127.0.0.1:{port}/moto-api/", process, log)
-        yield ObjectStore(port)
+        _wait_for(f"http://127.0.0.1:{port}{ready}", process, log)
+        yield port
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
@@ -239,7 +255,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.1)
         else:
             return
-    raise RuntimeError(f"{MOTO} ended: {log.read_text()}")
+    raise RuntimeError(f"{process.args!r} ended: {log.read_text()}")
 
 
 class KubernetesApi:
