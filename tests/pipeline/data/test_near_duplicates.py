@@ -205,10 +205,10 @@ def test_a_hundred_thousand_equal_pictures_are_one_cluster() -> None:
 
 
 def test_how_many_are_compared_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashes = made(400)
-    hashes[300] = flipped(hashes[10], range(1, 255, 7))
+    hashes = made(60)
+    hashes[50] = flipped(hashes[10], range(1, 255, 7))
     expected = find(hashes).of_image.tolist()
-    assert expected[10] == expected[300] >= 0
+    assert expected[10] == expected[50] >= 0
     monkeypatch.setattr("pipeline.data.near_duplicates._CHUNK", 1)
     assert find(hashes).of_image.tolist() == expected
 
