@@ -8,7 +8,7 @@ and of each step grows by at most 1.2 and stays under 3 GB (TFLiteRewriter: 4 GB
 run take at most 4.4 times as long. Ingest is to be at least 0.8 times as fast as bare processes
 that read, decode and hash the same files on all cores. Photos of
 400x300 reach that, as the pixels are hashed by XXH3 here and by SHA-256 there; small photos are
-decoded as fast as examples are written, and it is about 0.4.
+decoded as fast as all else is done, and it is about 0.4 (docs/data.md says where the time goes).
 
 A peak is the largest resident memory of the process tree, seen while the step ran. All steps but
 the conversions share one process, so that a peak holds the libraries of all, and what an earlier

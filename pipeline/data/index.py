@@ -117,7 +117,7 @@ def _as_json(texts: Sequence[str]) -> str:
     return json.dumps(texts) if texts else "[]"
 
 
-@lru_cache(maxsize=1024)  # few are different
+@lru_cache(maxsize=256)  # few are different, and a hostile one may be long
 def texts_in(column: str) -> tuple[str, ...]:
     """The texts in a value of the columns `slices` and `changes`."""
     return tuple(json.loads(column))

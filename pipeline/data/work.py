@@ -267,7 +267,7 @@ def disk_errors(out: Path) -> Iterator[None]:
                 f"{out}: the disk is full; nothing is left of this: free some space and run the "
                 "same command again"
             ) from error
-        if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+        if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR):
             file = getattr(error, "filename", None) or out
             reason = os.strerror(number)
             raise UserError(f"{out}: can't write {file}: {reason}") from error

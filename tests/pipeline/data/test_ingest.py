@@ -29,6 +29,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from pipeline.config import IngestConfig
 from pipeline.data.dataset import TABLE_FILE, Dataset, IngestReport
 from pipeline.data.ingest import ingest
+from pipeline.data.shards import CHANGED
 from pipeline.data.tfrecords import read_record_at
 from pipeline.data.work import Engine
 from pipeline.errors import UserError
@@ -327,6 +328,22 @@ def test_an_image_that_comes_back_has_the_split_that_it_had(tmp_path: Path) -> N
     assert after == before
 
 
+def test_a_photo_that_changed_after_it_was_read_is_left_out(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "dataset"
+    for index in range(30):
+        save(photos / f"{'dog' if index % 2 else 'cat'}.{index}.png", index)
+
+    def meddle(line: str) -> None:
+        if line == "read 30 of 30":
+            save(photos / "cat.0.png", 99)
+            (photos / "dog.1.png").unlink(missing_ok=True)
+
+    report = ingest(photos, out, progress=meddle)
+    left_out = {item["source"]: item["reason"] for item in report.quarantined}
+    assert left_out == dict.fromkeys(("cat.0.png", "dog.1.png"), CHANGED)
+    assert len(splits_by_source(out)) == 28
+
+
 def test_a_photo_that_was_touched_changes_neither_digest_nor_shards(tmp_path: Path) -> None:
     """So that a run makes no step anew: TFX tells files by size and time.
 
@@ -551,6 +568,15 @@ def test_a_group_needs_a_csv_with_that_column(tmp_path: Path, table: Path) -> No
         ingest(tmp_path / "folder", tmp_path / "dataset", IngestConfig(group="patient"))
     with pytest.raises(UserError, match="no column 'owner'"):
         ingest(table, tmp_path / "dataset", IngestConfig(group="owner"))
+
+
+@pytest.mark.parametrize("place", ["/sys/dataset", "notes.txt/dataset"])
+def test_a_place_that_takes_no_files_is_named(place: str, tmp_path: Path) -> None:
+    two_classes(tmp_path / "photos")
+    (tmp_path / "notes.txt").write_text("mine")
+    out = tmp_path / place
+    with pytest.raises(UserError, match=f"^{out}: can't write {out.parent}"):
+        ingest(tmp_path / "photos", out)
 
 
 def test_a_folder_that_is_no_dataset_is_never_touched(tmp_path: Path) -> None:

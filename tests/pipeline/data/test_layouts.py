@@ -273,8 +273,12 @@ def test_a_pipe_or_a_device_is_no_photo(tmp_path: Path) -> None:
         save(photos / f"cat/{index}.png", index)
         save(photos / f"dog/{index}.png", 10 + index)
     os.mkfifo(photos / "cat/pipe.png")
+    (photos / "cat/zeros").symlink_to("/dev/zero")
     report = ingest(photos, tmp_path / "dataset")
-    assert report.quarantined == ({"source": "cat/pipe.png", "reason": "is not a regular file"},)
+    assert report.quarantined == (
+        {"source": "cat/pipe.png", "reason": "is not a regular file"},
+        {"source": "cat/zeros", "reason": "is not a regular file"},
+    )
 
 
 def test_a_group_of_all_of_a_class_is_an_error_that_says_why(tmp_path: Path) -> None:

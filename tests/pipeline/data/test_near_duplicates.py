@@ -204,6 +204,15 @@ def test_a_hundred_thousand_equal_pictures_are_one_cluster() -> None:
     assert (found[100:] == 0).all()
 
 
+def test_how_many_are_compared_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = made(60)
+    hashes[50] = flipped(hashes[10], range(1, 255, 7))
+    expected = find(hashes).of_image.tolist()
+    assert expected[10] == expected[50] >= 0
+    monkeypatch.setattr("pipeline.data.near_duplicates._CHUNK", 1)
+    assert find(hashes).of_image.tolist() == expected
+
+
 def test_a_hundred_thousand_flat_pictures_are_alone() -> None:
     hashes = np.repeat(hashes_of([Image.new("L", (64, 64))]), 100_000, axis=0)
     assert (find(hashes).of_image == -1).all()

@@ -91,6 +91,20 @@ def test_groups_stay_together_and_every_class_is_still_everywhere() -> None:
         assert counts(labels, splits).min() >= 1
 
 
+def test_a_group_is_moved_where_a_class_would_be_missing_without_that() -> None:
+    members = (
+        "00000001000",
+        "0000000",
+        "111011",
+        "1110",
+        "01",
+    )  # labels; the largest is drawn first
+    labels = np.array([int(label) for group in members for label in group])
+    groups = np.repeat(np.arange(len(members)), [len(group) for group in members])
+    splits = draw(labels, groups, keys(len(labels), 0), free(labels), SHARES)
+    assert counts(labels, splits).min() >= 1
+
+
 def test_a_new_image_of_a_group_goes_where_the_group_is() -> None:
     labels = np.zeros(30, np.int64)
     groups = np.full(30, ALONE)
