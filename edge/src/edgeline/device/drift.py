@@ -1,6 +1,6 @@
 """Watching for drift: what a device sees, a window of predictions at a time, against its sketch.
 
-    monitor = DriftMonitor(Sketch.from_json(loaded.sketch), installed, 500, file)
+    monitor = DriftMonitor(sketch, installed, 500, file)
     monitor.add(pixels, prediction, now=time.time())
     monitor.last                    # what the last full window showed
 

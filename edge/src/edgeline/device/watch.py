@@ -375,10 +375,10 @@ class Watcher:
         # The one before is let go, not closed: a thread may be predicting with it.
         self._classifier = Classifier.from_installed(loaded, num_threads=self.device.num_threads)
         self._keep_drift()
-        self._drift = self._monitor(loaded)
+        self._drift = self._monitor(loaded, self._classifier.labels)
         return loaded.installed
 
-    def _monitor(self, loaded: LoadedModel) -> "DriftMonitor | None":
+    def _monitor(self, loaded: LoadedModel, labels: Sequence[str]) -> "DriftMonitor | None":
         """Return what watches for drift, None when it is not to be, or cannot be told."""
         if self._drift_window is None:
             return None
@@ -391,7 +391,7 @@ class Watcher:
         from edgeline.drift import Sketch
 
         try:
-            sketch = Sketch.from_json(loaded.sketch)
+            sketch = Sketch.from_json(loaded.sketch, classes=len(labels))
         except IntegrityError as error:
             _log.warning("%s", str(error))
             return None
