@@ -29,6 +29,7 @@ from edgeline.drift import (
 )
 from edgeline.errors import IntegrityError
 from edgeline.fleet.report import Drift, Report
+from edgeline.runtime.classifier import Classifier
 from tests.edge.devices import device, release
 from tests.edge.fleet import NEW, NOW, well
 
@@ -236,6 +237,11 @@ def test_a_device_tells_drift_in_metrics_and_status(
         for _ in range(WINDOW - 1):
             watcher.predict(dark)
         assert "edgeline_drift" not in watcher.render_metrics(), "the window is not full yet"
+        old, monitor = watcher._classifier, watcher._drift
+        assert old is not None
+        assert monitor is not None
+        assert monitor.is_of(old)
+        assert not monitor.is_of(Classifier(old._content, old.contract)), "another model's say"
     with Watcher(pets, drift=WINDOW) as watcher:
         watcher.predict(dark)
         metrics = watcher.render_metrics()

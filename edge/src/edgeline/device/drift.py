@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgeline.runtime.classifier import Prediction
+    from edgeline.runtime.classifier import Classifier, Prediction
 
 _MAX_FILE = 2 << 20  # bytes
 
@@ -46,6 +46,11 @@ class DriftMonitor:
         self._file = file
         self._lock = threading.Lock()
         self._since, self._seen, self.last = self._load()
+
+    def is_of(self, classifier: "Classifier") -> bool:
+        """Tell whether it watches over what this classifier says."""
+        installed = self._installed
+        return (classifier.digest, classifier.variant) == (installed.digest, installed.variant)
 
     def add(
         self, pixels: "NDArray[np.float32]", prediction: "Prediction", *, now: float
