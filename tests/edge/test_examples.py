@@ -311,7 +311,11 @@ def test_a_shadow_tells_what_it_disagrees_on(pets: Any) -> None:
 
 
 def test_images_come_home_by_commands(
-    pets: Any, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pets: Any,
+    store: Store,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keys = tmp_path / "keys"
     for name in ("fleet", "halt"):
@@ -367,9 +371,11 @@ def test_images_come_home_by_commands(
     assert {row["label"] for row in rows} == {""}
     shown = {np.asarray(Image.open(home / row["path"])).tobytes() for row in rows}
     assert shown == {picture(number).tobytes() for number in range(3)}
+    monkeypatch.setattr("edgeline.cli.registry_inbox.MAX_OF_DEVICE", 1)
     table.write_text(table.read_text().replace(".png,,", ".png,cat,"))
     assert main(opening) == 0
     assert table.read_text().count(".png,cat,") == 3, "labels stay"
+    assert capsys.readouterr().err.count("has sent more than 1") == 2
 
     offer(ring, 9, time=NOW)
     ring.save()

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from edgeline.cli.options import add_command, add_connection, add_root, add_stor
 from edgeline.cli.output import Progress, note
 from edgeline.cli.registry_init import add_no_passphrase, new_passphrase
 from edgeline.errors import IntegrityError, TrustError
+
+MAX_OF_DEVICE = 2000  # images that are taken of a device at once: what it may keep, and more
 
 
 def add_inbox(commands: Any) -> None:
@@ -80,13 +83,17 @@ def _open(options: argparse.Namespace) -> int:
     entries = {each.path: each for each in read_inbox(options.output)}
     progress = Progress()
     places = (open_place(each, connection(options), kind=EXAMPLES) for each in options.places)
-    sent = (entry for place in places for entry in place.entries())
-    for number, (name, data) in enumerate(sent, start=1):
+    found = (entry for place in places for entry in place.entries())
+    sent: Counter[str] = Counter()
+    for number, (name, data) in enumerate(found, start=1):
         progress(f"{number} opened")
         try:
             example = open_example(data, opener, fleet.keys, fleet.revoked, at=time.time())
             if example.model != options.model:
                 continue
+            sent[example.device] += 1
+            if sent[example.device] > MAX_OF_DEVICE:
+                raise TrustError(f"device {example.device} has sent more than {MAX_OF_DEVICE}")
             entry = add_image(options.output, example)
         except (IntegrityError, TrustError) as error:
             note(f"counts for nothing: {name}: {error}")
