@@ -29,6 +29,7 @@ from edgeline.drift import (
 )
 from edgeline.errors import IntegrityError
 from edgeline.fleet.report import Drift, Report
+from edgeline.runtime.classifier import Classifier
 from tests.edge.devices import device, release
 from tests.edge.fleet import NEW, NOW, well
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 SIDE = 32
 TEST_IMAGES = 200
+LABELS = 3  # of the pets' models; of a cell, the last is never said
 WINDOW = 100
 UNCOUNTED = {"bounds": [], "counts": [1]}
 DESCENDING = {"bounds": [2.0, 1.0], "counts": [TEST_IMAGES, 0, 0]}
@@ -87,7 +89,9 @@ def _sketch(statistics: NDArray[np.float32], rng: np.random.Generator) -> Sketch
     """The sketch of a split of which three images in ten were said to be defective."""
     images = len(statistics)
     label_ids = (rng.random(images) < 0.3).astype(np.int64)
-    return Sketch.of(label_ids, rng.beta(8, 2, images).astype(np.float32), statistics, classes=2)
+    return Sketch.of(
+        label_ids, rng.beta(8, 2, images).astype(np.float32), statistics, classes=LABELS
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +126,7 @@ def test_false_alarms_are_as_rare_as_promised() -> None:
             sketch = _sketch(rng.normal(size=(500, 3)).astype(np.float32), rng)
         seen = sketch.empty()
         defective = int(rng.binomial(300, 0.3))
-        seen.counts["label"] = [300 - defective, defective]
+        seen.counts["label"] = [300 - defective, defective, 0]
         # All at once, as a loop over as many images would take a minute.
         for name, values in zip(
             QUANTITIES[1:], (rng.beta(8, 2, 300), *rng.normal(size=(3, 300))), strict=True
@@ -166,7 +170,9 @@ def sketch() -> Sketch:
 
 
 def test_a_sketch_comes_back_and_has_a_bounded_size(sketch: Sketch) -> None:
-    assert Sketch.from_json(sketch.to_json()) == sketch
+    assert Sketch.from_json(sketch.to_json(), classes=LABELS) == sketch
+    with pytest.raises(IntegrityError, match="expected 5 labels"):
+        Sketch.from_json(sketch.to_json(), classes=5)
     assert len(sketch.to_json()) < 5000
 
 
@@ -188,7 +194,7 @@ def test_a_sketch_comes_back_and_has_a_bounded_size(sketch: Sketch) -> None:
 def test_a_malformed_sketch_is_refused(change: dict[str, Any], sketch: Sketch) -> None:
     document = {**json.loads(sketch.to_json()), **change}
     with pytest.raises(IntegrityError, match="malformed"):
-        Sketch.from_json(json.dumps(document).encode())
+        Sketch.from_json(json.dumps(document).encode(), classes=LABELS)
 
 
 def test_what_drifted_travels_in_a_report() -> None:
@@ -231,6 +237,11 @@ def test_a_device_tells_drift_in_metrics_and_status(
         for _ in range(WINDOW - 1):
             watcher.predict(dark)
         assert "edgeline_drift" not in watcher.render_metrics(), "the window is not full yet"
+        old, monitor = watcher._classifier, watcher._drift
+        assert old is not None
+        assert monitor is not None
+        assert monitor.is_of(old)
+        assert not monitor.is_of(Classifier(old._content, old.contract)), "another model's say"
     with Watcher(pets, drift=WINDOW) as watcher:
         watcher.predict(dark)
         metrics = watcher.render_metrics()

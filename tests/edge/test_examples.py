@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import time
 from collections.abc import Callable
@@ -23,13 +24,23 @@ from edgeline.device.reporting import accept_enrolment, request_enrolment
 from edgeline.device.shadow import Shadow, ShadowSettings
 from edgeline.device.watch import Watcher
 from edgeline.errors import IntegrityError, RegistryError, TrustError
-from edgeline.fleet.examples import MAX_EXAMPLE, Example, Guess, open_example, seal_example
+from edgeline.fleet.examples import (
+    EXAMPLES,
+    MAX_EXAMPLE,
+    Example,
+    Guess,
+    name_of,
+    open_example,
+    seal_example,
+)
+from edgeline.fleet.places import open_place
 from edgeline.fleet.report import Enrolment, parse_key, seal_enrolment
 from edgeline.fleet.sealing import Opener, generate_key, read_public_key, seal_to
 from edgeline.publish.keys import Signers
 from edgeline.publish.keys import generate_key as generate_signing_key
 from tests.edge.devices import MODEL, device, release
 from tests.edge.fleet import DAY, NEW, NOW, Reporting
+from tests.edge.servers import RegistryServer
 
 if TYPE_CHECKING:
     from tests.edge.conftest import Store
@@ -300,7 +311,11 @@ def test_a_shadow_tells_what_it_disagrees_on(pets: Any) -> None:
 
 
 def test_images_come_home_by_commands(
-    pets: Any, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pets: Any,
+    store: Store,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keys = tmp_path / "keys"
     for name in ("fleet", "halt"):
@@ -335,14 +350,20 @@ def test_images_come_home_by_commands(
     assert main(export) == 0
     assert ring.kept() == []
     assert len([*usb.iterdir()]) == 3
-    (usb / "damaged.example").write_bytes(b"damaged")
+    names = "".join(path.name for path in usb.iterdir())
+    assert not any(
+        hashlib.sha256(png(picture(each))).hexdigest()[:32] in names for each in range(3)
+    )
+    (usb / f"{ID}-{ID}.example").write_bytes(b"damaged")
+    (usb / "notes.example").write_bytes(b"no example's name")
+    (usb / f"{ID}-{'0' * 32}.example").symlink_to(tmp_path / "root.json")
 
     opening = ["registry", "fleet", "open", store.location, MODEL, str(usb), "--root", str(root)]
     opening += ["--inbox-key", str(keys / "inbox.key"), "--output", str(home)]
     assert main(opening) == 0
     said = capsys.readouterr()
     assert "has 3 images now" in said.out
-    assert "counts for nothing" in said.err
+    assert said.err.count("counts for nothing") == 1
     table = home / "guesses.csv"
     rows = [*csv.DictReader(table.read_text().splitlines())]
     assert {row["guess"] for row in rows} == {"'=cat"}, "no formula of a spreadsheet"
@@ -350,11 +371,26 @@ def test_images_come_home_by_commands(
     assert {row["label"] for row in rows} == {""}
     shown = {np.asarray(Image.open(home / row["path"])).tobytes() for row in rows}
     assert shown == {picture(number).tobytes() for number in range(3)}
+    monkeypatch.setattr("edgeline.cli.registry_inbox.MAX_OF_DEVICE", 1)
     table.write_text(table.read_text().replace(".png,,", ".png,cat,"))
     assert main(opening) == 0
     assert table.read_text().count(".png,cat,") == 3, "labels stay"
+    assert capsys.readouterr().err.count("has sent more than 1") == 2
 
     offer(ring, 9, time=NOW)
     ring.save()
     assert main(["examples", "clear", *here]) == 0
     assert ring.kept() == []
+
+
+def test_images_come_home_through_a_registry_server(
+    mine: Reporting, inbox: Path, server: RegistryServer
+) -> None:
+    place = open_place(f"oci://{server.host}/cells", kind=EXAMPLES)
+    sealed = [_sealed(mine, inbox, _example()) for _ in range(2)]
+    for data in sealed:
+        place.put(name_of(ID, data), data)
+    assert sorted(data for _, data in place.entries()) == sorted(sealed)
+    assert [*open_place(f"oci://{server.host}/cells").entries()] == [], "reports lie elsewhere"
+    with pytest.raises(IntegrityError, match="names none"):
+        place.put("../tuf", sealed[0])

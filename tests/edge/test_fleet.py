@@ -206,7 +206,7 @@ def test_a_place_has_one_report_a_device(place: str, fleet_key: CryptoSigner) ->
     found = _gather(place, fleet_key)
     assert [each.device for each in found.reports] == IDS[:3]
     assert {each.sequence for each in found.reports} == {11}
-    assert len([*open_place(place).reports()]) == 3
+    assert len([*open_place(place).entries()]) == 3
 
 
 def test_an_older_report_counts_for_nothing(place: str, mine: Reporting, tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ def test_a_clock_that_is_off_harms_no_page(when: float) -> None:
     assert "1 devices reported" in _shown(odd).text
 
 
+def test_a_rollout_that_has_ended_reaches_nobody() -> None:
+    ended = replace(CHANNEL, rollout=Rollout(3, AFTER, 0))
+    text = _Page(render(Gathered((), {}), ended, now=NOW)).text
+    assert "halted" in text
+    assert "The channel serves v1." in text
+    assert "reaching" not in text
+
+
 def test_a_fleet_that_says_nothing_is_a_page_too() -> None:
     assert "0 devices reported" in _shown().text
     assert "None." in _Page(render(Gathered((), {}), None, now=NOW)).text

@@ -174,8 +174,8 @@ class Sketch:
         )
 
     @classmethod
-    def from_json(cls, data: bytes) -> "Sketch":
-        """Read a sketch from untrusted bytes.
+    def from_json(cls, data: bytes, *, classes: int) -> "Sketch":
+        """Read the sketch of a model with so many labels from untrusted bytes.
 
         Raises:
             IntegrityError: they are none that this edgeline knows.
@@ -188,9 +188,12 @@ class Sketch:
                 str(name): Histogram(_tuple(each["bounds"]), _tuple(each["counts"]))
                 for name, each in document["histograms"].items()
             }
-            return cls(_tuple(document["label"]), histograms)
+            sketch = cls(_tuple(document["label"]), histograms)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _malformed(f"{type(error).__name__}: {error}") from None
+        if len(sketch.labels) != classes:
+            raise _malformed(f"expected {classes} labels, got {len(sketch.labels)}")
+        return sketch
 
 
 def image_statistics(pixels: NDArray[np.float32]) -> tuple[float, float, float]:

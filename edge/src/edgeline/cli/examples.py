@@ -45,15 +45,20 @@ def add_examples(commands: Any) -> None:
         group,
         "export",
         run=_export,
-        summary="seal them to the owner, and move them to a folder",
+        summary="seal them to the owner, and move them to a folder or the registry",
         description="Seal each image to the owner's key, signed by this device, and move it to a\n"
-        "folder, such as a USB stick's. Whoever finds the folder can read none of them.\n"
-        "Needs `edgeline enrol`. What is there already stays; a rerun goes on.",
+        "folder, such as a USB stick's, or to the examples beside the registry. Whoever finds\n"
+        "them there can read none. Needs `edgeline enrol`. A rerun goes on where this ended.",
         examples="""\
   edgeline examples export /media/usb --to-key inbox.pub --registry registry --model solar-cells
+  edgeline examples export oci://registry.example/cells --to-key inbox.pub --model solar-cells
 """,
     )
-    export.add_argument("folder", type=Path, metavar="FOLDER", help="to move them to")
+    export.add_argument(
+        "place",
+        metavar="PLACE",
+        help="to move them to: a folder, or oci://host[:port]/repository, the registry",
+    )
     export.add_argument(
         "--to-key",
         type=Path,
@@ -102,7 +107,8 @@ def _list(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from edgeline.device.identity import device_id
     from edgeline.device.reporting import enrolment_of
-    from edgeline.fleet.examples import SUFFIX, Example, seal_example
+    from edgeline.fleet.examples import EXAMPLES, Example, name_of, seal_example
+    from edgeline.fleet.places import open_place
     from edgeline.fleet.sealing import read_public_key
 
     device = open_device(options)
@@ -110,22 +116,22 @@ def _export(options: argparse.Namespace) -> int:
     owner = read_public_key(options.to_key)
     with device.folder.translated():
         name = device_id(device.folder.base)
-    ring, progress = _ring(device), Progress()
-    kept, written = ring.kept(), 0
+    place = open_place(options.place, device.connection, kind=EXAMPLES)
+    ring, progress, written = _ring(device), Progress(), 0
+    kept = ring.kept()
     for number, each in enumerate(kept, start=1):
         progress(f"sealing image {number} of {len(kept)}")
         image = ring.read(each)
-        if image is not None:
-            sealed = seal_example(
-                Example(name, device.model, each.guess, image), enrolment, signer, owner
-            )
-            _write(options.folder, f"{name}-{each.image}{SUFFIX}", sealed)
-            written += 1
-        else:
+        if image is None:
             note(f"image {each.image[:12]} is damaged, and was left out")
-    # Only now: what is written is on the disk.
-    _forget(device, ring, {each.image for each in kept})
-    print(f"{written} images are in {options.folder}, for the holder of that key, and gone here.")
+        else:
+            example = Example(name, device.model, each.guess, image)
+            sealed = seal_example(example, enrolment, signer, owner)
+            place.put(name_of(name, sealed), sealed)
+            written += 1
+        # One at a time: whatever ends this, no image is lost, and hardly one sent twice.
+        _forget(device, ring, {each.image})
+    print(f"{written} images are at {options.place}, for the holder of that key, and gone here.")
     return 0
 
 
@@ -146,16 +152,3 @@ def _forget(device: "Device", ring: "HardExamples", images: set[str]) -> None:
             ring.forget(images)
     except BlockingIOError:
         raise DeviceError("Another process is writing images. Try again when it is done") from None
-
-
-def _write(folder: Path, name: str, sealed: bytes) -> None:
-    from edgeline._files import write_whole
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / name, sealed)
-    except OSError as error:
-        raise DeviceError(
-            f"{folder / name} cannot be written: {error.strerror}. What was not written is still "
-            "on this device"
-        ) from None

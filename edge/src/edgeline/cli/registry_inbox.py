@@ -2,15 +2,17 @@
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from edgeline.cli.access import existing_store, repository_to_read, require_publishing
+from edgeline.cli.access import connection, existing_store, repository_to_read, require_publishing
 from edgeline.cli.options import add_command, add_connection, add_root, add_store
 from edgeline.cli.output import Progress, note
 from edgeline.cli.registry_init import add_no_passphrase, new_passphrase
-from edgeline.errors import IntegrityError, RegistryError, TrustError
+from edgeline.errors import IntegrityError, TrustError
+
+MAX_OF_DEVICE = 2000  # images that are taken of a device at once: what it may keep, and more
 
 
 def add_inbox(commands: Any) -> None:
@@ -43,7 +45,12 @@ def add_inbox(commands: Any) -> None:
     )
     add_store(opening)
     opening.add_argument("model", metavar="MODEL", help="the model's name in the registry")
-    opening.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="to read")
+    opening.add_argument(
+        "places",
+        nargs="+",
+        metavar="PLACE",
+        help="to read: a folder, or oci://host[:port]/repository, the registry",
+    )
     opening.add_argument(
         "--inbox-key", type=Path, required=True, metavar="FILE", help="(*.key) that opens them"
     )
@@ -65,47 +72,33 @@ def _key(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> int:
-    from edgeline.fleet.examples import open_example
+    from edgeline.fleet.examples import EXAMPLES, open_example
     from edgeline.fleet.inbox import TABLE, add_image, read_inbox, write_inbox
+    from edgeline.fleet.places import open_place
     from edgeline.fleet.sealing import Opener
 
     fleet = repository_to_read(options, existing_store(options)).fleet(options.model)
     require_publishing()
     opener = Opener.load(options.inbox_key)
-    files, progress = [*_files(options.folders)], Progress()
     entries = {each.path: each for each in read_inbox(options.output)}
-    for number, file in enumerate(files, start=1):
-        progress(f"opening {number} of {len(files)}")
+    progress = Progress()
+    places = (open_place(each, connection(options), kind=EXAMPLES) for each in options.places)
+    found = (entry for place in places for entry in place.entries())
+    sent: Counter[str] = Counter()
+    for number, (name, data) in enumerate(found, start=1):
+        progress(f"{number} opened")
         try:
-            example = open_example(_read(file), opener, fleet.keys, fleet.revoked, at=time.time())
+            example = open_example(data, opener, fleet.keys, fleet.revoked, at=time.time())
             if example.model != options.model:
                 continue
+            sent[example.device] += 1
+            if sent[example.device] > MAX_OF_DEVICE:
+                raise TrustError(f"device {example.device} has sent more than {MAX_OF_DEVICE}")
             entry = add_image(options.output, example)
         except (IntegrityError, TrustError) as error:
-            note(f"counts for nothing: {file}: {error}")
+            note(f"counts for nothing: {name}: {error}")
             continue
         entries.setdefault(entry.path, entry)
     write_inbox(options.output, entries.values())
     print(f"{options.output} has {len(entries)} images now. Fill in the column label of {TABLE}.")
     return 0
-
-
-def _files(folders: Sequence[Path]) -> Iterator[Path]:
-    from edgeline.fleet.examples import SUFFIX
-
-    for folder in folders:
-        if not folder.is_dir():
-            raise RegistryError(f"There is no folder {folder} with examples")
-        yield from sorted(folder.glob(f"*{SUFFIX}"))
-
-
-def _read(file: Path) -> bytes:
-    from edgeline._files import read_bounded
-    from edgeline.fleet.examples import MAX_EXAMPLE
-
-    try:
-        if file.is_symlink() or not file.is_file():
-            raise IntegrityError("it is no plain file")
-        return read_bounded(file, MAX_EXAMPLE)
-    except (OSError, ValueError) as error:
-        raise IntegrityError(str(error)) from None

@@ -1,6 +1,6 @@
 """Watching for drift: what a device sees, a window of predictions at a time, against its sketch.
 
-    monitor = DriftMonitor(Sketch.from_json(loaded.sketch), installed, 500, file)
+    monitor = DriftMonitor(sketch, installed, 500, file)
     monitor.add(pixels, prediction, now=time.time())
     monitor.last                    # what the last full window showed
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgeline.runtime.classifier import Prediction
+    from edgeline.runtime.classifier import Classifier, Prediction
 
 _MAX_FILE = 2 << 20  # bytes
 
@@ -46,6 +46,11 @@ class DriftMonitor:
         self._file = file
         self._lock = threading.Lock()
         self._since, self._seen, self.last = self._load()
+
+    def is_of(self, classifier: "Classifier") -> bool:
+        """Tell whether it watches over what this classifier says."""
+        installed = self._installed
+        return (classifier.digest, classifier.variant) == (installed.digest, installed.variant)
 
     def add(
         self, pixels: "NDArray[np.float32]", prediction: "Prediction", *, now: float

@@ -196,7 +196,8 @@ class Watcher:
         if self._reporter:
             self._reporter.predicted(prediction, seconds)
         monitor = self._drift
-        if monitor is not None:
+        # A switch may come between: what one model says is not counted as another's.
+        if monitor is not None and monitor.is_of(classifier):
             _warn_of(monitor.add(pixels, prediction, now=time.time()))
         self._offer(classifier, image, prediction)
         shadow = self._shadow
@@ -289,11 +290,12 @@ class Watcher:
             return
         if state.root != self.device.folder.root:
             return  # what is installed is another root's, which is told where it is loaded
-        self._resumed = kept
         try:
             self._begin_to_serve(self._load(self.device.folder.load(kept.served)))
         except EdgelineError as error:
             _log.warning("there is no comparison: %s", str(error))
+        else:
+            self._resumed = kept
 
     def _stays_in_the_shadow(self, model_id: str) -> bool:
         """Tell whether a new model is to be compared for longer; begin with that when it is new."""
@@ -305,6 +307,7 @@ class Watcher:
         from edgeline.runtime.classifier import Classifier
 
         self._drop_shadow()
+        resumed, self._resumed = self._resumed, None
         try:
             loaded = self.device.folder.load(model_id)
             classifier = Classifier.from_installed(loaded, num_threads=1)
@@ -317,9 +320,8 @@ class Watcher:
             installed,
             self._shadowing,
             on_disagreement=self._disagreed,
-            resumed=self._resumed,
+            resumed=resumed,
         )
-        self._resumed = None
         if self._reporter:
             self._reporter.compares(self._shadow.compared)
         _log.info("comparing %s %s with what is served", installed.tag, installed.variant)
@@ -375,10 +377,10 @@ class Watcher:
         # The one before is let go, not closed: a thread may be predicting with it.
         self._classifier = Classifier.from_installed(loaded, num_threads=self.device.num_threads)
         self._keep_drift()
-        self._drift = self._monitor(loaded)
+        self._drift = self._monitor(loaded, self._classifier.labels)
         return loaded.installed
 
-    def _monitor(self, loaded: LoadedModel) -> "DriftMonitor | None":
+    def _monitor(self, loaded: LoadedModel, labels: Sequence[str]) -> "DriftMonitor | None":
         """Return what watches for drift, None when it is not to be, or cannot be told."""
         if self._drift_window is None:
             return None
@@ -391,7 +393,7 @@ class Watcher:
         from edgeline.drift import Sketch
 
         try:
-            sketch = Sketch.from_json(loaded.sketch)
+            sketch = Sketch.from_json(loaded.sketch, classes=len(labels))
         except IntegrityError as error:
             _log.warning("%s", str(error))
             return None

@@ -8,8 +8,10 @@ owner's key. The image is a PNG of pixels: no metadata of the camera's file is i
 """
 
 import base64
+import hashlib
 import io
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from edgeline._json import dump_canonical, parse_object
 from edgeline._text import one_line
 from edgeline.contract import MAX_LABEL_LENGTH
 from edgeline.errors import EdgelineError, IntegrityError, TrustError
+from edgeline.fleet.places import Kind
 from edgeline.fleet.report import check_device, open_enrolment
 from edgeline.fleet.sealing import Opener, seal_to
 from edgeline.preprocessing import load_image
@@ -33,10 +36,13 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 EXAMPLE_TYPE = "application/vnd.edgeline.example.v1+json"
-SUFFIX = ".example"  # of a file with one
-
 MAX_SIDE = 1024  # px, of an image
 MAX_EXAMPLE = 12 << 20  # bytes, sealed: a PNG of noise, in base64 twice
+
+# A device's id and the SHA-256 of what was sealed, in part: the image's would tell which it is.
+EXAMPLES = Kind(
+    "examples", EXAMPLE_TYPE, ".example", MAX_EXAMPLE, re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}")
+)
 
 _FORMAT = 1
 _END_OF_TIME = 253_402_300_799.0  # the end of the year 9999, in seconds since 1970
@@ -97,6 +103,11 @@ def seal_example(
     signed = seal(document, EXAMPLE_TYPE, signer, "The example")
     parts = {"enrolment": json.loads(enrolment), "example": json.loads(signed)}
     return seal_to(owner, dump_canonical(parts))
+
+
+def name_of(device: str, sealed: bytes) -> str:
+    """Return the name of a sealed example at a place."""
+    return f"{device}-{hashlib.sha256(sealed).hexdigest()[:32]}"
 
 
 def open_example(

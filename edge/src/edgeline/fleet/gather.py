@@ -91,7 +91,7 @@ def gather(
     newest: dict[str, Report] = {}
     refused: dict[str, str] = {}
     for place in places:
-        for device, data in place.reports():
+        for device, data in place.entries():
             try:
                 report = open_report(data, keys, revoked, device=device, at=at)
                 last = memory.sequences.get(device, 0)

@@ -103,12 +103,15 @@ def _rollout(channel: Channel | None) -> Iterator[str]:
     rollout = channel.rollout if channel else None
     if channel is None or rollout is None:
         return
+    named = f"Rollout {rollout.number}, of {version_tag(rollout.release.version)}"
+    served = version_tag(channel.release.version)
+    if not rollout.is_active:
+        yield f"<p>{named}: <strong>{rollout.state}</strong>. The channel serves {served}.</p>"
+        return
     groups = f" and the groups {', '.join(rollout.groups)}" if rollout.groups else ""
-    reach = f", reaching {rollout.share / WHOLE:.2%} of the devices{groups}"
     yield (
-        f"<p>Rollout {rollout.number}, of {version_tag(rollout.release.version)}: "
-        f"<strong>{rollout.state}</strong>{escape(reach) if rollout.is_active else ''}. "
-        f"All others have {version_tag(channel.release.version)}.</p>"
+        f"<p>{named}: <strong>active</strong>, reaching {rollout.share / WHOLE:.2%} of the devices"
+        f"{escape(groups)}. All others have {served}.</p>"
     )
 
 

@@ -1,18 +1,21 @@
-"""Where reports lie: a folder, or a repository of a registry server with a tag for each device.
+"""Where devices leave things: a folder, or a repository of a registry server with a tag for each.
 
-A device has one report there, which its next one replaces. So a place grows with the number of
-devices and not with time; on a server, what was replaced has no tag and is its garbage. The
-repository is one of its own, `<registry>/reports`: a device's login needs to write to nothing else.
+A device has one report at a place, which its next one replaces. So a place grows with the number of
+devices and not with time; on a server, what was replaced has no tag and is its garbage. Hard
+examples have a name each, and are the owner's to remove. The repositories are ones of their own,
+`<registry>/reports` and `<registry>/examples`: a device's login needs to write to nothing else.
 """
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from edgeline._files import read_bounded, write_whole
 from edgeline._json import dump_canonical
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError
-from edgeline.fleet.report import MAX_REPORT, REPORT_TYPE, check_device
+from edgeline.fleet.report import MAX_REPORT, REPORT_TYPE
 from edgeline.registry.format import (
     EMPTY_CONFIG,
     MAX_MANIFEST,
@@ -22,23 +25,50 @@ from edgeline.registry.format import (
 )
 from edgeline.registry.store import OCI_SCHEME, Connection
 
-MAX_DEVICES = 100_000  # whose reports are read
+MAX_ENTRIES = 100_000  # that are read of a place
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What lies at a place."""
+
+    name: str  # and its repository's, beside the registry
+    media_type: str
+    suffix: str  # of a file
+    limit: int  # bytes
+    names: re.Pattern[str]  # safe as files and tags
+
+    def check(self, name: str) -> str:
+        """Return a name when it is one of this kind.
+
+        Raises:
+            IntegrityError: it is not.
+        """
+        if not self.names.fullmatch(name):
+            raise IntegrityError(
+                f"{name[:80]!r} names none of the {self.name}: expected a device's id"
+            )
+        return name
+
+
+REPORTS = Kind("reports", REPORT_TYPE, ".json", MAX_REPORT, re.compile(r"[0-9a-f]{32}"))
 
 
 class Place(Protocol):
-    """Where reports lie."""
+    """Where things of a kind lie, by name: by a device's id, or one that begins with it."""
 
-    def put(self, device: str, report: bytes) -> None:
-        """Replace a device's report.
+    def put(self, name: str, data: bytes) -> None:
+        """Write one, or replace it.
 
         Raises:
             RegistryError: it cannot be written.
+            IntegrityError: the name is not of this kind.
         """
 
-    def reports(self) -> Iterator[tuple[str, bytes]]:
-        """Yield devices' ids with their reports, of which nothing was verified.
+    def entries(self) -> Iterator[tuple[str, bytes]]:
+        """Yield names with contents, of which nothing was verified.
 
-        What is filed under something else than an id, or is larger than a report, is passed over.
+        What has another kind of name, or is larger than its kind, is passed over.
 
         Raises:
             RegistryError: the place cannot be read.
@@ -48,77 +78,81 @@ class Place(Protocol):
 _NO_SETTINGS = Connection()
 
 
-def open_place(location: str, connection: Connection = _NO_SETTINGS) -> Place:
-    """Open a folder, or the reports beside a registry at "oci://host[:port]/repository".
+def open_place(
+    location: str, connection: Connection = _NO_SETTINGS, *, kind: Kind = REPORTS
+) -> Place:
+    """Open a folder, or a repository beside a registry at "oci://host[:port]/repository".
 
     Raises:
         RegistryError: the location is malformed.
     """
     if location.startswith(OCI_SCHEME):
-        return _Repository(f"{location.rstrip('/')}/reports", connection)
-    return _Folder(Path(location))
+        return _Repository(f"{location.rstrip('/')}/{kind.name}", connection, kind)
+    return _Folder(Path(location), kind)
 
 
 class _Folder:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: Kind) -> None:
         self._path = path
+        self._kind = kind
 
-    def put(self, device: str, report: bytes) -> None:
+    def put(self, name: str, data: bytes) -> None:
+        file = self._path / f"{self._kind.check(name)}{self._kind.suffix}"
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path / f"{check_device(device)}.json", report)
+            write_whole(file, data)
         except OSError as error:
-            raise RegistryError(
-                f"The report cannot be written to {self._path}: {error.strerror}"
-            ) from None
+            raise RegistryError(f"{file} cannot be written: {error.strerror}") from None
 
-    def reports(self) -> Iterator[tuple[str, bytes]]:
+    def entries(self) -> Iterator[tuple[str, bytes]]:
         try:
-            files = sorted(self._path.glob("*.json"))
+            files = sorted(self._path.glob(f"*{self._kind.suffix}"))
         except OSError as error:
             raise RegistryError(
-                f"Reports cannot be read from {self._path}: {error.strerror}"
+                f"The {self._kind.name} in {self._path} cannot be read: {error.strerror}"
             ) from None
         if not self._path.is_dir():
-            raise NotFoundError(f"There is no folder {self._path} with reports")
-        for file in files[:MAX_DEVICES]:
+            raise NotFoundError(f"There is no folder {self._path} with {self._kind.name}")
+        for file in files[:MAX_ENTRIES]:
             try:
-                name = check_device(file.stem)
+                name = self._kind.check(file.stem)
                 if file.is_symlink() or not file.is_file():
                     continue
-                data = read_bounded(file, MAX_REPORT)
+                data = read_bounded(file, self._kind.limit)
             except (IntegrityError, OSError, ValueError):
                 continue
             yield name, data
 
 
 class _Repository:
-    def __init__(self, location: str, connection: Connection) -> None:
+    def __init__(self, location: str, connection: Connection, kind: Kind) -> None:
         from edgeline.publish.remote import RemoteWriter
 
         self._store = RemoteWriter(location, connection)
+        self._kind = kind
 
-    def put(self, device: str, report: bytes) -> None:
+    def put(self, name: str, data: bytes) -> None:
         config = self._store.put_blob(b"{}", EMPTY_CONFIG, limit=MAX_MANIFEST)
-        layer = self._store.put_blob(report, REPORT_TYPE, limit=MAX_REPORT)
+        layer = self._store.put_blob(data, self._kind.media_type, limit=self._kind.limit)
         document = {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
-            "artifactType": REPORT_TYPE,
+            "artifactType": self._kind.media_type,
             "config": config.to_json(),
             "layers": [layer.to_json()],
         }
         manifest = self._store.put_manifest(dump_canonical(document), OCI_MANIFEST)
-        self._store.commit([(check_device(device), manifest)], expected={})
+        self._store.commit([(self._kind.check(name), manifest)], expected={})
 
-    def reports(self) -> Iterator[tuple[str, bytes]]:
-        for tag in self._store.tags()[:MAX_DEVICES]:
+    def entries(self) -> Iterator[tuple[str, bytes]]:
+        for tag in self._store.tags()[:MAX_ENTRIES]:
             try:
-                name = check_device(tag)
-                _, data = self._store.read_tag(tag, limit=MAX_MANIFEST)
-                layers = parse_document(data, OCI_MANIFEST).get("layers")
+                name = self._kind.check(tag)
+                _, manifest = self._store.read_tag(tag, limit=MAX_MANIFEST)
+                layers = parse_document(manifest, OCI_MANIFEST).get("layers")
                 if not isinstance(layers, list) or len(layers) != 1:
                     continue
-                yield name, self._store.read_blob(Descriptor.from_json(layers[0]), limit=MAX_REPORT)
+                layer = Descriptor.from_json(layers[0])
+                yield name, self._store.read_blob(layer, limit=self._kind.limit)
             except (IntegrityError, NotFoundError):
                 continue
