@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
@@ -32,6 +33,7 @@ from pipeline.config import TrainerConfig
 from pipeline.data.preprocessing import PIXELS
 from pipeline.training.base_weights import cached_file
 from pipeline.training.bases import BASES
+from pipeline.training.checkpoint import Curves
 from pipeline.training.inputs import Job
 from pipeline.training.trainer import train_network
 
@@ -69,6 +71,14 @@ PUBLISHED = [
 ]
 
 
+def weights_there(start: str) -> bool:
+    """Whether a start's weights are on disk; says which are not."""
+    if start != "imagenet" or (file := cached_file(BASES[TrainerConfig().base])).is_file():
+        return True
+    print(f"imagenet: not run, {file} is not there", flush=True)
+    return False
+
+
 def main(arguments: Sequence[str] = ()) -> None:
     """Trains with every start and seed; prints a table of means and 95% intervals."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy")
@@ -79,17 +89,12 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
     options = parser.parse_args(arguments)
     rows: list[list[str]] = []
-    for start in options.starts:
-        if start == "imagenet" and not (file := cached_file(BASES[TrainerConfig().base])).is_file():
-            print(f"imagenet: not run, {file} is not there", flush=True)
-            continue
+    for start in filter(weights_there, options.starts):
         measured = []
         with tempfile.TemporaryDirectory() as folder:
             for seed in range(options.seeds):
-                settings = {**STARTS[start], "seed": seed, "precision": options.precision}
-                if start == "scratch":
-                    settings |= dict.fromkeys(("fine_tune_epochs", "augment_views"), options.epochs)
-                measured.append(_measure(settings, options.side, Path(folder)))
+                config = recipe(start, seed, options.epochs, options.precision)
+                measured.append(_measure(config, options.side, Path(folder)))
                 print(start, seed, measured[-1], flush=True)
         for name in measured[0]:
             rows.append([start, name, _interval([figures[name] for figures in measured])])
@@ -97,13 +102,25 @@ def main(arguments: Sequence[str] = ()) -> None:
     print(tabulate(PUBLISHED, headers=["published", "accuracy"], tablefmt="github"))
 
 
-def _measure(settings: dict[str, Any], side: int, folder: Path) -> dict[str, float]:
-    config = TrainerConfig(**settings)
-    data = elpv.load(folder, side, config.seed, STOPPING_SHARE)
-    started = time.monotonic()
+def recipe(start: str, seed: int, epochs: int, precision: str) -> TrainerConfig:
+    """How a base of one of the starts is trained; the epochs are those of one from scratch."""
+    settings = {**STARTS[start], "seed": seed, "precision": precision}
+    if start == "scratch":
+        settings |= dict.fromkeys(("fine_tune_epochs", "augment_views"), epochs)
+    return TrainerConfig(**settings)
+
+
+def trained(config: TrainerConfig, data: Elpv, side: int) -> tuple[keras.Model, Curves]:
+    """Trains on images of a side in pixels; returns the model and its curves."""
     with tempfile.TemporaryDirectory() as state:
         job = Job(config, LABELS, data.train, data.stopping, Path(state, "log"), Path(state))
-        model, curves = train_network(side, side, job)
+        return train_network(side, side, job)
+
+
+def _measure(config: TrainerConfig, side: int, folder: Path) -> dict[str, float]:
+    data = elpv.load(folder, side, config.seed, STOPPING_SHARE)
+    started = time.monotonic()
+    model, curves = trained(config, data, side)
     epochs = sum(len(values) for name, values in curves.items() if name.endswith("/loss"))
     pixels = np.concatenate([b[PIXELS].numpy() for b in data.evaluation.examples.batches(256)])
     figures = _figures(data, model.predict(pixels, verbose=0))

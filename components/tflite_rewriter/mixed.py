@@ -72,13 +72,17 @@ class Evaluation:
         return float((probabilities.argmax(axis=1) == self.label_ids).mean())
 
     def divergence(self, probabilities: NDArray[np.float32]) -> float:
-        """How far answers on the first images are from the float model's.
+        """How far answers on the first images are from the float model's, see `divergence`."""
+        return divergence(self.float_model[: len(probabilities)], probabilities)
 
-        The mean Kullback-Leibler divergence (Kullback and Leibler 1951), in nats.
-        """
-        expected = self.float_model[: len(probabilities)]
-        logs = [np.log(np.maximum(p, LEAST_PROBABILITY)) for p in (expected, probabilities)]
-        return float((expected * (logs[0] - logs[1])).sum(axis=1).mean())
+
+def divergence(expected: NDArray[np.float32], probabilities: NDArray[np.float32]) -> float:
+    """How far answers are from those expected, `[images, classes]` each.
+
+    The mean Kullback-Leibler divergence (Kullback and Leibler 1951), in nats.
+    """
+    logs = [np.log(np.maximum(p, LEAST_PROBABILITY)) for p in (expected, probabilities)]
+    return float((expected * (logs[0] - logs[1])).sum(axis=1).mean())
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def calibrate(float32: bytes, pixels: Iterable[NDArray[np.float32]]) -> Ranges:
         pixels: images, `[height, width, 3]` each; iterated twice.
     """
     calibrator = Calibrator(float32, num_threads=THREADS, qsv_update_func=min_max_update)
-    calibrator.calibrate({INPUT: _Samples(pixels)}, _recipe(Recipe("int8")))
+    calibrator.calibrate({INPUT: Samples(pixels)}, recipe_manager(Recipe("int8")))
     ranges: Ranges = calibrator.get_model_qsvs()
     runner = Interpreter(model_content=float32).get_signature_runner()
     seen = ranges[runner.get_input_details()[INPUT]["name"]]
@@ -117,7 +117,7 @@ def quantize_unpacked(float32: bytes, recipe: Recipe, ranges: Ranges) -> bytes:
 
     Weights may be outside its tables, where they are not aligned.
     """
-    quantizer = Quantizer(float32, _recipe(recipe).get_quantization_recipe())
+    quantizer = Quantizer(float32, recipe_manager(recipe).get_quantization_recipe())
     made = quantizer.quantize(
         ranges if recipe.calibrated else None,
         enable_progress_bar=False,
@@ -126,7 +126,8 @@ def quantize_unpacked(float32: bytes, recipe: Recipe, ranges: Ranges) -> bytes:
     return bytes(made.quantized_model)
 
 
-def _recipe(recipe: Recipe) -> RecipeManager:
+def recipe_manager(recipe: Recipe) -> RecipeManager:
+    """A recipe in the quantizer's words."""
     manager = RecipeManager()
     everywhere = VARIANTS[recipe.everywhere]
     _add(manager, _EVERYWHERE, everywhere)
@@ -165,7 +166,7 @@ def _leave(manager: RecipeManager, pattern: str, operation: str) -> None:
     manager.add_quantization_config(pattern, operation, algorithm_key=AlgorithmName.NO_QUANTIZE)
 
 
-class _Samples:
+class Samples:
     """Inputs by name, made as they are asked for; the calibrator counts them first."""
 
     def __init__(self, pixels: Iterable[NDArray[np.float32]]) -> None:
