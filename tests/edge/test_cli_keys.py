@@ -248,7 +248,7 @@ def test_a_key_is_made_and_shown(run: Run, tmp_path: Path) -> None:
     assert first["key_id"] == document["key_id"]
     assert (second["file"], second["scheme"], len(second["public"])) == ("ben.pub", "ed25519", 64)
     table = run("keys public anna.pem").out.splitlines()
-    assert table[0].split() == ["FILE", "KEY", "ID", "PUBLIC"]
+    assert table[0].split() == ["FILE", "KEY", "ID", "KIND", "PUBLIC"]
     assert document["key_id"] in table[1]
 
 

@@ -499,7 +499,7 @@ REGISTRY = (
 )
 ROLLOUT = ("status", "advance", "halt")
 FLEET = ("init", "enrol", "revoke", "list")
-KEYS = ("create", "public", "list", "add-model", "rotate", "expiry", "sign", "apply")
+KEYS = ("create", "import", "public", "list", "add-model", "rotate", "expiry", "sign", "apply")
 
 
 @pytest.mark.parametrize(

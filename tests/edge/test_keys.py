@@ -13,7 +13,14 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner, Key, Signer
 
 from edgeline.errors import RegistryError
-from edgeline.publish.keys import Signers, ask_passphrase, generate_key, read_public_key
+from edgeline.publish.keys import (
+    Signers,
+    ask_passphrase,
+    generate_key,
+    import_from_hsm,
+    read_public_key,
+    takes_cryptography,
+)
 
 PASSPHRASE = "correct horse"
 
@@ -161,7 +168,7 @@ def _pem(private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
         ),
         pytest.param(lambda: b" " * 100_000, "too large", id="a large file"),
         pytest.param(
-            lambda: _pem(ec.generate_private_key(ec.SECP256R1())), "verify Ed25519", id="ECDSA"
+            lambda: _pem(ec.generate_private_key(ec.SECP384R1())), "verify Ed25519", id="P-384"
         ),
         pytest.param(
             lambda: _pem(rsa.generate_private_key(65537, 2048)), "verify Ed25519", id="RSA"
@@ -177,6 +184,26 @@ def test_what_is_no_usable_key_is_refused(
     (tmp_path / "key.pub").write_bytes(make())
     with pytest.raises(RegistryError):
         read_public_key(tmp_path / "key.pem")
+
+
+def test_an_ecdsa_key_on_the_curve_p_256_signs(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_bytes(_pem(ec.generate_private_key(ec.SECP256R1())))
+    signers = Signers.load([str(tmp_path / "key.pem")])
+    (key,) = signers.public_keys
+    assert takes_cryptography(key)
+    assert _signs(signers.for_key(key), key)
+
+
+def test_an_hsm_that_is_not_there_is_told(tmp_path: Path) -> None:
+    for uri, file, message in (
+        ("hsm:2", "key.pub", "PYKCS11LIB names the HSM's PKCS#11 library"),
+        ("hsm:two", "key.pub", "Expected an HSM's key such as"),
+        ("hv:release/1", "key.pub", "Expected an HSM's key such as"),
+        ("hsm:2", "key.pem", r"name it \*\.pub"),
+    ):
+        with pytest.raises(RegistryError, match=message):
+            import_from_hsm(uri, tmp_path / file)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +237,9 @@ def test_the_passphrase_comes_from_the_environment_or_from_a_terminal(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("getpass.getpass", lambda prompt: f"typed at {prompt!r}")
     assert ask_passphrase("ci.pem") == "typed at 'Passphrase of ci.pem: '"
+    assert ask_passphrase("pin") == "typed at 'PIN of the HSM: '"
+    monkeypatch.setenv("EDGELINE_PIN", "1234")
+    assert ask_passphrase("pin") == "1234"
 
 
 def test_signers_take_what_is_at_hand_already() -> None:

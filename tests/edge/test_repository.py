@@ -103,7 +103,7 @@ def test_a_registry_is_initialized_once(tmp_path: Path) -> None:
 
 
 _A_KEY = CryptoSigner.generate_ed25519().public_key
-_AN_ECDSA_KEY = CryptoSigner.generate_ecdsa().public_key
+_AN_RSA_KEY = CryptoSigner.generate_rsa().public_key
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ _AN_ECDSA_KEY = CryptoSigner.generate_ecdsa().public_key
             "the same key twice",
             id="a key under two ids",
         ),
-        pytest.param({"targets": _AN_ECDSA_KEY}, "devices verify Ed25519", id="an ECDSA key"),
+        pytest.param({"targets": _AN_RSA_KEY}, "devices verify Ed25519", id="an RSA key"),
         pytest.param(
             {"models": {"cells": ModelKeys(_A_KEY, _A_KEY)}}, "must not share a key", id="one key"
         ),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 
 from edgeline._files import locked
 from edgeline.errors import (
@@ -24,7 +25,9 @@ from edgeline.errors import (
     TrustError,
     UnreachableError,
 )
-from edgeline.publish.repository import Expiry, ModelKeys
+from edgeline.publish.keys import Signers
+from edgeline.publish.layout import LayoutWriter
+from edgeline.publish.repository import Expiry, Keys, ModelKeys, Repository, initialize
 from edgeline.registry.format import OCI_INDEX, Descriptor, ReleaseRef
 from edgeline.registry.layout import LayoutStore
 from edgeline.registry.state import Kept, pack
@@ -50,6 +53,38 @@ def world(usual: World, tmp_path: Path) -> World:
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     return tmp_path / "device" / "state"
+
+
+@pytest.mark.parametrize("role", ["root", "release"])
+def test_what_ecdsa_keys_sign_takes_cryptography(
+    role: str, tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("root", "targets", "online", "ci", "release")
+    keys = {
+        name: CryptoSigner.generate_ecdsa() if name == role else CryptoSigner.generate_ed25519()
+        for name in names
+    }
+    root, targets, online, ci, release = (keys[name].public_key for name in names)
+    store, signers = LayoutWriter(tmp_path / "registry"), Signers(keys.values())
+    model = ModelKeys(ci, release)
+    named = Keys(
+        root=(root,), root_threshold=1, targets=targets, online=online, models={"cells": model}
+    )
+    pinned = initialize(store, named, signers)
+    ref = ReleaseRef(1, Descriptor(OCI_INDEX, f"sha256:{'1' * 64}", 1))
+    Repository(store, root=pinned, signers=signers).point("cells", "production", ref)
+
+    def production(folder: Path) -> Channel | None:
+        channels = TrustedChannels(LayoutStore(tmp_path / "registry"), root=pinned, state=folder)
+        return channels.channel("cells", "production")
+
+    found = production(state)
+    assert found is not None
+    assert found.release == ref
+    monkeypatch.setattr("securesystemslib.signer._key.CRYPTO_IMPORT_ERROR", "no cryptography")
+    monkeypatch.setattr("edgeline.registry.trust.find_spec", lambda name: None)
+    with pytest.raises(TrustError, match=r"pip install 'edgeline\[ecdsa\]'"):
+        production(state.with_name("without"))
 
 
 class Watched:

@@ -10,6 +10,7 @@ command -v htpasswd >/dev/null || packages+=(apache2-utils)
 command -v kubectl >/dev/null || packages+=(kubernetes-client)
 command -v node >/dev/null || packages+=(nodejs)
 command -v npm >/dev/null || packages+=(npm)
+command -v softhsm2-util >/dev/null || packages+=(softhsm2)
 # MediaPipe's wheel links to them.
 for library in libegl1 libgles2; do
     dpkg --status "$library" >/dev/null 2>&1 || packages+=("$library")

@@ -66,6 +66,13 @@ def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a registry, and with the keys that it is trusted by."""
     folder = tmp_path_factory.mktemp("published")
+    make_registry(folder, "colours")
+    publish_release(folder, "colours", {"float32": colours_model()}, CONTRACT)
+    return folder
+
+
+def colours_model() -> bytes:
+    """A TFLite model that tells red from green."""
     module = tf.Module()
     module.weights = tf.Variable(np.eye(12, 2, dtype=np.float32))
     pixels = tf.TensorSpec([1, 2, 2, 3], tf.float32, "pixels")
@@ -74,10 +81,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return {"probabilities": tf.nn.softmax(tf.reshape(pixels, [1, 12]) @ module.weights)}
 
     function = tf.function(classify, input_signature=[pixels]).get_concrete_function()
-    model = tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
-    make_registry(folder, "colours")
-    publish_release(folder, "colours", {"float32": model}, CONTRACT)
-    return folder
+    model: bytes = tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
+    return model
 
 
 def run_in(device: Path, *arguments: str) -> str:

@@ -161,6 +161,19 @@ def public_key(file: Path) -> "Key":
     return read_public_key(file)
 
 
+def key_to_add(file: Path) -> "Key":
+    """Return the public half of a key that shall count, saying what devices need for it."""
+    from edgeline.publish.keys import takes_cryptography
+
+    key = public_key(file)
+    if takes_cryptography(key):
+        note(
+            f"{file} is an ECDSA key, which devices verify with `pip install 'edgeline[ecdsa]'`; "
+            "those without it keep their model and take no updates"
+        )
+    return key
+
+
 def require_publishing() -> None:
     """Check that what signing needs is installed.
 

@@ -116,7 +116,7 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         help="sign with it: a PEM file, a folder of them, envvar:NAME, or <key id>=<URI> of a "
         "KMS or HSM; repeatable; default: $EDGELINE_KEYS, separated by spaces. A passphrase comes "
-        "from $EDGELINE_PASSPHRASE or is asked for",
+        "from $EDGELINE_PASSPHRASE, an HSM's PIN from $EDGELINE_PIN, or is asked for",
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeline.cli.access import (
     connection,
     existing_store,
-    public_key,
+    key_to_add,
     repository,
     repository_to_read,
     signers,
@@ -184,7 +184,7 @@ def _add_reports(parser: argparse.ArgumentParser) -> None:
 
 def _init(options: argparse.Namespace) -> int:
     trusted = repository(options, existing_store(options))
-    fleet, halt = public_key(options.fleet_key), public_key(options.halt_key)
+    fleet, halt = key_to_add(options.fleet_key), key_to_add(options.halt_key)
     trusted.add_fleet(options.model, fleet, halt)
     if options.json:
         print_json({"model": options.model, "fleet": fleet.keyid, "halt": halt.keyid})

@@ -2,10 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.access import (
     existing_store,
+    key_to_add,
     public_key,
     repository,
     repository_to_read,
@@ -24,6 +25,9 @@ from edgeline.cli.output import note_expired, print_json, print_roles, print_tab
 from edgeline.cli.registry_init import add_no_passphrase, new_passphrase
 from edgeline.cli.registry_rotate import add_apply, add_expiry, add_rotate, add_sign
 
+if TYPE_CHECKING:
+    from securesystemslib.signer import Key
+
 
 def add_key_commands(group: Any) -> None:
     """Add `keys` and its commands to the parser."""
@@ -32,7 +36,8 @@ def add_key_commands(group: Any) -> None:
         "keys",
         summary="make keys, and decide whose keys count",
         description="Make keys, and decide whose keys count in a registry. A key is an Ed25519 key "
-        "in a PEM\nfile, with its public half beside it in a file *.pub, to be handed on.",
+        "in a PEM\nfile, with its public half beside it in a file *.pub, to be handed on; or it is "
+        "in an HSM or a KMS,\nECDSA P-256 or Ed25519, with its public half in such a file.",
         examples="""\
   edgeline registry keys create keys/anna.pem
   edgeline registry keys list registry --root keys/root.json
@@ -41,6 +46,7 @@ def add_key_commands(group: Any) -> None:
     )
     _add_create(commands)
     _add_public(commands)
+    _add_import(commands)
     _add_list(commands)
     _add_add_model(commands)
     add_rotate(commands)
@@ -80,6 +86,26 @@ def _add_public(commands: Any) -> None:
     )
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="*.pub or *.pem")
     add_json(parser, "a line of JSON per key")
+
+
+def _add_import(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "import",
+        run=_import,
+        summary="fetch the public half of a key in an HSM",
+        description="Fetch the public half of an ECDSA P-256 key that an HSM, a YubiKey or SoftHSM "
+        "holds, by\nPKCS#11, and say what to sign with. PYKCS11LIB names the HSM's library; the "
+        "PIN comes from\nEDGELINE_PIN or is asked for. Needs `pip install 'edgeline[hsm]'`.",
+        examples="""\
+  export PYKCS11LIB=/usr/lib/x86_64-linux-gnu/libykcs11.so
+  edgeline registry keys import hsm:2 keys/anna.pub
+  edgeline registry keys import 'hsm:7?label=edgeline' keys/release.pub --json | jq -r .key
+""",
+    )
+    parser.add_argument("uri", metavar="URI", help="hsm:[KEY ID][?label=TOKEN]; KEY ID as a number")
+    parser.add_argument("file", type=Path, metavar="FILE", help="to write, named *.pub")
+    add_json(parser)
 
 
 def _add_list(commands: Any) -> None:
@@ -151,8 +177,27 @@ def _public(options: argparse.Namespace) -> int:
                 }
             )
     else:
-        rows = [(str(file), key.keyid, key.keyval["public"]) for file, key in keys]
-        print_table([("FILE", "KEY ID", "PUBLIC"), *rows])
+        rows = [(str(file), key.keyid, key.scheme, _one_line(key)) for file, key in keys]
+        print_table([("FILE", "KEY ID", "KIND", "PUBLIC"), *rows])
+    return 0
+
+
+def _one_line(key: "Key") -> str:
+    """Return a public key in hex, or what stands between the first and the last line of PEM."""
+    public = str(key.keyval["public"])
+    return "".join(public.split("-----")[2].split()) if "-----" in public else public
+
+
+def _import(options: argparse.Namespace) -> int:
+    require_publishing()
+    from edgeline.publish.keys import import_from_hsm
+
+    key = import_from_hsm(options.uri, options.file)
+    uri = f"{key.keyid}={options.uri}"
+    if options.json:
+        print_json({"public_file": str(options.file), "key_id": key.keyid, "key": uri})
+    else:
+        print(f"{options.file} is the public half; sign with\n  --key '{uri}'")
     return 0
 
 
@@ -173,7 +218,7 @@ def _add_model(options: argparse.Namespace) -> int:
     trusted = repository(options, store)
     from edgeline.publish.repository import ModelKeys
 
-    keys = ModelKeys(ci=public_key(options.ci_key), release=public_key(options.release_key))
+    keys = ModelKeys(ci=key_to_add(options.ci_key), release=key_to_add(options.release_key))
     trusted.add_model(options.model, keys)
     if options.json:
         print_json(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.access import (
     existing_store,
-    public_key,
+    key_to_add,
     require_publishing,
     required_root,
     signers,
@@ -163,7 +163,7 @@ def _rotate(options: argparse.Namespace) -> int:
     trusted = _repository_from(options)
     draft = trusted.rotate(
         options.role,
-        add=[public_key(file) for file in options.add],
+        add=[key_to_add(file) for file in options.add],
         remove=_key_ids(options.remove, trusted) if options.remove else (),
         threshold=options.threshold,
         draft=options.draft,

@@ -6,6 +6,9 @@
 A private key is an Ed25519 key in a PKCS#8 PEM file, encrypted when there is a passphrase. Its
 public half lies beside it with the suffix `.pub`, to be handed to whoever adds it to a role; with
 it there, the passphrase of an encrypted key is asked for only when that key has to sign.
+
+ECDSA keys on the curve P-256 are taken, too, as HSMs and clouds have few of the other kind. They
+stay where they are, and sign there; `import_from_hsm` fetches the public half.
 """
 
 import getpass
@@ -14,8 +17,16 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import parse_qsl, urlsplit
 
-from securesystemslib.signer import ED25519, Key, Signature, Signer, SSlibKey
+from securesystemslib.signer import (
+    ECDSA_SHA2_NISTP256,
+    ED25519,
+    Key,
+    Signature,
+    Signer,
+    SSlibKey,
+)
 
 from edgeline._files import create_whole
 from edgeline._text import one_line
@@ -28,6 +39,11 @@ if TYPE_CHECKING:
 Passphrase: TypeAlias = Callable[[str], str | None]
 
 PASSPHRASE_VARIABLE = "EDGELINE_PASSPHRASE"
+PIN_VARIABLE = "EDGELINE_PIN"
+
+_SCHEMES = (ED25519, ECDSA_SHA2_NISTP256)
+_HSM = "hsm:"
+_PIN = "pin"  # what securesystemslib calls the secret of an HSM
 
 _ENVIRONMENT = "envvar:"
 _PRIVATE = ".pem"
@@ -85,15 +101,20 @@ def check_usable(key: Key) -> Key:
     """Return `key` when every device can verify what it signs.
 
     Raises:
-        RegistryError: it is of another kind than Ed25519, the one that takes no other library.
+        RegistryError: it is of another kind than Ed25519 and ECDSA P-256.
     """
-    if key.scheme != ED25519:
+    if key.scheme not in _SCHEMES:
         raise RegistryError(
             f"Key {short(key.keyid)} is of the kind {key.scheme[:40]!r}; devices verify Ed25519 "
-            "and nothing else. Use a key that `edgeline registry keys` made, or an Ed25519 key of "
-            "another signer"
+            "and ECDSA on the curve P-256. Use a key that `edgeline registry keys` made, or one of "
+            "these kinds of another signer"
         )
     return key
+
+
+def takes_cryptography(key: Key) -> bool:
+    """Tell whether a device needs `edgeline[ecdsa]` to verify what the key signs."""
+    return key.scheme != ED25519
 
 
 def short(key_id: str) -> str:
@@ -104,14 +125,50 @@ def short(key_id: str) -> str:
 def ask_passphrase(name: str) -> str | None:
     """Return the passphrase of the key `name` from EDGELINE_PASSPHRASE, or from the terminal.
 
-    Without either, there is None.
+    An HSM's secret, by the name "pin", comes from EDGELINE_PIN. Without either, there is None.
     """
-    given = os.environ.get(PASSPHRASE_VARIABLE)
+    given = os.environ.get(PIN_VARIABLE if name == _PIN else PASSPHRASE_VARIABLE)
     if given is not None:
         return given
     if not sys.stdin.isatty():
         return None
-    return getpass.getpass(f"Passphrase of {name}: ")
+    return getpass.getpass("PIN of the HSM: " if name == _PIN else f"Passphrase of {name}: ")
+
+
+def import_from_hsm(uri: str, file: Path, passphrase: Passphrase = ask_passphrase) -> Key:
+    """Write the public half of a key in an HSM to `file`, and return it.
+
+    Args:
+        uri: "hsm:<key id on the token>?label=<label of the token>", as securesystemslib has it.
+        file: to write, named `*.pub`.
+        passphrase: asked for the PIN where the token shows its public keys to nobody else.
+
+    Raises:
+        RegistryError: the key is not there, or of a kind that devices do not verify; or the file
+            exists or cannot be written.
+    """
+    from securesystemslib.signer import HSMSigner
+
+    address = urlsplit(uri)
+    number, label = address.path, dict(parse_qsl(address.query)).get("label")
+    if not uri.startswith(_HSM) or not (number.isdecimal() or not number):
+        raise RegistryError(f"Expected an HSM's key such as 'hsm:2?label=TOKEN', got {uri!r:.80}")
+    if file.suffix != _PUBLIC:
+        raise RegistryError(f"{file} is to hold a public key; name it *{_PUBLIC}")
+    try:
+        _, key = HSMSigner.import_(
+            int(number) if number else None, label, lambda name: _secret(name, passphrase)
+        )
+    except RegistryError:
+        raise
+    except Exception as error:
+        # What a token's library raises is its own.
+        raise RegistryError(
+            f"No key can be read through {uri!r}: {said(error)}. PYKCS11LIB names the HSM's "
+            "PKCS#11 library"
+        ) from error
+    _create(file, check_usable(key).keyval["public"].encode(), 0o644)
+    return key
 
 
 class Signers:
@@ -127,6 +184,7 @@ class Signers:
         self._signers = {signer.public_key.keyid: signer for signer in signers}
         self._uris = dict(uris or {})
         self._passphrase = passphrase
+        self._secrets: dict[str, str] = {}
 
     @classmethod
     def load(cls, uris: Sequence[str], passphrase: Passphrase = ask_passphrase) -> "Signers":
@@ -134,7 +192,7 @@ class Signers:
 
         Each is the path of a PEM file or of a folder with `*.pem` files, or "envvar:NAME" for a PEM
         in the environment, or "<key id>=<URI>" with a URI of securesystemslib, such as
-        "hv:release" for a key in HashiCorp Vault.
+        "hsm:2?label=release" for a key in an HSM.
 
         Raises:
             RegistryError: one of them does not exist, cannot be read, or holds no usable key, or
@@ -181,14 +239,14 @@ class Signers:
         except Exception as error:
             # Each of securesystemslib's signers raises what the library under it does.
             raise RegistryError(
-                f"Key {short(key.keyid)} cannot be used through {uri!r}: {one_line(error)}"
+                f"Key {short(key.keyid)} cannot be used through {uri!r}: {said(error)}"
             ) from error
 
     def _secret(self, name: str) -> str:
-        secret = self._passphrase(name)
-        if secret is None:
-            raise _no_passphrase(name)
-        return secret
+        # An HSM asks again for each signature.
+        if name not in self._secrets:
+            self._secrets[name] = _secret(name, self._passphrase)
+        return self._secrets[name]
 
 
 class _FileSigner(Signer):
@@ -318,7 +376,23 @@ def _is_key_id(text: str) -> bool:
     return len(text) == _KEY_ID_DIGITS and all(digit in "0123456789abcdef" for digit in text)
 
 
+def _secret(name: str, passphrase: Passphrase) -> str:
+    secret = passphrase(name)
+    if secret is None:
+        raise _no_passphrase(name)
+    return secret
+
+
+def said(error: BaseException) -> str:
+    """Return what an error says; those of PKCS#11 say it by their names alone."""
+    return one_line(error) if str(error) else type(error).__name__
+
+
 def _no_passphrase(name: str) -> RegistryError:
+    if name == _PIN:
+        return RegistryError(
+            f"The HSM wants a PIN: set {PIN_VARIABLE}, or run this on a terminal to be asked for it"
+        )
     return RegistryError(
         f"The key {name} is protected by a passphrase: set {PASSPHRASE_VARIABLE}, or run this on a "
         "terminal to be asked for it"

@@ -16,7 +16,7 @@ from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestam
 from edgeline._json import parse_object
 from edgeline._text import one_line
 from edgeline.errors import IntegrityError, RegistryError, TrustError
-from edgeline.publish.keys import Signers, short
+from edgeline.publish.keys import Signers, said, short
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 TOP_LEVEL: dict[str, type[Signed]] = {
@@ -155,7 +155,8 @@ def add_signatures(metadata: Metadata[Any], keys: Iterable[Key], signers: Signer
             if isinstance(cause, RegistryError):
                 raise cause from None
             raise RegistryError(
-                f"Key {short(key.keyid)} did not sign: {one_line(error)}. Nothing was changed"
+                f"Key {short(key.keyid)} did not sign: {one_line(error)}"
+                f"{f' ({said(cause)})' if cause else ''}. Nothing was changed"
             ) from error
 
 

@@ -22,14 +22,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from securesystemslib.signer import ED25519, Key
 from tuf.api.exceptions import (
     DownloadError,
     DownloadHTTPError,
     ExpiredMetadataError,
     RepositoryError,
+    UnsignedMetadataError,
 )
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
@@ -337,6 +340,8 @@ class _Client:
                 str(self._folder), "", fetcher=self._fetcher, config=_CONFIG, bootstrap=root
             )
         except (RepositoryError, ValueError) as error:
+            if _lacks_cryptography(error, [root]):
+                raise _unverifiable("The root to trust the registry by") from error
             raise TrustError(
                 "The root to trust the registry by is not the root metadata of a registry, signed "
                 f"by its own keys: {one_line(error)}. Expected the file that `edgeline registry "
@@ -376,6 +381,9 @@ class _Client:
                 f"{one_line(error)}"
             ) from error
         except RepositoryError as error:
+            kept = (self._file(f"{role}.json") for role in ("root", "targets"))
+            if _lacks_cryptography(error, filter(None, (*self._fetcher.fetched.values(), *kept))):
+                raise _unverifiable(f"The metadata of {self._location}") from error
             raise TrustError(
                 f"The metadata of {self._location} cannot be trusted: {one_line(error)}. It was "
                 "tampered with or damaged, or belongs to another root. Nothing of it is used"
@@ -443,6 +451,35 @@ def _parse(data: bytes) -> Metadata[Any]:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _lacks_cryptography(error: Exception, files: Iterable[bytes]) -> bool:
+    """Tell whether signatures may be missing because only `cryptography` verifies some of the keys.
+
+    Args:
+        error: what went wrong.
+        files: of metadata that names keys, whoever signed them; the error is one either way.
+    """
+    if not isinstance(error, UnsignedMetadataError) or find_spec("cryptography"):
+        return False
+    return any(key.scheme != ED25519 for data in files for key in _keys(data))
+
+
+def _keys(data: bytes) -> Iterable[Key]:
+    """Return the keys that a role's metadata names."""
+    try:
+        signed = _parse(data).signed
+    except RepositoryError:
+        return ()
+    names = signed if isinstance(signed, Root) else getattr(signed, "delegations", None)
+    return names.keys.values() if names else ()
+
+
+def _unverifiable(name: str) -> TrustError:
+    return TrustError(
+        f"{name} cannot be verified here: it is signed with ECDSA keys, as of an HSM or a KMS, for "
+        "which `cryptography` is missing. Run pip install 'edgeline[ecdsa]'"
+    )
 
 
 def _days(root: Root, role: str) -> int | None:
