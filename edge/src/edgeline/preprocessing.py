@@ -159,7 +159,10 @@ def limit_side(image: Image.Image, max_side: int) -> Image.Image:
     if longer <= max_side:
         return image
     width, height = (max(1, round(side * max_side / longer)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
+    # As Pillow does it at once, but always in this order: newer versions of it take the other one
+    # where an image is more than 100 times as high as wide.
+    across = image.resize((width, image.height), Image.Resampling.LANCZOS)
+    return across.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _load(source: ImageSource) -> Image.Image:
