@@ -1,4 +1,7 @@
-"""Files that are either whole or not there, whenever the process ends or the power fails."""
+"""Files that are either whole or not there, whenever the process ends or the power fails.
+
+And no larger than they should be, where somebody else wrote them.
+"""
 
 import fcntl
 import os
@@ -8,6 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _LOCK_POLL = 0.01  # seconds
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Read a file of at most `limit` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has more.
+    """
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it has more than the {limit} bytes expected")
+    return data
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeline._files import read_bounded
 from edgeline.cli.output import UsageError, note
 from edgeline.errors import RegistryError
 
@@ -199,13 +200,11 @@ def _path_from_environment(variable: str) -> Path | None:
 
 def _read_root(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_ROOT + 1)
+        return read_bounded(path, _MAX_ROOT)
     except OSError as error:
         raise RegistryError(
             f"The trusted root {path} cannot be read: {error.strerror}. It is the root.json that "
             "`edgeline registry init` made"
         ) from None
-    if len(data) > _MAX_ROOT:
-        raise RegistryError(f"{path} is too large for a root.json: more than {_MAX_ROOT} bytes")
-    return data
+    except ValueError as error:
+        raise RegistryError(f"{path} is too large for a root.json: {error}") from None

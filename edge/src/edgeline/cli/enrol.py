@@ -66,7 +66,7 @@ def read_small(path: Path) -> bytes:
     Raises:
         DeviceError: it cannot be read, or is larger than one.
     """
-    from edgeline.device.state import read_bounded
+    from edgeline._files import read_bounded
     from edgeline.fleet.report import MAX_REPORT
 
     try:

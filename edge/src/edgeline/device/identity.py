@@ -9,8 +9,7 @@ import errno
 import secrets
 from pathlib import Path
 
-from edgeline._files import locked, write_whole
-from edgeline.device.state import read_bounded
+from edgeline._files import locked, read_bounded, write_whole
 from edgeline.registry.rollout import is_device_id
 
 ID_FILE = "device-id"

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeline._files import write_whole
+from edgeline._files import read_bounded, write_whole
 from edgeline._json import dump_canonical, parse_object
 from edgeline.device.identity import device_id
 from edgeline.device.selection import versions
-from edgeline.device.state import InstalledModel, State, read_bounded
+from edgeline.device.state import InstalledModel, State
 from edgeline.errors import DeviceError, EdgelineError, TrustError
 from edgeline.fleet.report import (
     LATENCY_BOUNDS,

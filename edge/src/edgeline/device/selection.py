@@ -13,8 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeline._files import write_whole
-from edgeline.device.state import read_bounded
+from edgeline._files import read_bounded, write_whole
 from edgeline.errors import DeviceError, NotFoundError
 from edgeline.registry.format import check_variant
 from edgeline.runtime.threads import cores

@@ -20,7 +20,6 @@ reading needs, since a device may start a process per image.
 import errno
 import hashlib
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgeline._files import locked, sync_folder, write_whole
+from edgeline._files import locked, read_bounded, sync_folder, write_whole
 from edgeline._json import dump_canonical, parse_object
 from edgeline.errors import DeviceError, EdgelineError, IntegrityError, NotFoundError, TrustError
 from edgeline.registry.format import (
@@ -190,12 +189,12 @@ class StateFolder:
         Raises:
             DeviceError: it cannot be read.
         """
-        with self.translated():
-            try:
-                data = read_bounded(self._file, _MAX_STATE)
-            except FileNotFoundError:
-                return State()
         try:
+            with self.translated():
+                try:
+                    data = read_bounded(self._file, _MAX_STATE)
+                except FileNotFoundError:
+                    return State()
             return _parse_state(data)
         except (ValueError, TypeError, KeyError) as error:
             _log.warning(
@@ -462,19 +461,6 @@ class StateFolder:
         if digest_of(data) != expected.digest:
             raise _damaged(path, ValueError("its digest does not fit"))
         return data
-
-
-def read_bounded(path: Path, limit: int) -> bytes:
-    """Read a file of at most `limit` bytes.
-
-    Raises:
-        ValueError: it has more.
-    """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise ValueError(f"it has {size} bytes; at most {limit} are expected")
-        return file.read(size)
 
 
 def remove(path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from securesystemslib.signer import Key
 
-from edgeline._files import write_whole
+from edgeline._files import read_bounded, write_whole
 from edgeline._json import dump_canonical, parse_object
 from edgeline.errors import IntegrityError, RegistryError, TrustError
 from edgeline.fleet.places import Place
@@ -33,8 +33,7 @@ class Memory:
             RegistryError: it cannot be read, or is damaged.
         """
         try:
-            with path.open("rb") as file:
-                document = parse_object(file.read(_MAX_MEMORY))
+            document = parse_object(read_bounded(path, _MAX_MEMORY))
             return cls({check_device(name): int(last) for name, last in document.items()})
         except FileNotFoundError:
             return cls()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from edgeline._files import write_whole
+from edgeline._files import read_bounded, write_whole
 from edgeline._json import dump_canonical
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError
 from edgeline.fleet.report import MAX_REPORT, REPORT_TYPE, check_device
@@ -86,12 +86,10 @@ class _Folder:
                 name = check_device(file.stem)
                 if file.is_symlink() or not file.is_file():
                     continue
-                with file.open("rb") as opened:
-                    data = opened.read(MAX_REPORT + 1)
-            except (IntegrityError, OSError):
+                data = read_bounded(file, MAX_REPORT)
+            except (IntegrityError, OSError, ValueError):
                 continue
-            if len(data) <= MAX_REPORT:
-                yield name, data
+            yield name, data
 
 
 class _Repository:

@@ -28,7 +28,7 @@ from securesystemslib.signer import (
     SSlibKey,
 )
 
-from edgeline._files import create_whole
+from edgeline._files import create_whole, read_bounded
 from edgeline._text import one_line
 from edgeline.errors import RegistryError
 
@@ -345,13 +345,11 @@ def _parse_public(pem: bytes, name: str) -> Key:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_KEY_FILE + 1)
+        return read_bounded(path, _MAX_KEY_FILE)
     except OSError as error:
         raise RegistryError(f"The key {path} cannot be read: {error.strerror}") from None
-    if len(data) > _MAX_KEY_FILE:
-        raise RegistryError(f"{path} is too large for a key; expected a PEM file")
-    return data
+    except ValueError:
+        raise RegistryError(f"{path} is too large for a key; expected a PEM file") from None
 
 
 def _create(path: Path, data: bytes, mode: int) -> None:

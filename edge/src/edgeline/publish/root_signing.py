@@ -17,7 +17,7 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Root, VerificationResult
 
-from edgeline._files import write_whole
+from edgeline._files import read_bounded, write_whole
 from edgeline._json import parse_object
 from edgeline._text import one_line
 from edgeline.errors import RegistryError
@@ -78,8 +78,7 @@ class RootDraft:
             RegistryError: it cannot be read, or is no draft.
         """
         try:
-            with path.open("rb") as file:
-                document = parse_object(file.read(_MAX_DRAFT))
+            document = parse_object(read_bounded(path, _MAX_DRAFT))
             if document.get("format") != _FORMAT:
                 raise ValueError(f"expected a file with the format {_FORMAT!r}")
             roots = tuple(_root(value) for value in document["roots"])

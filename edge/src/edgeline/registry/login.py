@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeline._files import read_bounded
 from edgeline._json import parse_object
 from edgeline.errors import RegistryError
 
@@ -91,16 +92,11 @@ def find_login(server: str, repository: str, *, seconds: float) -> Login | None:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
+        return parse_object(read_bounded(path, _MAX_FILE))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise RegistryError(f"The logins in {path} cannot be read: {error.strerror}") from None
-    try:
-        if len(data) > _MAX_FILE:
-            raise ValueError(f"it has more than {_MAX_FILE} bytes")
-        return parse_object(data)
     except ValueError as error:
         raise RegistryError(
             f"The logins in {path} cannot be read: {error}. Expected what 'docker login' writes"

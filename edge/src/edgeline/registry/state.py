@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgeline._files import locked, write_whole
+from edgeline._files import locked, read_bounded, write_whole
 from edgeline._json import dump_canonical, parse_object
 from edgeline._text import one_line
 from edgeline.errors import ConflictError, RegistryError, TrustError
@@ -66,13 +66,12 @@ class State:
             TrustError: they are damaged.
             RegistryError: they cannot be read.
         """
-        with self._translated():
-            try:
-                with self._file.open("rb") as file:
-                    data = file.read(_MAX_SIZE)
-            except FileNotFoundError:
-                return Kept()
         try:
+            with self._translated():
+                try:
+                    data = read_bounded(self._file, _MAX_SIZE)
+                except FileNotFoundError:
+                    return Kept()
             return _unpack(data)
         except ValueError as error:
             raise TrustError(

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from edgeline._files import read_bounded
 from edgeline.contract import MAX_BYTES, PreprocessingContract
 from edgeline.device.state import InstalledModel, LoadedModel, StateFolder
 from edgeline.errors import (
@@ -398,12 +399,11 @@ def _closed() -> ModelError:
 
 def _read_root(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_TUF_METADATA + 1)
-    except OSError as error:
+        return read_bounded(path, MAX_TUF_METADATA)
+    except (OSError, ValueError) as error:
         raise RegistryError(
-            f"The trusted root {path} cannot be read: {error.strerror}. Expected the root.json "
-            "that `edgeline registry init` made"
+            f"The trusted root {path} cannot be read: {getattr(error, 'strerror', error)}. "
+            "Expected the root.json that `edgeline registry init` made"
         ) from None
 
 
