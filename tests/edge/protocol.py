@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from edgeline.errors import ConflictError, IntegrityError, NotFoundError, RegistryError
+from edgeline.publish.garbage import Collected
 from edgeline.publish.remote import RemoteWriter
-from edgeline.publish.store import Collected
 from edgeline.registry.format import (
     EMPTY_CONFIG,
     MAX_MANIFEST,

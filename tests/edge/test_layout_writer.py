@@ -15,8 +15,8 @@ import pytest
 from edgeline.errors import ConflictError, IntegrityError, RegistryError
 from edgeline.publish import layout as layout_module
 from edgeline.publish import spool
+from edgeline.publish.garbage import Collected
 from edgeline.publish.layout import LayoutWriter
-from edgeline.publish.store import Collected
 from edgeline.registry.format import OCI_INDEX, OCI_MANIFEST, TAG_ANNOTATION, Descriptor
 from edgeline.registry.layout import LayoutStore
 

@@ -15,10 +15,11 @@ from edgeline.errors import (
     TrustError,
 )
 from edgeline.publish import copying, maintenance, remote
+from edgeline.publish.garbage import Collected
 from edgeline.publish.keys import Signers, generate_key
 from edgeline.publish.maintenance import Copied, Swept, copy, gc
 from edgeline.publish.repository import Repository
-from edgeline.publish.store import Collected, open_for_writing
+from edgeline.publish.store import open_for_writing
 from edgeline.registry.format import MAX_MANIFEST, TUF_METADATA, Descriptor
 from tests.edge.hooks import hooked
 from tests.edge.servers import RegistryServer

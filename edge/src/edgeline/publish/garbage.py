@@ -1,6 +1,7 @@
 """Telling what a directory's tags lead to from what nobody needs."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from edgeline._json import parse_object
@@ -15,6 +16,15 @@ _MANIFESTS = (  # what refers to other blobs; a layout may hold other tools' ima
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `WriteStore.collect` removed."""
+
+    manifests: int
+    blobs: int
+    size: int  # bytes
 
 
 def needed_digests(

@@ -23,10 +23,9 @@ from typing import Any
 from edgeline._files import locked, sync_folder
 from edgeline._json import dump_canonical
 from edgeline.errors import ConflictError, IntegrityError, NotFoundError, RegistryError
-from edgeline.publish.garbage import is_manifest, needed_digests
+from edgeline.publish.garbage import Collected, is_manifest, needed_digests
 from edgeline.publish.progress import Notify, counted, say_nothing
 from edgeline.publish.spool import Spool
-from edgeline.publish.store import Collected
 from edgeline.registry.format import (
     INDEX_FILE,
     LAYOUT_FILE,

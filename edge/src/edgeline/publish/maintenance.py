@@ -18,10 +18,11 @@ from edgeline.errors import (
     TrustError,
 )
 from edgeline.publish.copying import Copied, copy
+from edgeline.publish.garbage import Collected
 from edgeline.publish.metadata import MetadataSet
 from edgeline.publish.progress import Notify, counted, say_nothing
 from edgeline.publish.signatures import TIMESTAMP, now, parse
-from edgeline.publish.store import Collected, WriteStore
+from edgeline.publish.store import WriteStore
 from edgeline.registry.bundle import file_name, read_bundle
 from edgeline.registry.format import (
     MAX_MANIFEST,

@@ -22,8 +22,8 @@ from edgeline.errors import (
     RegistryError,
     UnreachableError,
 )
+from edgeline.publish.garbage import Collected
 from edgeline.publish.progress import Notify, counted, say_nothing
-from edgeline.publish.store import Collected
 from edgeline.registry._sockets import Budget
 from edgeline.registry.format import (
     MAX_MANIFEST,

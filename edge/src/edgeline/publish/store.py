@@ -3,24 +3,16 @@
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
 from edgeline.errors import IntegrityError
+from edgeline.publish.garbage import Collected
 from edgeline.publish.progress import Notify, say_nothing
+from edgeline.registry.connection import NO_SETTINGS, OCI_SCHEME, Connection
 from edgeline.registry.format import Descriptor
-from edgeline.registry.store import OCI_SCHEME, Connection, ReadStore
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What `WriteStore.collect` removed."""
-
-    manifests: int
-    blobs: int
-    size: int  # bytes
+from edgeline.registry.store import ReadStore
 
 
 class WriteStore(ReadStore, Protocol):
@@ -93,10 +85,7 @@ class WriteStore(ReadStore, Protocol):
         """
 
 
-_NO_SETTINGS = Connection()
-
-
-def open_for_writing(location: str, connection: Connection = _NO_SETTINGS) -> WriteStore:
+def open_for_writing(location: str, connection: Connection = NO_SETTINGS) -> WriteStore:
     """Open the store at a directory's path, or an "oci://host[:port]/repository", for writing.
 
     Nothing is read or created yet.

@@ -17,8 +17,8 @@ import urllib3.connection
 
 from edgeline._text import one_line
 from edgeline.errors import RegistryError
+from edgeline.registry.connection import Connection
 from edgeline.registry.proxy import Proxy
-from edgeline.registry.store import Connection
 
 CONNECT_SECONDS = 10.0  # to find a server and connect to it, at most
 _WORTH_WAITING = 64 << 10  # bytes of content that buy the whole time again

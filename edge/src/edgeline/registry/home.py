@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from edgeline.errors import RegistryError
-from edgeline.registry.store import OCI_SCHEME
+from edgeline.registry.connection import OCI_SCHEME
 
 
 def default_state(location: str, root: bytes) -> Path:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from edgeline._json import parse_object
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError
 from edgeline.registry._sockets import Budget
+from edgeline.registry.connection import OCI_SCHEME, Connection
 from edgeline.registry.format import (
     MAX_STORE_INDEX,
     OCI_INDEX,
@@ -24,7 +25,6 @@ from edgeline.registry.format import (
     parse_document,
 )
 from edgeline.registry.login import DOCKER_HUB
-from edgeline.registry.store import OCI_SCHEME, Connection
 from edgeline.registry.transport import Client, Request, Response, shown
 
 MAX_TAGS = 100_000

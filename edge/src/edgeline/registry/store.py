@@ -8,25 +8,13 @@ the reader and the trust in it are built on; nothing it returns is more than int
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from edgeline.registry.connection import NO_SETTINGS, OCI_SCHEME, Connection
 from edgeline.registry.format import Descriptor
 
-OCI_SCHEME = "oci://"
-
-
-@dataclass(frozen=True)
-class Connection:
-    """How to reach a registry server; a directory needs none of it."""
-
-    ca_file: Path | None = None  # PEM certificates to trust instead of the system's
-    client_cert: Path | None = None  # PEM, for mutual TLS
-    client_key: Path | None = None  # PEM, unless it is in client_cert
-    insecure: bool = False  # plain HTTP to other hosts than this one
-    timeout: float = 60.0  # seconds that one call of a store's method may take in all, at most
-    # but for a blob's content, which may take as long as it makes progress
+__all__ = ["OCI_SCHEME", "Connection", "ReadStore", "open_store"]
 
 
 class ReadStore(Protocol):
@@ -80,7 +68,7 @@ class ReadStore(Protocol):
         """
 
 
-def open_store(location: str, connection: Connection = Connection()) -> ReadStore:
+def open_store(location: str, connection: Connection = NO_SETTINGS) -> ReadStore:
     """Open the store at a directory's path or an "oci://host[:port]/repository".
 
     Nothing is read but a directory's oci-layout file.

@@ -32,6 +32,7 @@ from urllib3.exceptions import TimeoutError as UrllibTimeoutError
 from edgeline._json import parse_object
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError, UnreachableError
 from edgeline.registry._sockets import Budget, CannotConnectError, Clock, open_pool, tls_contexts
+from edgeline.registry.connection import Connection
 from edgeline.registry.login import (
     DOCKER_HUB,
     DOCKER_HUB_HOST,
@@ -42,7 +43,6 @@ from edgeline.registry.login import (
     parse_token,
 )
 from edgeline.registry.proxy import find_proxy
-from edgeline.registry.store import Connection
 
 SILENCE_SECONDS = 15.0  # without a byte, and the other side is given up
 BACKOFF_SECONDS = 0.25  # before the second try; doubled before each further one
