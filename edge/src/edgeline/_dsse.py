@@ -11,7 +11,7 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import Key, Signer
 
 from edgeline._json import dump_canonical, parse_object
-from edgeline._text import one_line
+from edgeline._text import one_line, quoted
 from edgeline.errors import EdgelineError, IntegrityError, RegistryError, TrustError
 
 _MAX_SIGNATURES = 16
@@ -58,7 +58,7 @@ def open_envelope(data: bytes, payload_type: str, *, limit: int, what: str) -> E
     if opened.payload_type != payload_type:
         named = what.removeprefix("The ")
         raise IntegrityError(
-            f"Expected {named} of type {payload_type}, got {opened.payload_type!r:.80}"
+            f"Expected {named} of type {payload_type}, got {quoted(opened.payload_type)}"
         )
     return opened
 

@@ -13,3 +13,9 @@ def one_line(value: object, *, limit: int = 200) -> str:
 def in_utc(moment: datetime) -> str:
     """Say a moment, which knows its time zone, to the minute: "2027-01-31 09:05 UTC"."""
     return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
+
+
+def quoted(value: object, *, limit: int = 120) -> str:
+    """Return `value` as Python writes it, in quotes if it is text, short and on one line."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -7,6 +7,7 @@ and does what it says, so height, width and labels are never typed in twice.
 from dataclasses import asdict, dataclass, fields
 
 from edgeline._json import dump_canonical, parse_object
+from edgeline._text import quoted
 from edgeline.errors import ContractError
 
 MAX_BYTES = 1 << 20
@@ -125,9 +126,6 @@ def _check_labels(labels: object) -> None:
 
 
 def _wrong(name: str, expected: str, got: object) -> ContractError:
-    shown = repr(got)
-    if len(shown) > 80:
-        shown = f"{shown[:80]}..."
     return ContractError(
-        f"Preprocessing contract, field {name!r}: expected {expected}; got {shown}"
+        f"Preprocessing contract, field {name!r}: expected {expected}; got {quoted(got)}"
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeline._text import one_line
 from edgeline.cli.access import existing_store, repository_to_read
 from edgeline.cli.options import add_command, add_connection, add_json, add_root, add_store
 from edgeline.cli.output import (
@@ -242,22 +243,19 @@ def _origin(provenance: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
         ("builder", _object(details, "builder").get("id")),
     ):
         if isinstance(value, str):
-            yield name, _short(value)
+            yield name, one_line(value, limit=120)
     made_from = _object(predicate, "buildDefinition").get("resolvedDependencies")
     for resource in made_from if isinstance(made_from, list) else ():
         if isinstance(resource, dict):
             digests = _object(resource, "digest")
             digest = ", ".join(f"{algorithm}:{value}" for algorithm, value in digests.items())
-            yield f"made from {_short(str(resource.get('name')))}", _short(digest)
+            name = one_line(resource.get("name"), limit=120)
+            yield f"made from {name}", one_line(digest, limit=120)
 
 
 def _object(document: Any, name: str) -> dict[str, Any]:
     value = document.get(name) if isinstance(document, dict) else None
     return value if isinstance(value, dict) else {}
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 def _details_json(details: _Details) -> dict[str, Any]:

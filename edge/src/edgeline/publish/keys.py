@@ -29,7 +29,7 @@ from securesystemslib.signer import (
 )
 
 from edgeline._files import create_whole, read_bounded
-from edgeline._text import one_line
+from edgeline._text import one_line, quoted
 from edgeline.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def import_from_hsm(uri: str, file: Path, passphrase: Passphrase = ask_passphras
     address = urlsplit(uri)
     number, label = address.path, dict(parse_qsl(address.query)).get("label")
     if not uri.startswith(_HSM) or not (number.isdecimal() or not number):
-        raise RegistryError(f"Expected an HSM's key such as 'hsm:2?label=TOKEN', got {uri!r:.80}")
+        raise RegistryError(f"Expected an HSM's key such as 'hsm:2?label=TOKEN', got {quoted(uri)}")
     if file.suffix != _PUBLIC:
         raise RegistryError(f"{file} is to hold a public key; name it *{_PUBLIC}")
     try:

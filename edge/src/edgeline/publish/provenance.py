@@ -19,6 +19,7 @@ from securesystemslib.signer import Key, Signer
 
 from edgeline._dsse import check_signed, open_envelope, seal
 from edgeline._json import parse_object
+from edgeline._text import quoted
 from edgeline.errors import IntegrityError
 from edgeline.registry.format import MAX_PROVENANCE, check_digest
 
@@ -152,7 +153,7 @@ def _read(envelope: Envelope) -> Provenance:
     for name, expected in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
         if statement.get(name) != expected:
             raise IntegrityError(
-                f"Expected provenance with {name} {expected}, got {statement.get(name)!r:.80}"
+                f"Expected provenance with {name} {expected}, got {quoted(statement.get(name))}"
             )
     return Provenance(_subjects(statement.get("subject")), statement, tuple(envelope.signatures))
 

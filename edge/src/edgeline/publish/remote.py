@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlencode
 
+from edgeline._text import quoted
 from edgeline.errors import (
     ConflictError,
     IntegrityError,
@@ -36,7 +37,7 @@ from edgeline.registry.format import (
     is_tag,
 )
 from edgeline.registry.remote import ACCEPT, RemoteStore
-from edgeline.registry.transport import Response, shown
+from edgeline.registry.transport import Response
 
 # How long another writer may take from its look at a tag until the server has its change of it, for
 # `commit` to notice. A request takes some hundredths of a second, or tenths when the server is far
@@ -105,7 +106,7 @@ class RemoteWriter(RemoteStore):
         if media_type not in (OCI_INDEX, OCI_MANIFEST) or not 0 < len(content) <= MAX_MANIFEST:
             raise RegistryError(
                 f"Expected an OCI index or manifest of 1 to {MAX_MANIFEST} bytes, "
-                f"got {len(content)} of {shown(media_type)}"
+                f"got {len(content)} of {quoted(media_type)}"
             )
         digest = digest_of(content)
         descriptor = Descriptor(media_type, digest, len(content))
@@ -136,7 +137,7 @@ class RemoteWriter(RemoteStore):
         """
         for tag, _ in tags:
             if not is_tag(tag):
-                raise RegistryError(f"{shown(tag)} cannot be a tag")
+                raise RegistryError(f"{quoted(tag)} cannot be a tag")
         budget = self._client.budget()
         # Read before the look at the tags, to not make the time until they are set longer.
         contents = [self._read_manifest(descriptor, MAX_MANIFEST, budget) for _, descriptor in tags]

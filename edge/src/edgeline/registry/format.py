@@ -34,6 +34,7 @@ from typing import Any
 
 from edgeline import contract
 from edgeline._json import parse_object
+from edgeline._text import quoted
 from edgeline.errors import IntegrityError, RegistryError
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -116,13 +117,13 @@ class Descriptor:
             IntegrityError: a required field is missing or malformed.
         """
         if not isinstance(value, dict):
-            raise IntegrityError(f"Expected a descriptor, got {_shown(value)}")
+            raise IntegrityError(f"Expected a descriptor, got {quoted(value)}")
         size = value.get("size")
         if type(size) is not int or size < 0:
-            raise IntegrityError(f"Expected a descriptor's size in bytes, got {_shown(size)}")
+            raise IntegrityError(f"Expected a descriptor's size in bytes, got {quoted(size)}")
         media_type = value.get("mediaType")
         if not isinstance(media_type, str):
-            raise IntegrityError(f"Expected a descriptor's mediaType, got {_shown(media_type)}")
+            raise IntegrityError(f"Expected a descriptor's mediaType, got {quoted(media_type)}")
         return cls(
             media_type=media_type,
             digest=check_digest(value.get("digest")),
@@ -147,7 +148,7 @@ def parse_annotations(value: object) -> dict[str, str]:
     """
     if isinstance(value, dict) and all(isinstance(entry, str) for entry in value.values()):
         return value
-    raise IntegrityError(f"Expected annotations to map strings to strings, got {_shown(value)}")
+    raise IntegrityError(f"Expected annotations to map strings to strings, got {quoted(value)}")
 
 
 def parse_document(data: bytes, media_type: str) -> dict[str, Any]:
@@ -162,8 +163,8 @@ def parse_document(data: bytes, media_type: str) -> dict[str, Any]:
         raise IntegrityError(f"Expected {media_type}, got broken JSON: {error}") from None
     if document.get("schemaVersion") != 2 or document.get("mediaType") != media_type:
         raise IntegrityError(
-            f"Expected {media_type} with schemaVersion 2, got {_shown(document.get('mediaType'))} "
-            f"with schemaVersion {_shown(document.get('schemaVersion'))}"
+            f"Expected {media_type} with schemaVersion 2, got {quoted(document.get('mediaType'))} "
+            f"with schemaVersion {quoted(document.get('schemaVersion'))}"
         )
     return document
 
@@ -215,7 +216,7 @@ def check_digest(value: object) -> str:
     """
     if isinstance(value, str) and _DIGEST.fullmatch(value):
         return value
-    raise IntegrityError(f"Expected a digest, sha256: and 64 hex digits, got {_shown(value)}")
+    raise IntegrityError(f"Expected a digest, sha256: and 64 hex digits, got {quoted(value)}")
 
 
 def is_tag(value: object) -> bool:
@@ -297,11 +298,5 @@ def _check_name(kind: str, name: object, syntax: re.Pattern[str], separator: str
         return name
     raise RegistryError(
         f"A {kind} is named by at most {_MAX_NAME} of a-z and 0-9, in parts joined by "
-        f"{separator!r}; got {_shown(name)}"
+        f"{separator!r}; got {quoted(name)}"
     )
-
-
-def _shown(value: object) -> str:
-    """Quote an untrusted value, so that it stays one short line on a terminal."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from edgeline._json import parse_object
+from edgeline._text import quoted
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError
 from edgeline.registry._sockets import Budget
 from edgeline.registry.connection import OCI_SCHEME, Connection
@@ -25,7 +26,7 @@ from edgeline.registry.format import (
     parse_document,
 )
 from edgeline.registry.login import DOCKER_HUB
-from edgeline.registry.transport import Client, Request, Response, shown
+from edgeline.registry.transport import Client, Request, Response
 
 MAX_TAGS = 100_000
 MAX_TAG_PAGES = 1_000
@@ -61,12 +62,12 @@ def parse_location(location: str) -> tuple[str, str]:
     ):
         if server.lower() == DOCKER_HUB and "/" not in repository:
             raise RegistryError(
-                f"{shown(location)} lacks a namespace: expected "
+                f"{quoted(location)} lacks a namespace: expected "
                 f"{OCI_SCHEME}{DOCKER_HUB}/<account>/{repository}"
             )
         return server.lower(), repository
     raise RegistryError(
-        f"{shown(location)} names no repository of a registry server. Expected "
+        f"{quoted(location)} names no repository of a registry server. Expected "
         "oci://host[:port]/repository, the repository in lower case and without a tag"
     )
 
@@ -173,7 +174,7 @@ class RemoteStore:
 
     def _read_tag(self, tag: str, limit: int, budget: Budget) -> tuple[Descriptor, bytes]:
         if not is_tag(tag):
-            raise RegistryError(f"{shown(tag)} cannot be a tag")
+            raise RegistryError(f"{quoted(tag)} cannot be a tag")
 
         def consume(response: Response) -> tuple[Descriptor, bytes]:
             media_type = _media_type(response)
@@ -238,7 +239,7 @@ class RemoteStore:
         if descriptor.size > limit:
             raise IntegrityError(
                 f"Blob {descriptor.digest} is said to have {descriptor.size} bytes; "
-                f"at most {limit} are allowed for {shown(descriptor.media_type)}"
+                f"at most {limit} are allowed for {quoted(descriptor.media_type)}"
             )
 
     def _check_length(self, response: Response, descriptor: Descriptor, start: int) -> None:
@@ -262,7 +263,7 @@ def _media_type(response: Response) -> str:
         return value
     response.discard()
     raise IntegrityError(
-        response.line(f"expected an OCI index or manifest, got Content-Type {shown(value)}")
+        response.line(f"expected an OCI index or manifest, got Content-Type {quoted(value)}")
     )
 
 
@@ -290,7 +291,7 @@ def _start(response: Response, descriptor: Descriptor, offset: int) -> int:
     raise IntegrityError(
         response.line(
             f"asked for the bytes from {offset} on of {descriptor.size}, got HTTP "
-            f"{response.status} with Content-Range {shown(said)}. {_REPAIR}"
+            f"{response.status} with Content-Range {quoted(said)}. {_REPAIR}"
         )
     )
 

@@ -30,6 +30,7 @@ from urllib3.exceptions import HTTPError, LocationParseError, SSLError
 from urllib3.exceptions import TimeoutError as UrllibTimeoutError
 
 from edgeline._json import parse_object
+from edgeline._text import quoted
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError, UnreachableError
 from edgeline.registry._sockets import Budget, CannotConnectError, Clock, open_pool, tls_contexts
 from edgeline.registry.connection import Connection
@@ -180,7 +181,7 @@ class Response:
         encoding = self.header("Content-Encoding")
         if encoding not in (None, "", "identity"):
             raise IntegrityError(
-                self.line(f"it is encoded as {shown(encoding)}, which was not asked for")
+                self.line(f"it is encoded as {quoted(encoding)}, which was not asked for")
             )
         length = None if self._exchange.request.method == "HEAD" else self.length
         if length is not None and length > limit:
@@ -202,7 +203,7 @@ class _Exchange:
         """Bound what is done on the connection, and turn what goes wrong there into our errors."""
         # Anew each time: between two chunks of a body, something else may have been asked.
         self.clock.budget = self.budget
-        there = "" if self.target.origin == self.home.origin else f" at {shown(self.target.host)}"
+        there = "" if self.target.origin == self.home.origin else f" at {quoted(self.target.host)}"
         try:
             yield
         except CannotConnectError as error:
@@ -233,7 +234,7 @@ class _Exchange:
             why = f"it does not speak TLS{there}. Plain HTTP has to be allowed for it explicitly"
         else:
             return BrokenOffError(
-                self.request.line(f"the connection broke{there} ({shown(str(cause))})")
+                self.request.line(f"the connection broke{there} ({quoted(str(cause))})")
             )
         return RegistryError(self.request.line(why))
 
@@ -312,7 +313,7 @@ class Client:
         if target.origin != self._home.origin:
             raise RegistryError(
                 response.line(
-                    f"it refers to {shown(replace(target, path='/').url)}, not to itself at "
+                    f"it refers to {quoted(replace(target, path='/').url)}, not to itself at "
                     f"{self._home.url}. If a proxy stands before it, that has to pass on Host "
                     "and X-Forwarded-Proto"
                 )
@@ -408,7 +409,7 @@ class Client:
         except ValueError as error:
             raise RegistryError(request.line(f"unusable redirect: {error}")) from None
         if new.scheme == "http" and not self._may_be_plain(target, new):
-            raise RegistryError(request.line(f"it redirects to plain HTTP, at {shown(new.host)}"))
+            raise RegistryError(request.line(f"it redirects to plain HTTP, at {quoted(new.host)}"))
         return new
 
     def _may_be_plain(self, target: _Target, new: _Target) -> bool:
@@ -483,7 +484,7 @@ class Client:
             return parse_token(response.read(MAX_ERROR))
         except (ValueError, IntegrityError) as error:
             raise RegistryError(
-                asking.line(f"{shown(service.host)} gave no usable token: {error}")
+                asking.line(f"{quoted(service.host)} gave no usable token: {error}")
             ) from None
 
     def _token_service(self, request: Request, challenge: Mapping[str, str]) -> _Target:
@@ -500,7 +501,7 @@ class Client:
         if service.scheme != "https" and not plain:
             raise RegistryError(
                 request.line(
-                    f"it wants a login sent over plain HTTP to {shown(service.host)}. "
+                    f"it wants a login sent over plain HTTP to {quoted(service.host)}. "
                     "Expected a token service with https",
                 )
             )
@@ -520,12 +521,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def shown(value: object, limit: int = 120) -> str:
-    """Quote what a server said, so that it stays one short line on a terminal."""
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def choose_scheme(server: str, connection: Connection) -> str:
@@ -576,7 +571,7 @@ def _parse_url(url: str) -> _Target:
     except LocationParseError:
         parsed = urllib3.util.Url()
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.auth is not None:
-        raise ValueError(f"{shown(url)} is no http or https URL of a host")
+        raise ValueError(f"{quoted(url)} is no http or https URL of a host")
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
     return _Target(parsed.scheme, parsed.host, port, parsed.request_uri)
 
@@ -606,7 +601,7 @@ def _said(response: Response) -> str:
         parts = [first.get("code"), first.get("message"), isinstance(detail, str) and detail]
     except (IntegrityError, UnreachableError, ValueError, KeyError, TypeError, AttributeError):
         return ""
-    return f". It said {shown(': '.join(str(part) for part in parts if part))}"
+    return f". It said {quoted(': '.join(str(part) for part in parts if part))}"
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -618,4 +613,4 @@ def _cause(error: BaseException) -> BaseException:
 def _words(error: BaseException) -> str:
     """Return what an error says, as part of one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return shown(" ".join(text.split()))[1:-1]
+    return quoted(" ".join(text.split()))[1:-1]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from edgeline._text import quoted
 from edgeline.errors import IntegrityError
 
 OVERALL = "overall"
@@ -112,7 +113,7 @@ class Verdict:
         version = document.get("version") if isinstance(document, dict) else None
         if type(version) is not int or version != _VERSION:
             raise IntegrityError(
-                f"Expected a verdict of version {_VERSION}, got version {_shown(version)}. "
+                f"Expected a verdict of version {_VERSION}, got version {quoted(version)}. "
                 "Was the release published by the pipeline? A newer one needs a newer edgeline"
             )
         fields = _Fields(document, "The verdict")
@@ -193,7 +194,7 @@ class Verdict:
 
 def _variant(fields: "_Fields") -> VariantVerdict:
     name = fields.text("variant")
-    fields = _Fields(fields.document, f"The verdict on {_shown(name)}")
+    fields = _Fields(fields.document, f"The verdict on {quoted(name)}")
     reasons = fields.texts("reasons")
     error = fields.optional("error", fields.text)
     return VariantVerdict(
@@ -230,7 +231,7 @@ class _Fields:
 
     def wrong(self, name: str, expected: str, got: object) -> IntegrityError:
         return IntegrityError(
-            f"{self._where} is malformed: expected {expected} under {name!r}, got {_shown(got)}"
+            f"{self._where} is malformed: expected {expected} under {name!r}, got {quoted(got)}"
         )
 
     def optional(self, name: str, read: Callable[[str], _T]) -> _T | None:
@@ -299,8 +300,3 @@ class _Fields:
         if not isinstance(value, list) or len(value) > most:
             raise self.wrong(name, f"a list of at most {most}", value)
         return value
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
