@@ -7,8 +7,8 @@ RUN := $(VENV)/bin/python
 LOCKED := $(VENV)/.locked
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 
-.PHONY: setup demo test test-smoke test-newer test-peers test-kubeflow test-image test-trixie image \
-    check format bench lock clean help $(LOCKED)
+.PHONY: setup demo test test-smoke test-newer test-peers test-kubeflow test-image test-trixie \
+    test-arm64 image check format bench lock clean help $(LOCKED)
 
 help:
 	@echo "make setup        the locked environment in .venv, and nothing else"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-kubeflow the pipeline in a simulated Kubeflow, step by step; given the paths DRIVER="
 	@echo "                   and LAUNCHER=, by Kubeflow's own programs (kubeflow/INSIDE.md)"
 	@echo "make test-image   build the steps' image and run a step in it (as root)"
+	@echo "make test-arm64   the device package in a Debian 12 for 64-bit ARM that it installs (as root)"
 	@echo "make image        build the steps' image with Docker, Podman or Buildah"
 	@echo "make check        lint, format and types"
 	@echo "make format       apply the formatter and the linter's fixes"
@@ -34,15 +35,15 @@ demo: $(LOCKED)
 	@$(RUN) -m pipeline.demo $(ARGS)
 
 test: check
-	$(RUN) -m pytest -m "not peers and not cluster and not image and not lines" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest -m "not arm64 and not peers and not cluster and not image and not lines" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What depends most on the versions of TFX and Python.
 test-smoke: $(LOCKED)
-	$(RUN) -m pytest -m "not peers and not cluster and not image and not lines" tests/lines tests/components tests/pipeline/orchestration/test_run.py --numprocesses 2 --dist loadfile $(ARGS)
+	$(RUN) -m pytest -m "not arm64 and not peers and not cluster and not image and not lines" tests/lines tests/components tests/pipeline/orchestration/test_run.py --numprocesses 2 --dist loadfile $(ARGS)
 
 test-newer:
-	tests/lines/trixie.sh make test-smoke
-	tests/lines/trixie.sh make demo
+	tests/debian.sh trixie make test-smoke
+	tests/debian.sh trixie make demo
 
 # Variables of the command line are in the environment of what is run.
 test-kubeflow: $(LOCKED) $(if $(DRIVER),.tools/moto/.locked)
@@ -57,10 +58,25 @@ test-image: $(LOCKED)
 
 # The suite and the demo on the newer line, then both lines beside each other.
 test-trixie: $(LOCKED)
-	tests/lines/trixie.sh make test
-	tests/lines/trixie.sh make demo
+	tests/debian.sh trixie make test
+	tests/debian.sh trixie make demo
 	$(RUN) -m pipeline.demo
 	$(RUN) -m pytest -m lines tests/lines $(ARGS)
+
+# What x86-64 made of the demo's model, on an emulated arm64: below .tools/arm64, which is / there. Then
+# the device package's tests of what differs with the processor, but for those that need TensorFlow, and
+# one of a limit that QEMU does not set.
+ON_ARM64 := tests/debian.sh arm64 tests/arm64/run.sh /made
+FIT_ARM64 := -m "not peers" -k "not tensorflow and not training_side and not memory_runs_out" \
+    $(addprefix tests/edge/test_,$(addsuffix .py,attacks classifier contract golden packed \
+    preprocessing reader threads update))
+test-arm64: $(LOCKED)
+	$(RUN) -m pipeline.demo
+	tests/debian.sh arm64 true
+	TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m tests.arm64.make .tools/arm64/made
+	$(ON_ARM64) -m arm64 tests/arm64
+	QEMU_CPU=cortex-a76 $(ON_ARM64) -m arm64 tests/arm64
+	$(ON_ARM64) $(FIT_ARM64)
 
 test-peers: $(LOCKED) .tools/kfp/.locked
 	tests/peers/install.sh

@@ -8,20 +8,18 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from edgeline.contract import PreprocessingContract
 from edgeline.publish import remote
+from tests.edge.models import SIDE, make_models
 from tests.edge.servers import RegistryServer
 from tests.edge.stores import Authority, Store, make_authority
 from tests.peers.docker_registry import DockerRegistry
 
 __all__ = ["Authority", "Store"]  # for the tests' annotations
 
-SIDE = 8
 LABELS = ("cat", "dog", "bird")
 
 
@@ -32,49 +30,12 @@ def contract() -> PreprocessingContract:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of TFLite models: a float one, a quantized one, and some that do not fit."""
+    """A folder of the models of `tests.edge.models`, which take TensorFlow to make."""
+    if made := os.environ.get("EDGELINE_TEST_MODELS"):
+        return Path(made)
     folder = tmp_path_factory.mktemp("models")
-    converters = {
-        "float32": _converter(classes=3),
-        "int8_io": _quantized(_converter(classes=3)),
-        "five_classes": _converter(classes=5),
-        "nan": _converter(classes=3, weight=np.nan),
-        "other_names": _converter(classes=3, output="scores"),
-    }
-    for name, converter in converters.items():
-        (folder / f"{name}.tflite").write_bytes(converter.convert())
-    (folder / "garbage.tflite").write_bytes(b"this is no model")
+    make_models(folder)
     return folder
-
-
-def _converter(classes: int, weight: float = 1.0, output: str = "probabilities") -> Any:
-    import tensorflow as tf
-
-    module = tf.Module()
-    drawn = np.random.default_rng(0).normal(size=[SIDE * SIDE * 3, classes])
-    module.weights = tf.Variable((drawn * weight).astype(np.float32))
-
-    def classify(pixels: Any) -> dict[str, Any]:
-        logits = tf.reshape(pixels, [1, -1]) @ module.weights / 8.0
-        return {output: tf.nn.softmax(logits)}
-
-    pixels = tf.TensorSpec([1, SIDE, SIDE, 3], tf.float32, name="pixels")
-    function = tf.function(classify, input_signature=[pixels]).get_concrete_function()
-    return tf.lite.TFLiteConverter.from_concrete_functions([function], module)
-
-
-def _quantized(converter: Any) -> Any:
-    import tensorflow as tf
-
-    rng = np.random.default_rng(1)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: (
-        [rng.random([1, SIDE, SIDE, 3], np.float32)] for _ in range(50)
-    )
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = tf.int8
-    converter.inference_output_type = tf.int8
-    return converter
 
 
 @pytest.fixture(scope="session")

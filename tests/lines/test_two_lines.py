@@ -32,7 +32,7 @@ MAX_ACCURACY_DIFFERENCE = 0.02
 
 def on_trixie(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Runs a command on Debian 13, in a folder given by its path there."""
-    script = [str(PROJECT / "tests/lines/trixie.sh"), "sh", "-c", 'cd "$0" && exec "$@"']
+    script = [str(PROJECT / "tests/debian.sh"), "trixie", "sh", "-c", 'cd "$0" && exec "$@"']
     return subprocess.run(
         [*script, str(folder), *command], capture_output=True, text=True, check=False
     )

@@ -1,0 +1,21 @@
+#!/bin/sh
+# On arm64: installs the device package as a device does, and runs tests: run.sh FOLDER PYTEST-OPTIONS
+#
+# FOLDER is what tests/arm64/make.py made on x86-64.
+set -eu
+export MADE=$1 EDGELINE_TEST_MODELS=$1/models
+shift
+venv=/opt/edgeline
+
+if ! cmp --silent edge/pyproject.toml "$venv/installed-for"; then
+    python3 -m venv --clear "$venv"
+    # The lock's versions; not their hashes, which pip would demand of the checkout's folder, too, and
+    # without one whose locked version says that it is not for this Python.
+    sed '/--hash=/d; s/ \\$//; /^backports-strenum=/d' locks/tfx-1.21.txt >"$venv/constraints"
+    "$venv/bin/pip" install --constraint "$venv/constraints" './edge[heif,publish]' pillow-heif pytest
+    cp edge/pyproject.toml "$venv/installed-for"
+else
+    "$venv/bin/pip" install --quiet --no-deps ./edge
+fi
+
+"$venv/bin/python" -m pytest "$@"
