@@ -312,11 +312,7 @@ def test_a_recurring_run_trains_on_what_was_ingested_since(on_gs: Outcome) -> No
 
 
 def thresholds(checks: tuple[Check, ...]) -> dict[tuple[str, str], float]:
-    return {
-        (check.metric, check.slice): check.threshold
-        for check in checks
-        if check.threshold is not None
-    }
+    return {(check.metric, check.slice): check.asked for check in checks if check.asked is not None}
 
 
 def channels_of(registry: Path, root: Path) -> dict[str, str]:
