@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,13 +17,13 @@ from tests.kubeflow.argo import Run
 from tests.kubeflow.conftest import PROGRAMS, ROOT, Ran
 from tests.kubeflow.programs import InstalledCluster
 from tests.kubeflow.services import http_server
+from tests.peers.mlflow_environment import make_mlflow_environment
 
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(PROGRAMS is None, reason="needs paths of Kubeflow's two programs"),
 ]
 
-MLFLOW = "mlflow==3.17.2"
 OTHER = {"min_accuracy": 0.011}  # so that not even the report is cached
 
 
@@ -60,9 +58,7 @@ class Tracked:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """An MLflow in an environment of its own."""
     folder = tmp_path_factory.mktemp("mlflow")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = str(folder / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", MLFLOW], check=True)
+    python = str(make_mlflow_environment(folder))
     store = f"sqlite:///{folder}/mlflow.db"
     command = [python, "-m", "mlflow", "server", "--workers", "1", "--backend-store-uri", store]
     with http_server(command, "/health", folder / "log") as port:

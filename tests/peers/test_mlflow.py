@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ import pytest
 
 from components.verdict import CHECKS_FILE, CONFUSION_FILE, REPORT_FILE
 from pipeline.history import record
+from tests.peers.mlflow_environment import make_mlflow_environment
 from tests.pipeline.test_history import ALIKE, BETTER, FIRST
 
 pytestmark = pytest.mark.peers
 
-MLFLOW = "mlflow==3.17.2"
 CHECKOUT = Path(__file__).parents[2]
 
 # Sends a run as the pipeline does, and prints what it says of it.
@@ -71,12 +70,7 @@ print(*(file.path for file in client.list_artifacts(run, "verdict")))
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment that has MLflow, and of ours nothing but the code."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", MLFLOW], check=True)
-    return python
+    return make_mlflow_environment(tmp_path_factory.mktemp("mlflow"))
 
 
 @pytest.fixture
