@@ -99,7 +99,7 @@ def test_the_metrics_of_the_report_are_there_by_their_names(tracked: Tracked) ->
     verdict = Verdict.load(tracked.cluster.artifact(tracked.run, "TFLiteEvaluator", "verdict"))
     sent = {each["key"]: each["value"] for each in tracked.steps["Report"]["data"]["metrics"]}
     assert sent
-    assert sent == pytest.approx(metrics_of(verdict))
+    assert sent == pytest.approx(metrics_of(verdict), abs=1e-6)  # the launcher sends six decimals
 
 
 def test_the_report_s_step_is_told_of_its_run(tracked: Tracked) -> None:
