@@ -10,7 +10,6 @@ owner's key. The image is a PNG of pixels: no metadata of the camera's file is i
 import base64
 import hashlib
 import io
-import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -21,13 +20,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from securesystemslib.signer import Key, Signer
 
-from edgeline._dsse import check_signed, open_envelope, seal
-from edgeline._json import dump_canonical, parse_object
+from edgeline._json import parse_object
 from edgeline._text import one_line
 from edgeline.contract import MAX_LABEL_LENGTH
-from edgeline.errors import EdgelineError, IntegrityError, TrustError
+from edgeline.errors import EdgelineError, IntegrityError
 from edgeline.fleet.places import Kind
-from edgeline.fleet.report import check_device, open_enrolment
+from edgeline.fleet.report import (
+    Signed,
+    check_device,
+    open_with_enrolment,
+    seal_with_enrolment,
+)
 from edgeline.fleet.sealing import Opener, seal_to
 from edgeline.preprocessing import load_image
 from edgeline.registry.format import check_digest, check_model
@@ -44,6 +47,7 @@ EXAMPLES = Kind(
     "examples", EXAMPLE_TYPE, ".example", MAX_EXAMPLE, re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}")
 )
 
+_SIGNED = Signed("example", "An example", EXAMPLE_TYPE, MAX_EXAMPLE)
 _FORMAT = 1
 _END_OF_TIME = 253_402_300_799.0  # the end of the year 9999, in seconds since 1970
 
@@ -100,9 +104,7 @@ def seal_example(
         "guess": vars(example.guess),
         "image": base64.b64encode(example.image).decode(),
     }
-    signed = seal(document, EXAMPLE_TYPE, signer, "The example")
-    parts = {"enrolment": json.loads(enrolment), "example": json.loads(signed)}
-    return seal_to(owner, dump_canonical(parts))
+    return seal_to(owner, seal_with_enrolment(document, _SIGNED, enrolment, signer))
 
 
 def name_of(device: str, sealed: bytes) -> str:
@@ -128,20 +130,7 @@ def open_example(
     """
     if len(data) > MAX_EXAMPLE:
         raise IntegrityError(f"An example has {len(data)} bytes; at most {MAX_EXAMPLE} are read")
-    try:
-        document = parse_object(opener.open(data))
-        parts = [dump_canonical(document[name]) for name in ("enrolment", "example")]
-    except (KeyError, ValueError) as error:
-        raise IntegrityError(f"An example is malformed: {one_line(error)}") from None
-    enrolment = open_enrolment(parts[0], keys)
-    if enrolment.device in revoked or enrolment.expires <= at:
-        raise TrustError(f"Device {enrolment.device} is no longer enrolled")
-    envelope = open_envelope(parts[1], EXAMPLE_TYPE, limit=MAX_EXAMPLE, what="The example")
-    check_signed(envelope, [enrolment.key], "The example")
-    example = _parse(envelope.payload)
-    if (example.device, example.model) != (enrolment.device, enrolment.model):
-        raise TrustError(f"Device {enrolment.device} has signed an example of {example.device}")
-    return example
+    return open_with_enrolment(opener.open(data), _SIGNED, _parse, keys, revoked, at=at)
 
 
 def parse_guess(value: Any) -> Guess:

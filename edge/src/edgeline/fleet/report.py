@@ -12,9 +12,9 @@ fleet key, which the registry's targets names.
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from securesystemslib.signer import ED25519, Key, Signer, SSlibKey
 
@@ -251,6 +251,94 @@ def open_enrolment(data: bytes, keys: Collection[Key] | None) -> Enrolment:
     return Enrolment.from_json(envelope.payload)
 
 
+@dataclass(frozen=True)
+class Signed:
+    """A kind of document that enrolled devices sign.
+
+    Attributes:
+        name: What it is under beside the device's enrolment, and in messages.
+        one: The same with an article, which begins a sentence.
+        payload_type: Of its envelope.
+        limit: Bytes that are read of it at most.
+    """
+
+    name: str
+    one: str
+    payload_type: str
+    limit: int
+
+    @property
+    def what(self) -> str:
+        """Its name in a sentence."""
+        return f"The {self.name}"
+
+
+class _OfDevice(Protocol):
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+
+Document = TypeVar("Document", bound=_OfDevice)
+
+SIGNED_REPORT = Signed("report", "A report", REPORT_TYPE, MAX_REPORT)
+
+
+def seal_with_enrolment(
+    document: Mapping[str, Any], kind: Signed, enrolment: bytes, signer: Signer
+) -> bytes:
+    """Return a signed document with the device's enrolment.
+
+    Raises:
+        RegistryError: the key cannot be used.
+    """
+    signed = seal(document, kind.payload_type, signer, kind.what)
+    return dump_canonical({"enrolment": json.loads(enrolment), kind.name: json.loads(signed)})
+
+
+def open_with_enrolment(
+    data: bytes,
+    kind: Signed,
+    parse: Callable[[bytes], Document],
+    keys: Collection[Key],
+    revoked: Collection[str],
+    *,
+    at: float,
+) -> Document:
+    """Read what `seal_with_enrolment` made, from anywhere.
+
+    Args:
+        data: The document with its enrolment.
+        kind: What it is expected to be.
+        parse: Reads the document.
+        keys: The model's fleet keys.
+        revoked: Ids of devices that count no more.
+        at: The time, in seconds since 1970.
+
+    Raises:
+        IntegrityError: it is none.
+        TrustError: it is not by an enrolled device, or of another one than that.
+    """
+    try:
+        document = parse_object(data)
+        parts = [dump_canonical(document[name]) for name in ("enrolment", kind.name)]
+    except (KeyError, ValueError) as error:
+        raise IntegrityError(f"{kind.one} is malformed: {one_line(error)}") from None
+    enrolment = open_enrolment(parts[0], keys)
+    if enrolment.device in revoked or enrolment.expires <= at:
+        raise TrustError(f"Device {enrolment.device} is no longer enrolled")
+    envelope = open_envelope(parts[1], kind.payload_type, limit=kind.limit, what=kind.what)
+    check_signed(envelope, [enrolment.key], kind.what)
+    found = parse(envelope.payload)
+    if (found.device, found.model) != (enrolment.device, enrolment.model):
+        raise TrustError(
+            f"Device {enrolment.device} has signed {kind.one.lower()} of {found.device}"
+        )
+    return found
+
+
 def seal_report(report: Report, enrolment: bytes, signer: Signer) -> bytes:
     """Return a signed report with the device's enrolment.
 
@@ -258,8 +346,7 @@ def seal_report(report: Report, enrolment: bytes, signer: Signer) -> bytes:
         RegistryError: the key cannot be used.
         IntegrityError: it is larger than anybody would read.
     """
-    signed = seal(report.to_json(), REPORT_TYPE, signer, "The report")
-    data = dump_canonical({"enrolment": json.loads(enrolment), "report": json.loads(signed)})
+    data = seal_with_enrolment(report.to_json(), SIGNED_REPORT, enrolment, signer)
     if len(data) > MAX_REPORT:
         raise IntegrityError(f"The report has {len(data)} bytes; at most {MAX_REPORT} are read")
     return data
@@ -283,19 +370,7 @@ def open_report(
     """
     if len(data) > MAX_REPORT:
         raise IntegrityError(f"A report has {len(data)} bytes; at most {MAX_REPORT} are read")
-    try:
-        document = parse_object(data)
-        parts = [dump_canonical(document[name]) for name in ("enrolment", "report")]
-    except (KeyError, ValueError) as error:
-        raise IntegrityError(f"A report is malformed: {one_line(error)}") from None
-    enrolment = open_enrolment(parts[0], keys)
-    if enrolment.device in revoked or enrolment.expires <= at:
-        raise TrustError(f"Device {enrolment.device} is no longer enrolled")
-    envelope = open_envelope(parts[1], REPORT_TYPE, limit=MAX_REPORT, what="The report")
-    check_signed(envelope, [enrolment.key], "The report")
-    report = Report.from_json(envelope.payload)
-    if (report.device, report.model) != (enrolment.device, enrolment.model):
-        raise TrustError(f"Device {enrolment.device} has signed a report of {report.device}")
+    report = open_with_enrolment(data, SIGNED_REPORT, Report.from_json, keys, revoked, at=at)
     if report.device != device:
         raise TrustError(f"The report of {report.device} was filed as that of {device[:40]!r}")
     return report
