@@ -5,6 +5,8 @@
 VENV := .venv
 RUN := $(VENV)/bin/python
 LOCKED := $(VENV)/.locked
+# The tests that need nothing but the locked environment.
+ALONE := "not arm64 and not peers and not cluster and not image and not lines"
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 
 .PHONY: setup demo test test-smoke test-newer test-peers test-kubeflow test-image test-trixie \
@@ -35,11 +37,11 @@ demo: $(LOCKED)
 	@$(RUN) -m pipeline.demo $(ARGS)
 
 test: check
-	$(RUN) -m pytest -m "not arm64 and not peers and not cluster and not image and not lines" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest -m $(ALONE) --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What depends most on the versions of TFX and Python.
 test-smoke: $(LOCKED)
-	$(RUN) -m pytest -m "not arm64 and not peers and not cluster and not image and not lines" tests/lines tests/components tests/pipeline/orchestration/test_run.py --numprocesses 2 --dist loadfile $(ARGS)
+	$(RUN) -m pytest -m $(ALONE) tests/lines tests/components tests/pipeline/orchestration/test_run.py --numprocesses 2 --dist loadfile $(ARGS)
 
 test-newer:
 	tests/debian.sh trixie make test-smoke
