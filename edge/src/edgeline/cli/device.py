@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from edgeline._text import in_utc
 from edgeline.cli.benchmark import add_benchmark
 from edgeline.cli.device_options import (
     add_device,
@@ -232,7 +233,7 @@ def _signatures(state: "State") -> str:
 def _when(seconds: float) -> str:
     from edgeline.device.clock import as_time
 
-    return f"{as_time(seconds):%Y-%m-%d %H:%M} UTC" if seconds else "never"
+    return in_utc(as_time(seconds)) if seconds else "never"
 
 
 def _add_rollback(commands: Any) -> None:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeline._text import in_utc
 from edgeline.cli.device_options import add_device, open_device
 from edgeline.cli.options import add_command, add_group, add_json
 from edgeline.cli.output import Progress, note, print_json, print_table
@@ -97,7 +98,7 @@ def _list(options: argparse.Namespace) -> int:
     rows = [("IMAGE", "TAKEN", "GUESS", "PROBABILITY", "SHADOW")]
     for each in kept:
         guess = each.guess
-        taken = f"{as_time(guess.time):%Y-%m-%d %H:%M} UTC"
+        taken = in_utc(as_time(guess.time))
         probability = f"{guess.probability:.3f}"
         rows.append((each.image[:12], taken, guess.label, probability, guess.shadow or "-"))
     print_table(rows, right=(3,))

@@ -12,6 +12,8 @@ to when the next one was signed.
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from edgeline._text import in_utc
+
 if TYPE_CHECKING:
     from edgeline.device.state import State
     from edgeline.registry.trust import TrustedRole
@@ -29,8 +31,8 @@ def complaint(now: float, floor: float) -> str | None:
     if now >= floor - _TOLERANCE:
         return None
     return (
-        f"this device's clock says {as_time(now):%Y-%m-%d %H:%M} UTC, though it was "
-        f"{as_time(floor):%Y-%m-%d %H:%M} UTC before. Set it (`timedatectl` shows whether NTP is "
+        f"this device's clock says {in_utc(as_time(now))}, though it was "
+        f"{in_utc(as_time(floor))} before. Set it (`timedatectl` shows whether NTP is "
         "on); until then, signatures are checked by the later time"
     )
 

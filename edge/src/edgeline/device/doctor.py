@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
+from edgeline._text import in_utc
 from edgeline.device import clock
 from edgeline.device.child import ChildError
 from edgeline.device.download import SPARE
@@ -86,7 +87,7 @@ def _clock(state: State) -> Finding:
     complaint = clock.complaint(now, max(state.floor, _BUILT))
     if complaint:
         return Finding("clock", "problem", complaint)
-    return Finding("clock", "ok", f"{clock.as_time(now):%Y-%m-%d %H:%M} UTC")
+    return Finding("clock", "ok", in_utc(clock.as_time(now)))
 
 
 def _model(device: "Device", state: State) -> Finding:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgeline._files import write_whole
+from edgeline._text import in_utc
 from edgeline.device import clock
 from edgeline.device.child import ChildError
 from edgeline.device.download import Downloads, Progress
@@ -372,7 +373,7 @@ class _Check:
     def _rejection(self, rejected: Rejection) -> RejectedError:
         active = self._active()
         goes_on = f"{active.tag} goes on" if active else "there is no model to go on with"
-        until = rejected.until and f"from {clock.as_time(rejected.until):%Y-%m-%d %H:%M} UTC on, "
+        until = rejected.until and f"from {in_utc(clock.as_time(rejected.until))} on, "
         return RejectedError(
             f"{self._device.model} v{rejected.version} failed its trial on this device, and "
             f"{goes_on}: {rejected.reason}. It is tried again {until or ''}by `edgeline retry`, "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from html import escape
 
+from edgeline._text import in_utc
 from edgeline.drift import QUANTITIES
 from edgeline.fleet.gather import Gathered
 from edgeline.fleet.report import Report
@@ -290,6 +291,6 @@ def _table(
 def _when(seconds: float) -> str:
     """Return a time of somebody's clock in words; any number is one."""
     try:
-        return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M} UTC"
+        return in_utc(datetime.fromtimestamp(seconds, timezone.utc))
     except (OverflowError, ValueError, OSError):
         return "at no time"
