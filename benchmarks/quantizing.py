@@ -9,7 +9,8 @@ Trained once: a rerun with the same folder goes on with the models it finds ther
 656 images that training never sees, by the runtime that devices have. Promised: `int8` of a base
 trained from scratch loses at most 0.5 points.
 
-LiteRT Quantizer's GPTQ and OSCAR know fully connected layers only, of which a DenseNet has one.
+LiteRT Quantizer's GPTQ and OSCAR know fully connected layers only, of which a DenseNet has one:
+what the library says of all layers is in the table, too.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from litert_quantizer.calibrator import Calibrator
+from litert_quantizer.qtyping import QuantGranularity
 from litert_quantizer.quantizer import AlgorithmName, Quantizer
 from litert_quantizer.recipe_manager import RecipeManager
 from numpy.typing import NDArray
@@ -48,7 +52,7 @@ from components.tflite_rewriter.recipes import (
     recipe_manager,
     whole,
 )
-from components.tflite_rewriter.variants import VARIANTS
+from components.tflite_rewriter.variants import VARIANTS, Recipe
 from pipeline.data.preprocessing import PIXELS, contract
 from pipeline.training.trainer import save
 
@@ -58,14 +62,19 @@ MAX_SIDE = 512  # pixels, of the images on devices
 THREADS = 2
 ALL, DENSE = "*", "FULLY_CONNECTED"
 OURS = ("int8", "dynamic", "weight_int8", "dynamic_int4", "weight_int4")
-# Another way to choose integers for weights, and for which operations the library has it.
-ALGORITHMS = {
-    AlgorithmName.MSE: ALL,
-    AlgorithmName.OCTAV: ALL,
-    AlgorithmName.GPTQ: DENSE,
-    AlgorithmName.OSCAR: DENSE,
-}
+# Other ways to choose integers for weights, and for which operations.
+OTHERS = (
+    (AlgorithmName.MSE, ALL),
+    (AlgorithmName.OCTAV, ALL),
+    (AlgorithmName.GPTQ, ALL),
+    (AlgorithmName.GPTQ, DENSE),
+    (AlgorithmName.OSCAR, ALL),
+    (AlgorithmName.OSCAR, DENSE),
+)
+# What the library gives an algorithm's statistics to: a layer by itself.
+BY_STATISTICS = (AlgorithmName.GPTQ, AlgorithmName.OSCAR)
 TRIED = ("int8", "dynamic_int4")  # by each algorithm
+BLOCK = QuantGranularity.BLOCKWISE_32
 
 Pixels = NDArray[np.float32]  # [images, height, width, 3]
 Probabilities = NDArray[np.float32]  # [images, classes]
@@ -135,8 +144,12 @@ def _print_table(base: Base, data: Elpv) -> None:
         try:
             model = make()
         except (RuntimeError, TypeError, ValueError) as error:  # what a library can't do
-            rows.append([variant, by, f"failed: {str(error).splitlines()[0][:80]}"])
+            rows.append([variant, by, f"failed: {str(error).splitlines()[0]}"])
+            print(*rows[-1], sep="\t", flush=True)
             continue
+        if variant in VARIANTS and VARIANTS[variant].integer:
+            floats = sum(op.computes_in_float for op in read_ops(model))
+            by += f", {floats} operations in float" if floats else ""
         said = predict(model, pixels, len(LABELS))
         rows.append([variant, by, f"{len(model) / 1e6:.2f}", *_figures(said, reference, label_ids)])
         print(*rows[-1], sep="\t", flush=True)
@@ -165,16 +178,26 @@ def _ways(base: Base) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
     yield "float32", "", lambda: float32
     ranges = calibrate(float32, base.calibration)
     for variant in OURS:
-        yield variant, "ours", lambda v=variant: quantize(float32, whole(v, ops), ranges)  # type: ignore[misc]
-    yield "int8", "moving average", lambda: _by_moving_average(base)
-    yield "int8", "tf.lite", lambda: _by_tf_lite(base)
-    for algorithm, operation in ALGORITHMS.items():
+        yield variant, "ours", partial(quantize, float32, whole(variant, ops), ranges)
+    yield "int8", "moving average", partial(_by_moving_average, base)
+    yield "int8", "tf.lite", partial(_by_tf_lite, base)
+    statistics = {algorithm: _statistics(base, algorithm) for algorithm in BY_STATISTICS}
+    for algorithm, operation in OTHERS:
+        merged = _merged(statistics.get(algorithm, {}), ranges)
         for variant in TRIED:
-            manager = _by_algorithm(variant, ops, algorithm, operation)
+            whose = "" if operation == ALL else ", dense layer"
+            changed = partial(_changed, whole(variant, ops), ops, algorithm, operation)
+            yield variant, f"{algorithm.value}{whose}", partial(_quantize_by, changed, base, merged)
+    # Four bits for that layer and for nothing else, so that nothing else moves the answers.
+    for algorithm in (AlgorithmName.MIN_MAX_UNIFORM_QUANT, *BY_STATISTICS):
+        merged = _merged(statistics.get(algorithm, {}), ranges)
+        for granularity in (QuantGranularity.CHANNELWISE, BLOCK):
+            alone = partial(_alone, algorithm, granularity)
+            size = " of 32" if granularity == BLOCK else ""
             yield (
-                variant,
-                f"{algorithm.value}{' of the dense layer' if operation == DENSE else ''}",
-                lambda m=manager: _quantize_by(m, base, ranges),  # type: ignore[misc]
+                "dense layer in int4",
+                f"{algorithm.value}{size}",
+                partial(_quantize_by, alone, base, merged),
             )
 
 
@@ -195,12 +218,37 @@ def _by_tf_lite(base: Base) -> bytes:
     return bytes(converter.convert())
 
 
-def _by_algorithm(
-    variant: str, ops: Sequence[Op], algorithm: AlgorithmName, operation: str
+def _statistics(base: Base, algorithm: AlgorithmName) -> dict[str, Any]:
+    """What an algorithm asks of the images, for the dense layer.
+
+    By a recipe of that layer alone: a tensor's statistics are those that the first operation
+    collects that has it, so that the layer before would leave out what the algorithm needs.
+    """
+    calibrator = Calibrator(base.float32, num_threads=THREADS)
+    manager = _alone(algorithm, QuantGranularity.CHANNELWISE)
+    calibrator.calibrate({INPUT: Samples(base.calibration)}, manager)
+    found: dict[str, Any] = calibrator.get_model_qsvs()
+    return found
+
+
+def _merged(statistics: dict[str, Any], ranges: Ranges) -> dict[str, Any]:
+    """An algorithm's statistics, with our ranges."""
+    names = statistics | ranges
+    return {name: {**statistics.get(name, {}), **ranges.get(name, {})} for name in names}
+
+
+def _alone(algorithm: AlgorithmName, granularity: QuantGranularity) -> RecipeManager:
+    """Four bits for the dense layer, float32 for all else."""
+    manager = recipe_manager(Recipe("float32"))
+    manager.add_dynamic_config(".*", DENSE, 4, granularity, algorithm)
+    return manager
+
+
+def _changed(
+    recipe: Recipe, ops: Sequence[Op], algorithm: AlgorithmName, operation: str
 ) -> RecipeManager:
-    """Our recipe, but for the weights of some operations."""
-    manager = recipe_manager(whole(variant, ops))
-    record = VARIANTS[variant]
+    """A recipe, but for the weights of some operations."""
+    manager, record = recipe_manager(recipe), VARIANTS[recipe.everywhere]
     operations = {op.kind for op in ops if op.kernel} if operation == ALL else {operation}
     for each in sorted(operations):
         bits = 4 if record.weights == "INT4" else 8
@@ -211,14 +259,11 @@ def _by_algorithm(
     return manager
 
 
-def _quantize_by(manager: RecipeManager, base: Base, ranges: Ranges) -> bytes:
-    """Quantizes with our ranges, and with what else an algorithm asks of the images."""
-    calibrator = Calibrator(base.float32, num_threads=THREADS)
-    calibrator.calibrate({INPUT: Samples(base.calibration)}, manager)
-    found = calibrator.get_model_qsvs()
-    merged = {name: {**found.get(name, {}), **ranges.get(name, {})} for name in found | ranges}
-    quantizer = Quantizer(base.float32, manager.get_quantization_recipe())
-    made = quantizer.quantize(merged, enable_progress_bar=False, enable_progress_report=False)
+def _quantize_by(
+    manager: Callable[[], RecipeManager], base: Base, statistics: dict[str, Any]
+) -> bytes:
+    quantizer = Quantizer(base.float32, manager().get_quantization_recipe())
+    made = quantizer.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     return pack(unpack(bytes(made.quantized_model)))
 
 
