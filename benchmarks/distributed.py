@@ -27,11 +27,16 @@ from benchmarks.scale import Sampler, sampled
 from pipeline.data.dataset import REPORT_FILE
 
 WORKERS = 2
+MOST_GROWTH = 1.2  # of a peak, from the first number of photos to the last
 PATIENCE_SECONDS = 60.0  # for a process that starts
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    """Ingests each number of photos on a cluster and on this machine; prints a table of peaks."""
+    """Ingests each number of photos on a cluster and on this machine; prints a table of peaks.
+
+    Raises:
+        SystemExit: an ingest failed, the datasets differ, or a peak grew by more than is promised.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distributed")
     parser.add_argument("--images", type=int, nargs="+", default=[25_000, 100_000])
     options = parser.parse_args(arguments)
@@ -43,6 +48,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     ]
     headers = ["peak in MB", *(f"{count:,}" for count in options.images), "ratio"]
     print(tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True), flush=True)
+    if grown := [role for role in first if last[role] > MOST_GROWTH * first[role]]:
+        raise SystemExit(f"more than {MOST_GROWTH} times as much memory: {', '.join(grown)}")
 
 
 def measure(count: int) -> dict[str, int]:
@@ -83,7 +90,7 @@ def measure(count: int) -> dict[str, int]:
                 role: stack.enter_context(sampled(process.pid)) for role, process in watched.items()
             }
             killer = threading.Thread(
-                target=kill_half_way, args=(workers[0], folder / ".there.partial")
+                target=kill_half_way, args=(workers[0], folder / ".there.partial", client)
             )
             killer.start()
             if client.wait():
@@ -124,15 +131,16 @@ def running(program: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def kill_half_way(worker: subprocess.Popen[bytes], workshop: Path) -> None:
-    """Kills a worker as soon as half of the units of photos are read."""
-
-    def half_is_read() -> bool:
+def kill_half_way(
+    worker: subprocess.Popen[bytes], workshop: Path, client: subprocess.Popen[bytes]
+) -> None:
+    """Kills a worker as soon as half of the units of photos are read, if the ingest lives."""
+    while client.poll() is None:
         units = len(list(workshop.glob("units/*")))
-        return 0 < units <= 2 * len(list(workshop.glob("read/*.jsonl")))
-
-    wait_until(half_is_read)
-    worker.kill()
+        if 0 < units <= 2 * len(list(workshop.glob("read/*.jsonl"))):
+            worker.kill()
+            return
+        time.sleep(0.1)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
