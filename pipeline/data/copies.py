@@ -6,8 +6,9 @@ alike is kept, and grouped, so that it lies in one split.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,8 @@ def leave_out_copies(index: Index) -> int:
         f" AND pixels_digest IN ({copies}) ORDER BY pixels_digest, id"
     )
     duplicates = 0
-    for same in _neighbours(index.select(query)):
+    for _, rows in groupby(index.select(query), key=itemgetter(0)):
+        same = list(rows)
         if len({label for *_, label, _ in same}) > 1:
             _leave_out_conflict(index, [(row, source, label) for _, row, source, label, _ in same])
             continue
@@ -53,18 +55,6 @@ def _leave_out_conflict(index: Index, images: Sequence[tuple[int, str, str]]) ->
             "UPDATE images SET reason = ? WHERE id = ?",
             [(f"same image under labels {labels}: {source} and {other}", row)],
         )
-
-
-def _neighbours(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    """Yields runs of rows whose first value is the same."""
-    run: list[Any] = []
-    for row in rows:
-        if run and run[0][0] != row[0]:
-            yield run
-            run = []
-        run.append(row)
-    if run:
-        yield run
 
 
 def group_near_duplicates(index: Index) -> tuple[int, list[str]]:
