@@ -1,9 +1,13 @@
 """Rollouts to a fleet of 200 devices: how soon a bad one is halted, and how many devices got it.
 
-Simulated are the devices: their clocks, what becomes of an update on them, and their predictions.
-One in five is offline at a time, and one in twenty has a clock that is years off. Real are the
-channel and its rollout, who is in it, the reports (but for their signatures), and what
-`watch-rollout --advance` makes of them, twice a day for two weeks.
+First, a fleet for each kind of release, through the device package itself: see
+`benchmarks.whole_fleet`. Then 100 fleets for each kind, so that rates can be told: their devices
+are arithmetic, without folders, keys and models. Real there are the channel and its rollout, who is
+in it, and what the rules of `watch-rollout --advance` make of reports, twice a day for two weeks.
+With the same chance, both come to the same end, which the first table checks.
+
+One in five devices is offline at a time, and one in twenty has a clock that is years off. By a
+clock that is ahead every signature has expired, so that such a device stays with what it has.
 
 Promised: of good rollouts, whose devices fail at the tolerated rate, at most 2% are halted, and
 none of the others reaches more than the first share and one step of the devices, but for one in
@@ -12,7 +16,7 @@ twenty of a release that fails on a tenth of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -29,9 +33,10 @@ from edgeline.registry.rollout import Member
 DEVICES = 200
 FLEETS = 100  # of each kind of release
 STEPS = (500, 2500, 10_000)
-DAYS = 14
+HALF_DAYS = 28
 HALF_A_DAY = 43_200.0  # seconds
 YEAR = 365 * 86_400.0
+PREDICTIONS = 100  # of a device in half a day
 RULES = Rules(max_latency=0.05, min_agreement=0.95)
 
 
@@ -41,7 +46,7 @@ class Kind:
 
     name: str
     rejects: float = RULES.tolerated  # probability that a device rejects it
-    crashes: float = 0.0  # probability that the process crashes daily on a device
+    crashes: float = 0.0  # probability that a device's process crashes with it, each half day
     seconds: float = 0.02  # that a prediction takes
     agreement: float = 0.97  # probability that a label is the one of the model before
     is_good: bool = False
@@ -57,6 +62,18 @@ KINDS = (
 
 
 @dataclass(frozen=True)
+class Fate:
+    """What chance has in store for a device."""
+
+    id: str
+    skew: float  # seconds by which its clock is off
+    rejects: bool
+    crashes: bool
+    agreed: int  # labels of `PREDICTIONS` that are those of the model before
+    online: tuple[bool, ...]  # by half days
+
+
+@dataclass(frozen=True)
 class End:
     """What became of a rollout."""
 
@@ -66,52 +83,64 @@ class End:
     days: float
 
 
+def draw(kind: Kind, seed: int, devices: int = DEVICES) -> list[Fate]:
+    """Return the fates of a fleet: the same devices, clocks and spells for each kind of release."""
+    rng = np.random.default_rng(seed)
+    return [
+        Fate(
+            id=rng.bytes(16).hex(),
+            skew=(-3, 3)[rng.integers(2)] * YEAR * (number % 20 == 7),
+            rejects=rng.random() < kind.rejects,
+            crashes=rng.random() < kind.crashes,
+            online=tuple((rng.random(HALF_DAYS) >= 0.2).tolist()),
+            agreed=int((rng.random(PREDICTIONS) < kind.agreement).sum()),
+        )
+        for number in range(devices)
+    ]
+
+
 class _Device:
-    def __init__(self, number: int, kind: Kind, rng: np.random.Generator) -> None:
-        self.id = bytes(rng.integers(0, 256, 16, np.uint8)).hex()
+    def __init__(self, fate: Fate, kind: Kind) -> None:
+        self._fate = fate
         self._kind = kind
-        self._rng = rng
-        self._skew = float(rng.choice([-3, 3])) * YEAR if number % 20 == 7 else 0.0
-        self._rejects = rng.random() < kind.rejects
-        self._crashes = rng.random() < kind.crashes
-        self._since: float | None = None  # when it first had the release or tried it
+        self._since: int | None = None  # half day at which it had the release, or tried it
         self.report: Report | None = None
 
-    def live(self, channel: Channel, old: ReleaseRef, now: float) -> None:
+    def live(self, half_day: int, channel: Channel, old: ReleaseRef) -> None:
         """Update and report, unless it is offline."""
-        if self._rng.random() < 0.2:
+        fate = self._fate
+        if not fate.online[half_day]:
             return
-        release = channel.seen_by(Member(self.id)).release
+        release = old if fate.skew > 0 else channel.seen_by(Member(fate.id)).release
         is_new = release != old
         if is_new and self._since is None:
-            self._since = now
-        since = self._since if is_new and self._since is not None else now - YEAR
-        rejected = is_new and self._rejects
-        active = old if rejected else release
+            self._since = half_day
+        rejected = is_new and fate.rejects
+        serves_new = is_new and not rejected
+        active = release if serves_new else old
+        served = half_day - self._since if serves_new and self._since is not None else 0
         latency = [0] * (len(LATENCY_BOUNDS) + 1)
-        seconds = self._kind.seconds if active == release and is_new else 0.02
-        latency[sum(seconds > bound for bound in LATENCY_BOUNDS)] = 500
-        crashes = int((now - since) / HALF_A_DAY) if is_new and self._crashes else 0
+        latency[sum(self._kind.seconds > bound for bound in LATENCY_BOUNDS)] = served * PREDICTIONS
+        now = half_day * HALF_A_DAY + YEAR
         self.report = Report(
-            device=self.id,
+            device=fate.id,
             model=channel.model,
             channel=channel.name,
-            sequence=1,
-            time=now + self._skew,
+            sequence=half_day,
+            time=now,
             software="simulated",
-            checked=now + self._skew,
+            checked=now,
             error=None,
-            active=Served(active.version, active.index.digest, "int8"),
+            active=Served(active.version, active.index.digest, "float32"),
             rejected=Served(release.version, release.index.digest) if rejected else None,
             counts=Counts(
-                since=since + self._skew, predictions=500, crashes=crashes, latency=latency
+                since=now - served * HALF_A_DAY,
+                predictions=served * PREDICTIONS,
+                crashes=served * fate.crashes,
+                latency=latency,
             ),
-            shadow=self._compared(release) if is_new and not rejected else None,
+            shadow=Compared(release.index.digest, PREDICTIONS, fate.agreed) if served else None,
         )
-
-    def _compared(self, release: ReleaseRef) -> Compared:
-        agreed = int(self._rng.binomial(500, self._kind.agreement))
-        return Compared(release.index.digest, predictions=500, agreed=agreed)
 
     @property
     def got_it(self) -> bool:
@@ -119,21 +148,30 @@ class _Device:
         return self._since is not None
 
 
-def roll_out(kind: Kind, seed: int, devices: int = DEVICES) -> End:
-    """Roll a release out to a fleet, watch it, and return what became of it."""
-    rng = np.random.default_rng(seed)
-    old, new = _release(1), _release(2)
-    channel = begun(new, STEPS[0])(Channel("cells", "production", old))
-    fleet = [_Device(number, kind, rng) for number in range(devices)]
-    largest, now, days = STEPS[0], 1_800_000_000.0, 0.0
-    while days < DAYS:
-        now, days = now + HALF_A_DAY, days + 0.5
+_RELEASES = tuple(
+    ReleaseRef(number, Descriptor(OCI_INDEX, f"sha256:{number:064x}", 1000)) for number in (1, 2)
+)
+
+
+def roll_out(
+    kind: Kind,
+    seed: int,
+    devices: int = DEVICES,
+    steps: Sequence[int] = STEPS,
+    releases: Sequence[ReleaseRef] = _RELEASES,
+) -> End:
+    """Roll the second release out to a fleet that has the first, and return what became of it."""
+    old, new = releases
+    channel = begun(new, steps[0])(Channel("cells", "production", old))
+    fleet = [_Device(fate, kind) for fate in draw(kind, seed, devices)]
+    largest = steps[0]
+    for half_day in range(HALF_DAYS):
         for each in fleet:
-            each.live(channel, old, now)
+            each.live(half_day, channel, old)
         rollout = channel.active_rollout
         assert rollout is not None
         judged = judge(rollout, _reports(fleet), RULES)
-        share = next_share(rollout, judged, STEPS)
+        share = next_share(rollout, judged, steps)
         if judged.decision == "halt":
             channel = halted(rollout.number)(channel)
         elif share is not None:
@@ -141,14 +179,19 @@ def roll_out(kind: Kind, seed: int, devices: int = DEVICES) -> End:
         if channel.active_rollout is None:
             break
     assert channel.rollout is not None
-    got = sum(each.got_it for each in fleet)
-    return End(channel.rollout.state, got, largest, days)
+    return End(
+        channel.rollout.state, sum(each.got_it for each in fleet), largest, (half_day + 1) / 2
+    )
 
 
 def main() -> None:
-    """Simulate fleets with every kind of release, and print a table."""
+    """Roll out to a whole fleet with every kind of release, then to many; print two tables."""
+    from benchmarks import whole_fleet
+
+    whole_fleet.main()
     rows = [_row(kind, [roll_out(kind, seed) for seed in range(FLEETS)]) for kind in KINDS]
     headers = ("release", "halted", "complete", "waits", "devices that got it", "days", "kept")
+    print(f"\n{FLEETS} fleets of {DEVICES} devices that are arithmetic, for each release")
     print(tabulate(rows, headers=headers))
 
 
@@ -173,10 +216,6 @@ def _row(kind: Kind, ends: list[End]) -> tuple[object, ...]:
 
 def _reports(fleet: list[_Device]) -> Iterator[Report]:
     return (each.report for each in fleet if each.report is not None)
-
-
-def _release(number: int) -> ReleaseRef:
-    return ReleaseRef(number, Descriptor(OCI_INDEX, f"sha256:{number:064x}", 1000))
 
 
 if __name__ == "__main__":
