@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from securesystemslib.signer import CryptoSigner, Signer
 
+from edgeline.device.shadow import Shadow
 from edgeline.fleet.report import (
     Counts,
     Enrolment,
@@ -59,3 +61,13 @@ def well(device: str, digest: str = NEW) -> Report:
         rejected=None,
         counts=Counts(since=NOW - 2 * DAY, predictions=1000, latency=[1000, *[0] * 13]),
     )
+
+
+def settled(shadow: Shadow | None, tried: int) -> None:
+    """Wait until the shadow has looked at so many images."""
+    assert shadow is not None
+    for _ in range(3000):
+        if shadow.compared.predictions + shadow.compared.errors == tried:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the shadow has looked at {shadow.compared}")

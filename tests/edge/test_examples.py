@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +38,7 @@ from edgeline.fleet.sealing import Opener, generate_key, read_public_key, seal_t
 from edgeline.publish.keys import Signers
 from edgeline.publish.keys import generate_key as generate_signing_key
 from tests.edge.devices import MODEL, device, release
-from tests.edge.fleet import DAY, NEW, NOW, Reporting
+from tests.edge.fleet import DAY, NEW, NOW, Reporting, settled
 from tests.edge.servers import RegistryServer
 
 if TYPE_CHECKING:
@@ -304,8 +303,7 @@ def test_a_shadow_tells_what_it_disagrees_on(pets: Any) -> None:
     served = replace_label("cat")
     for image in (0, 1):
         shadow.offer(image, served, 0.01)  # type: ignore[arg-type]
-        while shadow.compared.predictions <= image:
-            time.sleep(0.001)
+        settled(shadow, image + 1)
     shadow.close()
     assert told == [(1, served, "dog")]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from edgeline.drift import QUANTITIES, Shift
 from edgeline.errors import DeviceError, IntegrityError, ModelError, RegistryError, TrustError
 from edgeline.fleet.gather import Memory, gather
 from edgeline.fleet.halting import Rules, judge, log_ratio, next_share
-from edgeline.fleet.places import open_place
+from edgeline.fleet.places import REPORTS, Place, open_place
 from edgeline.fleet.report import (
     LATENCY_BOUNDS,
     MAX_REPORT,
@@ -42,7 +41,7 @@ from edgeline.fleet.report import (
 from edgeline.registry.format import Descriptor, ReleaseRef
 from edgeline.registry.rollout import Rollout
 from tests.edge.devices import MODEL, device, release
-from tests.edge.fleet import DAY, NEW, NOW, OLD, YEAR, Reporting, well
+from tests.edge.fleet import DAY, NEW, NOW, OLD, YEAR, Reporting, settled, well
 from tests.edge.servers import RegistryServer
 
 if TYPE_CHECKING:
@@ -187,8 +186,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def _gather(place: str, fleet: Signer, memory: Memory | None = None, **options: Any) -> Any:
+    return _gather_all([open_place(place)], fleet, memory, **options)
+
+
+def _gather_all(
+    places: list[Place], fleet: Signer, memory: Memory | None = None, **options: Any
+) -> Any:
     return gather(
-        [open_place(place)],
+        places,
         model=MODEL,
         channel="production",
         keys=[fleet.public_key],
@@ -218,6 +223,28 @@ def test_an_older_report_counts_for_nothing(place: str, mine: Reporting, tmp_pat
     found = _gather(place, mine.fleet, Memory.load(tmp_path / "memory.json"))
     assert found.reports == ()
     assert "11 was read" in found.refused[mine.id]
+
+
+@pytest.mark.parametrize("order", [(10, 11), (11, 10)])
+def test_of_two_places_the_newer_report_counts(
+    order: tuple[int, int], mine: Reporting, tmp_path: Path
+) -> None:
+    places = [open_place(str(tmp_path / str(number))) for number in order]
+    for each, number in zip(places, order, strict=True):
+        each.put(mine.id, mine.report(sequence=number))
+    (report,) = _gather_all(places, mine.fleet).reports
+    assert report.sequence == 11
+
+
+def test_of_a_place_so_much_is_read_and_no_more(
+    place: str, mine: Reporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in IDS[:3]:
+        open_place(place).put(name, mine.report())
+    monkeypatch.setattr("edgeline.fleet.places.MAX_ENTRIES", 2)
+    assert [name for name, _ in open_place(place).entries()] == IDS[:2]
+    small = replace(REPORTS, limit=len(mine.report()) - 1)
+    assert [*open_place(place, kind=small).entries()] == [], "each is larger than its kind"
 
 
 def test_a_damaged_memory_is_not_taken_for_none(tmp_path: Path) -> None:
@@ -424,16 +451,6 @@ def test_a_device_reports_what_it_does(
     assert report.sequence > NOW + YEAR, "it never falls back"
 
 
-def _settled(shadow: Shadow | None, tried: int) -> None:
-    """Wait until the shadow has looked at so many images."""
-    assert shadow is not None
-    for _ in range(3000):
-        if shadow.compared.predictions + shadow.compared.errors == tried:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"the shadow has looked at {shadow.compared}")
-
-
 class _Saying:
     """A classifier that says what it is given."""
 
@@ -452,7 +469,7 @@ def test_a_shadow_is_compared_and_keeps_to_its_budget(store: Store, enrolled: An
     for tried, image in enumerate(("cat", "dog", None), 1):
         assert not shadow.is_done
         shadow.offer(cast("Any", image), served, 0.02)
-        _settled(shadow, tried)
+        settled(shadow, tried)
     assert shadow.is_done
     shadow.offer("cat", served, 0.02)
     shadow.close()
@@ -481,10 +498,10 @@ def test_a_new_model_is_compared_before_it_takes_over(
         assert watcher.classify(image)[0].version == 1
         shadow = watcher._shadow
         assert shadow is not None
-        _settled(shadow, 1)
+        settled(shadow, 1)
         watcher.check()
         assert watcher.classify(image)[0].version == 1
-        _settled(shadow, 2)
+        settled(shadow, 2)
         watcher.check()
         assert watcher.classify(image)[0].version == 2
         assert watcher._shadow is None
@@ -502,17 +519,17 @@ def test_a_restart_goes_on_with_a_comparison(enrolled: Any, store: Store, models
         release(store, models, 2)
         watcher.check()
         watcher.predict(image)
-        _settled(watcher._shadow, 1)
+        settled(watcher._shadow, 1)
     with Watcher(enrolled, shadow=settings) as watcher:
         assert watcher.classify(image)[0].version == 1, "the comparison has two to go"
-        _settled(watcher._shadow, 2)
+        settled(watcher._shadow, 2)
         watcher.check()
         # As when power fails: nothing is said any more.
         kept = (enrolled.folder.path / SHADOW_FILE).read_bytes()
     (enrolled.folder.path / SHADOW_FILE).write_bytes(kept)
     with Watcher(enrolled, shadow=settings) as watcher:
         assert watcher.classify(image)[0].version == 1
-        _settled(watcher._shadow, 3)
+        settled(watcher._shadow, 3)
         watcher.check()
         assert watcher.classify(image)[0].version == 2
         assert not (enrolled.folder.path / SHADOW_FILE).exists()

@@ -147,8 +147,7 @@ class Watcher:
             # Not before: who reads it may ask for the state at once.
             _log.warning("%s", problem)
         self._keep_shadow()
-        self._keep_drift()
-        self._keep_examples()
+        self._keep_seen()
         self._report()
         return self._pause()
 
@@ -362,8 +361,7 @@ class Watcher:
     def _close(self) -> None:
         self._keep_shadow()
         self._close_shadow()
-        self._keep_drift()
-        self._keep_examples()
+        self._keep_seen()
         if self._reporter is None:
             return
         try:
@@ -376,7 +374,7 @@ class Watcher:
 
         # The one before is let go, not closed: a thread may be predicting with it.
         self._classifier = Classifier.from_installed(loaded, num_threads=self.device.num_threads)
-        self._keep_drift()
+        self._keep_seen()
         self._drift = self._monitor(loaded, self._classifier.labels)
         return loaded.installed
 
@@ -428,23 +426,16 @@ class Watcher:
         if classifier is not None:
             self._offer(classifier, image, served, shadow)
 
-    def _keep_examples(self) -> None:
-        if self._hard_examples is None:
-            return
-        try:
-            with self.device.folder.translated():
-                self._hard_examples.save()
-        except (BlockingIOError, EdgelineError) as error:
-            _log.warning("images were not kept: %s", str(error))
-
-    def _keep_drift(self) -> None:
-        if self._drift is None:
-            return
-        try:
-            with self.device.folder.translated():
-                self._drift.save()
-        except EdgelineError as error:
-            _log.warning("%s", str(error))
+    def _keep_seen(self) -> None:
+        """Write what was counted for drift, and the images that are kept for the owner."""
+        for seen in (self._drift, self._hard_examples):
+            if seen is None:
+                continue
+            try:
+                with self.device.folder.translated():
+                    seen.save()
+            except (BlockingIOError, EdgelineError) as error:
+                _log.warning("what was seen is not kept: %s", str(error))
 
     def _tell(self, installed: InstalledModel) -> None:
         if self._on_update is None or self._state.told == installed.id:

@@ -408,24 +408,14 @@ def parse_counts(value: object) -> Counts:
     Raises:
         ValueError, TypeError: they are malformed.
     """
-    if not isinstance(value, dict) or value.keys() != {each.name for each in fields(Counts)}:
-        raise ValueError("expected all counts and nothing else")
-    labels, latency = value["labels"], value["latency"]
+    document = _fields(value, Counts)
+    labels, latency = document["labels"], document["latency"]
     if not isinstance(labels, dict) or len(labels) > MAX_LABELS + 1:
         raise ValueError(f"expected at most {MAX_LABELS} labels")
     if not isinstance(latency, list) or len(latency) != len(LATENCY_BOUNDS) + 1:
         raise ValueError("expected a latency histogram with other bounds")
-    return Counts(
-        since=_number(value["since"]),
-        predictions=_count(value["predictions"]),
-        image_errors=_count(value["image_errors"]),
-        model_errors=_count(value["model_errors"]),
-        crashes=_count(value["crashes"]),
-        confidence=_number(value["confidence"]),
-        entropy=_number(value["entropy"]),
-        labels={one_line(name): _count(count) for name, count in labels.items()},
-        latency=[_count(each) for each in latency],
-    )
+    labels = {one_line(name): _count(count) for name, count in labels.items()}
+    return Counts(**{**document, "labels": labels, "latency": [*map(_count, latency)]})
 
 
 def parse_compared(value: object) -> Compared | None:
@@ -437,18 +427,8 @@ def parse_compared(value: object) -> Compared | None:
     """
     if value is None:
         return None
-    if not isinstance(value, dict) or value.keys() != {each.name for each in fields(Compared)}:
-        raise ValueError("expected a comparison")
-    found = Compared(
-        digest=check_digest(value["digest"]),
-        predictions=_count(value["predictions"]),
-        agreed=_count(value["agreed"]),
-        errors=_count(value["errors"]),
-        confidence=_number(value["confidence"]),
-        served_confidence=_number(value["served_confidence"]),
-        seconds=_number(value["seconds"]),
-        served_seconds=_number(value["served_seconds"]),
-    )
+    document = _fields(value, Compared)
+    found = Compared(**{**document, "digest": check_digest(document["digest"])})
     if found.agreed > found.predictions:
         raise ValueError("more agreed than were compared")
     return found
@@ -463,25 +443,23 @@ def parse_drift(value: object) -> Drift | None:
     """
     if value is None:
         return None
-    if not isinstance(value, dict) or value.keys() != {each.name for each in fields(Drift)}:
-        raise ValueError("expected what is known of drift")
-    shifts = value["shifts"]
+    document = _fields(value, Drift)
+    shifts = document["shifts"]
     if not isinstance(shifts, dict) or shifts.keys() != set(QUANTITIES):
         raise ValueError(f"expected shifts of {', '.join(QUANTITIES)}")
-    return Drift(
-        digest=check_digest(value["digest"]),
-        since=_number(value["since"]),
-        until=_number(value["until"]),
-        images=_count(value["images"]),
-        shifts={name: _shift(shifts[name]) for name in QUANTITIES},
-    )
-
-
-def _shift(value: Any) -> Shift:
-    found = Shift(_number(value["index"]), _number(value["p_value"]))
-    if found.p_value > 1:
+    read = {name: Shift(**_fields(shifts[name], Shift)) for name in QUANTITIES}
+    if any(each.p_value > 1 for each in read.values()):
         raise ValueError("expected a probability")
-    return found
+    return Drift(**{**document, "digest": check_digest(document["digest"]), "shifts": read})
+
+
+def _fields(value: object, kind: type) -> dict[str, Any]:
+    """Return a dataclass's fields, all and no others, of which the numbers are read."""
+    named = {each.name: each.type for each in fields(kind)}
+    if not isinstance(value, dict) or value.keys() != named.keys():
+        raise ValueError(f"expected {', '.join(named)} and nothing else")
+    readers: dict[Any, Callable[[object], object]] = {int: _count, float: _number}
+    return {name: readers.get(of, lambda each: each)(value[name]) for name, of in named.items()}
 
 
 def without_paths(text: str) -> str:
