@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -27,7 +26,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from tabulate import tabulate
 
 from benchmarks.fleet import (
     DEVICES,
@@ -69,6 +67,9 @@ CONTRACT = PreprocessingContract(height=SIDE, width=SIDE, max_side=512, labels=L
 START = 1_800_000_000.0  # seconds since 1970
 SETTLING = 8  # half days after the end, in which every device is online at some time
 SEED = 0
+
+_ROW = "{:<22} {:<9} {:>5} {:>6} {:>7}  {:<23} {}"
+_HEADERS = ("release", "end", "days", "share", "got it", "have it 4 days later", "as simulated")
 
 
 @contextmanager
@@ -279,8 +280,10 @@ def roll_out_whole(
             state = "halted" if told["action"] == "halted" else "complete"
             break
     end = End(state, sum(each.got_it for each in fleet), largest, (half_day + 1) / 2)
+    # Where it was halted, the others have nothing to go back from.
+    concerned = [each for each in fleet if each.got_it or state == "complete"]
     for later in range(SETTLING):
-        for number, device in enumerate(fleet):
+        for number, device in enumerate(concerned):
             device.live(now + (later + 1) * HALF_A_DAY, online=(number + later) % 5 > 0)
     return Outcome(
         end,
@@ -304,30 +307,27 @@ def _edgeline(ready: Ready, command: str, *arguments: str) -> Mapping[str, Any]:
 def main() -> None:
     """Roll out to a fleet with each kind of release, and print a table."""
     logging.getLogger("edgeline").setLevel(logging.ERROR)  # devices complain of being offline
-    rows = []
+    print(f"a fleet of {DEVICES} devices through the package, for each release", flush=True)
+    print(_ROW.format(*_HEADERS), flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = _model()
         names = [fate.id for fate in draw(KINDS[0], SEED)]
-        print(f"making {DEVICES} devices", file=sys.stderr, flush=True)
         made = prepare(folder / "made", (model, model + b"another"), names)
         for number, kind in enumerate(KINDS):
-            print(f"rolling out: {kind.name}", file=sys.stderr, flush=True)
             ready = replace(made, folder=folder / str(number))
             shutil.copytree(made.folder, ready.folder, symlinks=True)
             outcome = roll_out_whole(ready, kind, draw(kind, SEED))
             same = outcome.end == roll_out(kind, SEED, releases=made.releases)
-            rows.append(_row(kind, outcome, same))
+            print(_row(kind, outcome, same), flush=True)
             shutil.rmtree(ready.folder)
-    print(f"a fleet of {DEVICES} devices through the package, for each release")
-    headers = ("release", "end", "days", "share", "got it", "have it 4 days later", "as simulated")
-    print(tabulate(rows, headers=headers))
 
 
-def _row(kind: Kind, outcome: Outcome, same: bool) -> tuple[object, ...]:
+def _row(kind: Kind, outcome: Outcome, same: bool) -> str:
     end = outcome.end
     have = f"{outcome.serving} of {outcome.able} that can"
-    return (kind.name, end.state, end.days, percent(end.largest), end.got, have, same)
+    days, share = f"{end.days:g}", percent(end.largest)
+    return _ROW.format(kind.name, end.state, days, share, end.got, have, str(same))
 
 
 def _model() -> bytes:
