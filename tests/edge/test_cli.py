@@ -50,10 +50,30 @@ def test_importing_edgeline_loads_nothing_heavy(python: Python) -> None:
     assert done.stdout == "set()\n"
 
 
-def test_publishing_needs_no_numpy(python: Python) -> None:
-    code = "import sys, edgeline.publish.release, edgeline.publish.channels; "
-    done = python("-c", code + "print('numpy' in sys.modules)")
-    assert done.stdout == "False\n"
+WITHOUT_DEVICE_LIBRARIES = (
+    "import sys; sys.modules |= dict.fromkeys(('PIL', 'ai_edge_litert', 'numpy'));"
+    "from edgeline.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+def test_predicting_says_what_is_missing_where_only_a_registry_is_looked_after(
+    python: Python, pets: "Store", root: Path, photos: Path
+) -> None:
+    arguments = ("--registry", pets.path, "--model", "pets", "--root", root)
+    done = python("-c", WITHOUT_DEVICE_LIBRARIES, "predict", photos / "red.png", *arguments)
+    assert done.returncode == 3
+    assert "comes with the distribution edgeline and not with edgeline-registry" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_looking_after_a_registry_needs_neither_numpy_nor_pillow_nor_litert(
+    python: Python,
+) -> None:
+    publish = "publish.release, edgeline.publish.channels, edgeline.publish.verify"
+    fleet = "fleet.gather, edgeline.fleet.halting, edgeline.fleet.page, edgeline.fleet.places"
+    code = f"import sys, edgeline.{publish}, edgeline.{fleet}; "
+    done = python("-c", code + "print({'PIL', 'ai_edge_litert', 'numpy'} & {*sys.modules})")
+    assert done.stdout == "set()\n", done.stderr
 
 
 def test_help_loads_nothing_that_it_does_not_need(python: Python) -> None:

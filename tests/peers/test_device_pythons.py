@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from components.tflite_models import TFLiteModelsFolder
 from edgeline.contract import PreprocessingContract
 from tests.conftest import make_registry, publish_release
+from tests.edge.judged import judged
 
 pytestmark = pytest.mark.peers
 
@@ -45,13 +47,15 @@ def _interpreter(version: str) -> str:
     return python
 
 
-def make_environment(folder: Path, version: str, *others: str, extras: str = "") -> None:
+def make_environment(
+    folder: Path, version: str, *others: str, extras: str = "", part: str = "edge"
+) -> None:
     """Does `pip install ./edge` with a version of Python, in an environment in `folder`."""
     subprocess.run([_interpreter(version), "-m", "venv", str(folder)], check=True)
     # A copy: a build in the checkout would leave files there.
     shutil.copytree(ROOT / "edge", folder / "edge", ignore=shutil.ignore_patterns("__pycache__"))
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, f"{folder / 'edge'}{extras}", *others], check=True)
+    subprocess.run([*pip, f"{folder / part}{extras}", *others], check=True)
 
 
 @pytest.fixture(scope="module", params=ENVIRONMENTS)
@@ -67,7 +71,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a registry, and with the keys that it is trusted by."""
     folder = tmp_path_factory.mktemp("published")
     make_registry(folder, "colours")
-    publish_release(folder, "colours", {"float32": colours_model()}, CONTRACT)
+    variants = {"float32": colours_model()}
+    publish_release(folder, "colours", variants, CONTRACT, verdict=judged(variants))
     return folder
 
 
@@ -148,3 +153,17 @@ def test_nothing_heavy_comes_along(device: Path) -> None:
     assert "edgeline" in names
     assert not names & {"cryptography", "cffi", "oras", "requests", "scipy", "pandas"}
     assert not {name for name in names if name.startswith(("tensorflow", "tfx", "keras", "apache"))}
+
+
+def test_a_laptop_promotes_without_what_predicts(registry: Path, tmp_path: Path) -> None:
+    laptop = tmp_path / "laptop"
+    make_environment(laptop, "3.11", part="edge/registry")
+    installed = json.loads(run_in(laptop, "python", "-m", "pip", "list", "--format=json"))
+    assert not {"ai-edge-litert", "numpy", "pillow"} & {each["name"].lower() for each in installed}
+    shutil.copytree(registry, tmp_path / "published")
+    store, keys = tmp_path / "published" / "registry", tmp_path / "published" / "keys"
+    signing = ["--root", str(keys / "root.json"), "--key", str(keys), "--yes"]
+    move = ["--from", "candidate", "--to", "production"]
+    said = run_in(laptop, "edgeline", "registry", "promote", str(store), "colours", *move, *signing)
+    assert "colours/production serves v1" in said
+    assert re.fullmatch(r"edgeline [0-9.]+\n", run_in(laptop, "edgeline", "--version"))

@@ -20,17 +20,21 @@ A quantity has shifted by both. Of windows of images like the test split's, draw
 most one in a thousand shows a shift in any of the five.
 """
 
+from __future__ import annotations
+
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from edgeline._json import dump_canonical, parse_object
 from edgeline.errors import IntegrityError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 STATISTICS = ("brightness", "contrast", "sharpness")  # of an image
 QUANTITIES = ("label", "confidence", *STATISTICS)
@@ -59,8 +63,10 @@ class Histogram:
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, values: NDArray[np.float32]) -> "Histogram":
+    def of(cls, values: NDArray[np.float32]) -> Histogram:
         """Return one of values `[n]`, with bins that hold about as many each."""
+        import numpy as np
+
         bins = min(_BINS, max(2, len(values) // _IMAGES_PER_BIN))
         quantiles = np.quantile(values, np.arange(1, bins) / bins, method="lower")
         bounds = np.unique(quantiles).astype(np.float64)
@@ -95,8 +101,7 @@ class Seen:
         self.counts["label"][label_id] += 1
         values = (confidence, *statistics)
         for name, value in zip(QUANTITIES[1:], values, strict=True):
-            place = int(np.searchsorted(self.bounds[name], value, side="right"))
-            self.counts[name][place] += 1
+            self.counts[name][bisect_right(self.bounds[name], value)] += 1
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ class Sketch:
         statistics: NDArray[np.float32],
         *,
         classes: int,
-    ) -> "Sketch":
+    ) -> Sketch:
         """Return the sketch of a split.
 
         Args:
@@ -144,6 +149,8 @@ class Sketch:
             statistics: `image_statistics` of the images, `[images, 3]`.
             classes: How many labels there are.
         """
+        import numpy as np
+
         labels = np.bincount(label_ids, minlength=classes)
         columns = (confidences, *statistics.T)
         histograms = (Histogram.of(values) for values in columns)
@@ -174,7 +181,7 @@ class Sketch:
         )
 
     @classmethod
-    def from_json(cls, data: bytes, *, classes: int) -> "Sketch":
+    def from_json(cls, data: bytes, *, classes: int) -> Sketch:
         """Read the sketch of a model with so many labels from untrusted bytes.
 
         Raises:
@@ -206,6 +213,8 @@ def image_statistics(pixels: NDArray[np.float32]) -> tuple[float, float, float]:
     Args:
         pixels: The model's input, float32 `[height, width, 3]`, from 0 to 1.
     """
+    import numpy as np
+
     red, green, blue = np.moveaxis(pixels, -1, 0)
     luma = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
     inner = luma[1:-1, 1:-1]
@@ -221,13 +230,14 @@ def shift_between(expected: Sequence[int], seen: Sequence[int]) -> Shift:
     bins = _joined(expected, seen)
     if len(bins) < 2:
         return Shift(0.0, 1.0)
-    counts = np.array(bins, np.float64).T  # [2, bins]
-    totals = counts.sum(axis=1, keepdims=True)
-    means = totals * counts.sum(axis=0) / totals.sum()
-    statistic = float(((counts - means) ** 2 / means).sum())
-    # Half an image more in each bin, for those in which one of the two has none.
-    p, q = (counts + 0.5) / (totals + 0.5 * len(bins))
-    index = float(((q - p) * np.log(q / p)).sum())
+    totals = [sum(column) for column in zip(*bins, strict=True)]
+    statistic = index = 0.0
+    for counts in bins:
+        means = [total * sum(counts) / sum(totals) for total in totals]
+        statistic += sum((n - mean) ** 2 / mean for n, mean in zip(counts, means, strict=True))
+        # Half an image more in each bin, for those in which one of the two has none.
+        p, q = ((n + 0.5) / (t + 0.5 * len(bins)) for n, t in zip(counts, totals, strict=True))
+        index += (q - p) * math.log(q / p)
     return Shift(index, chi_square_tail(statistic, len(bins) - 1))
 
 

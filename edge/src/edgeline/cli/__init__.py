@@ -19,6 +19,8 @@ from edgeline.cli.predict import add_predict
 from edgeline.cli.registry import add_registry
 from edgeline.errors import EdgelineError
 
+_DEVICE_LIBRARIES = ("PIL", "ai_edge_litert", "numpy")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
@@ -41,6 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgelineError as error:
         note(str(error))
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _DEVICE_LIBRARIES:
+            raise
+        note(
+            f"This command needs {error.name}, which comes with the distribution edgeline and not "
+            "with edgeline-registry. Install edgeline in an environment of its own"
+        )
+        return EdgelineError.exit_code
     except (KeyboardInterrupt, EOFError):
         # Control-C, or Control-D where a passphrase was asked for.
         return 130
@@ -101,9 +111,9 @@ class _Version(argparse.Action):
     """Prints the version, which takes longer to find than everything else here."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
+        from edgeline._version import edgeline_version
 
-        print(f"edgeline {version('edgeline')}")
+        print(f"edgeline {edgeline_version()}")
         parser.exit()
 
 

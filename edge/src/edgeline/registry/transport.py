@@ -19,9 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
 from http.client import HTTPException
-from importlib.metadata import version
 from typing import TypeVar
 from urllib.parse import urlencode, urljoin
 
@@ -31,6 +29,7 @@ from urllib3.exceptions import TimeoutError as UrllibTimeoutError
 
 from edgeline._json import parse_object
 from edgeline._text import quoted
+from edgeline._version import edgeline_version
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError, UnreachableError
 from edgeline.registry._sockets import Budget, CannotConnectError, Clock, open_pool, tls_contexts
 from edgeline.registry.connection import Connection
@@ -426,7 +425,11 @@ class Client:
                 request.method,
                 target.path,
                 body=request.body() if callable(request.body) else request.body,
-                headers={"User-Agent": _user_agent(), "Accept-Encoding": "identity", **headers},
+                headers={
+                    "User-Agent": f"edgeline/{edgeline_version()}",
+                    "Accept-Encoding": "identity",
+                    **headers,
+                },
                 retries=False,
                 redirect=False,
                 assert_same_host=False,
@@ -506,11 +509,6 @@ class Client:
                 )
             )
         return service
-
-
-@cache
-def _user_agent() -> str:
-    return f"edgeline/{version('edgeline')}"
 
 
 def is_loopback(host: str) -> bool:
