@@ -42,7 +42,6 @@ from edgeline.device.trial import TRIAL_SECONDS, try_model
 from edgeline.errors import (
     DeviceError,
     EdgelineError,
-    IntegrityError,
     NotFoundError,
     RejectedError,
 )
@@ -329,11 +328,9 @@ class _Check:
             error_kind=None,
         )
         if found is None:
-            there = ", ".join(f"{each.model}/{each.name}" for each in channels.channels())
-            raise NotFoundError(
-                f"{store.location} has no release of {self._device.model!r} in channel "
-                f"{self._device.channel!r}; it has {there or 'none'}"
-            )
+            from edgeline.registry.reader import serves_nothing
+
+            raise serves_nothing(store, channels, self._device.model, self._device.channel)
         return found
 
     def _forget_withdrawn(self, channel: "Channel") -> None:
@@ -389,13 +386,7 @@ class _Check:
     def _open(self, store: "ReadStore", channel: "Channel") -> "Release":
         from edgeline.registry.reader import RegistryReader
 
-        release = RegistryReader(store).open(channel.release)
-        if release.model != self._device.model:
-            raise IntegrityError(
-                f"Channel {channel.name!r} of {channel.model!r} points at {release.tag}, "
-                f"which is a release of {release.model!r}"
-            )
-        return release
+        return RegistryReader(store).open_served(channel)
 
     def _downloads(self, store: "ReadStore") -> Downloads:
         return Downloads(

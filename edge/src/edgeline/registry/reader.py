@@ -50,6 +50,7 @@ from edgeline.registry.format import (
 from edgeline.registry.store import ReadStore
 
 if TYPE_CHECKING:
+    from edgeline.registry.bundle import Channel
     from edgeline.registry.trust import TrustedChannels
 
 
@@ -157,15 +158,20 @@ class RegistryReader:
         """
         found = channels.channel(model, channel)
         if found is None:
-            there = (f"{each.model}/{each.name}" for each in channels.channels())
-            raise NotFoundError(
-                f"{self._store.location} has no release of {model!r} in channel {channel!r}; "
-                f"it has {_listed(there)}"
-            )
-        release = self.open(found.release)
-        if release.model != model:
+            raise serves_nothing(self._store, channels, model, channel)
+        return self.open_served(found)
+
+    def open_served(self, channel: "Channel") -> Release:
+        """Open the release that a channel serves.
+
+        Raises:
+            IntegrityError: the release is not what was signed, or is one of another model.
+            ContractError: it needs preprocessing that this edgeline does not know.
+        """
+        release = self.open(channel.release)
+        if release.model != channel.model:
             raise IntegrityError(
-                f"Channel {channel!r} of {model!r} points at {release.tag}, "
+                f"Channel {channel.name!r} of {channel.model!r} points at {release.tag}, "
                 f"which is a release of {release.model!r}"
             )
         return release
@@ -287,6 +293,17 @@ class RegistryReader:
             report=_optional(layers, REPORT),
             provenance=_optional(layers, PROVENANCE),
         )
+
+
+def serves_nothing(
+    store: ReadStore, channels: "TrustedChannels", model: str, channel: str
+) -> NotFoundError:
+    """Return the error that a channel serves nothing, which says which ones do."""
+    there = (f"{each.model}/{each.name}" for each in channels.channels())
+    return NotFoundError(
+        f"{store.location} has no release of {model!r} in channel {channel!r}; it has "
+        f"{_listed(there)}"
+    )
 
 
 def _descriptors(document: Mapping[str, Any], key: str) -> list[Descriptor]:
