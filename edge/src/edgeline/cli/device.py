@@ -175,7 +175,7 @@ def _status_json(
         "drift": _drift_json(drift) if drift else None,
         "checked": state.checked or None,
         "expires": state.expires or None,
-        "stale": _stale(state),
+        "stale": state.is_stale(),
         "failed": state.failed or None,
         "error": state.error,
         "bytes": device.folder.size(),
@@ -216,16 +216,10 @@ def _model_line(installed: "InstalledModel | None") -> str:
     return f"{installed.tag} {installed.variant} {installed.digest[:19]}"
 
 
-def _stale(state: "State") -> bool:
-    import time
-
-    return 0 < state.expires < max(time.time(), state.floor)
-
-
 def _signatures(state: "State") -> str:
     if not state.expires:
         return "none seen yet"
-    if _stale(state):
+    if state.is_stale():
         return f"stale: they expired on {_when(state.expires)}; no updates until signed anew"
     return f"good until {_when(state.expires)}"
 

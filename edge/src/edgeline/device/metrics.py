@@ -2,7 +2,6 @@
 
 import bisect
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -137,7 +136,7 @@ def _about(channel: str, installed: "InstalledModel | None", state: "State") -> 
     )
     yield f"edgeline_signatures_expire_timestamp_seconds {state.expires:.0f}"
     yield from _family("edgeline_stale", "gauge", "Whether the signatures seen last expired.")
-    yield f"edgeline_stale {int(0 < state.expires < max(time.time(), state.floor))}"
+    yield f"edgeline_stale {int(state.is_stale())}"
     yield from _family("edgeline_last_check_failed", "gauge", "Whether the last check failed.")
     yield f"edgeline_last_check_failed {int(state.error is not None)}"
     if state.error_kind is not None:

@@ -26,6 +26,7 @@ import hashlib
 import logging
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -167,6 +168,10 @@ class State:
     error: str | None = None  # of that check
     error_kind: str | None = None  # its class
     told: str | None = None  # id of the model that `on_update` was last called with
+
+    def is_stale(self) -> bool:
+        """Tell whether the signatures that were seen last have expired."""
+        return 0 < self.expires < max(time.time(), self.floor)
 
 
 class StateFolder:
