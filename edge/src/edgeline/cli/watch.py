@@ -28,6 +28,7 @@ HOOK_SECONDS = 60.0
 REPORTS_VARIABLE = "EDGELINE_REPORTS"
 
 _DAY = 86_400.0
+_LONGEST_INTERVAL = 3600.0  # seconds that failures let the time between two checks grow to
 
 
 def add_watch(commands: Any) -> None:
@@ -58,21 +59,7 @@ def add_watch(commands: Any) -> None:
         type=_seconds,
         default=300.0,
         metavar="SECONDS",
-        help="between two checks, default: 300",
-    )
-    parser.add_argument(
-        "--jitter",
-        type=_share,
-        default=0.2,
-        metavar="SHARE",
-        help="by which part of it an interval varies at random, default: 0.2",
-    )
-    parser.add_argument(
-        "--max-interval",
-        type=_seconds,
-        default=3600.0,
-        metavar="SECONDS",
-        help="that failures let the interval grow to, default: 3600",
+        help="between two checks, give or take a fifth, default: 300",
     )
     parser.add_argument(
         "--port", type=_port, metavar="PORT", help="serve health and predictions on 127.0.0.1"
@@ -129,8 +116,6 @@ def _run(options: argparse.Namespace) -> int:
     log_to_stderr(verbose=True)
     if options.on_update is not None and not options.on_update:
         raise UsageError("--on-update: expected a program to run")
-    if options.interval > options.max_interval:
-        raise UsageError("--interval: expected at most --max-interval")
     for option in ("shadow", "drift", "keep_hard"):
         if getattr(options, option) and options.port is None:
             raise UsageError(
@@ -142,8 +127,7 @@ def _run(options: argparse.Namespace) -> int:
         device,
         preference=preference(options),
         interval=options.interval,
-        jitter=options.jitter,
-        max_interval=options.max_interval,
+        max_interval=max(options.interval, _LONGEST_INTERVAL),
         on_update=_hook(options.on_update, device) if options.on_update else None,
         predicts=options.port is not None,
         reporter=_reporter(options, device),
@@ -238,13 +222,6 @@ def _images_a_day(text: str) -> int:
     value = int(text)
     if not 1 <= value <= MAX_PER_DAY:
         raise argparse.ArgumentTypeError(f"expected 1 to {MAX_PER_DAY} images a day, got {text}")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 0 and less than 1, got {text}")
     return value
 
 
