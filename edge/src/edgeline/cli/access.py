@@ -6,9 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeline._files import read_bounded
 from edgeline.cli.output import UsageError, note
 from edgeline.errors import RegistryError
+from edgeline.registry.home import read_root
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 ROOT_VARIABLE = "EDGELINE_ROOT"
 STATE_VARIABLE = "EDGELINE_STATE"
 KEYS_VARIABLE = "EDGELINE_KEYS"
-
-_MAX_ROOT = 512 << 10  # bytes
 
 
 def connection(options: argparse.Namespace) -> "Connection":
@@ -76,7 +74,7 @@ def required_root(options: argparse.Namespace) -> bytes:
             "the root.json that `edgeline registry init` made; get it from whoever keeps the "
             "registry, and not from the registry itself"
         )
-    return _read_root(path)
+    return read_root(path)
 
 
 def state_folder(options: argparse.Namespace) -> Path | None:
@@ -89,7 +87,7 @@ def any_root(options: argparse.Namespace, store: "ReadStore") -> bytes:
     """Return the trusted root; without one, the store's own, saying how little that proves."""
     path = _root_path(options)
     if path is not None:
-        return _read_root(path)
+        return read_root(path)
     root = first_root(store)
     note(
         "signatures are checked against the store's own root, which whoever wrote the store may "
@@ -196,15 +194,3 @@ def _root_path(options: argparse.Namespace) -> Path | None:
 def _path_from_environment(variable: str) -> Path | None:
     value = os.environ.get(variable)
     return Path(value) if value else None
-
-
-def _read_root(path: Path) -> bytes:
-    try:
-        return read_bounded(path, _MAX_ROOT)
-    except OSError as error:
-        raise RegistryError(
-            f"The trusted root {path} cannot be read: {error.strerror}. It is the root.json that "
-            "`edgeline registry init` made"
-        ) from None
-    except ValueError as error:
-        raise RegistryError(f"{path} is too large for a root.json: {error}") from None

@@ -1,14 +1,14 @@
 """`edgeline benchmark`: how fast the variants of a release are on this device."""
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.device_options import add_device, log_to_stderr, open_device
 from edgeline.cli.options import add_command, add_json, at_least
-from edgeline.cli.output import megabytes, note, print_json, print_table, printable
-from edgeline.errors import DeviceError
+from edgeline.cli.output import megabytes, note, print_json, print_table, printable, write_file
 
 if TYPE_CHECKING:
     from edgeline.device.bench import Figures
@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
             note(f"{found.variant}: {found.error}")
     document = {**about, "figures": [vars(each) for each in figures]}
     if options.output is not None:
-        _write(options.output, document)
+        write_file(options.output, json.dumps(document, indent=2).encode() + b"\n")
     if options.json:
         print_json(document)
     else:
@@ -86,17 +86,6 @@ def _row(each: "Figures") -> tuple[str, ...]:
         megabytes(each.memory),
         megabytes(each.size),
     )
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    import json
-
-    from edgeline._files import write_whole
-
-    try:
-        write_whole(path, json.dumps(document, indent=2).encode() + b"\n")
-    except OSError as error:
-        raise DeviceError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _numbers(text: str) -> list[int]:

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from edgeline._json import dump_canonical
 from edgeline.cli.device_options import add_device, open_device
 from edgeline.cli.options import add_command
-from edgeline.cli.output import note, print_json
+from edgeline.cli.output import note, print_json, write_file
 from edgeline.errors import DeviceError
 
 
@@ -42,22 +43,12 @@ def _enrol(options: argparse.Namespace) -> int:
         if options.output is None:
             print_json(request)
         else:
-            _write(options.output, request)
+            write_file(options.output, dump_canonical(request) + b"\n")
         note("hand this to whoever holds the fleet key, who gives `edgeline registry fleet enrol`")
         return 0
     accept_enrolment(device, read_small(options.accept))
     print(f"The reports of this device on {device.model} count from now on.")
     return 0
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    from edgeline._files import write_whole
-    from edgeline._json import dump_canonical
-
-    try:
-        write_whole(path, dump_canonical(document) + b"\n")
-    except OSError as error:
-        raise DeviceError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def read_small(path: Path) -> bytes:

@@ -62,6 +62,12 @@ def add_store(parser: argparse.ArgumentParser, name: str = "store") -> None:
     )
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the store, and the name of a model in it, as the next positional arguments."""
+    add_store(parser)
+    parser.add_argument("model", metavar="MODEL", help="the model's name in the registry")
+
+
 def add_connection(parser: argparse.ArgumentParser) -> None:
     """Add how to reach a registry server. Credentials come from Docker's config.json."""
     group = parser.add_argument_group("connection, for oci:// only")
@@ -175,6 +181,13 @@ def add_share(parser: argparse.ArgumentParser, what: str) -> None:
         metavar="NAME",
         help="and to the devices of this group, whatever the share; repeatable",
     )
+
+
+def add_reading(parser: argparse.ArgumentParser, json: str = "one JSON object") -> None:
+    """Add what commands take that look at signed metadata and print what they found."""
+    add_root(parser)
+    add_json(parser, json)
+    add_connection(parser)
 
 
 def add_signing(parser: argparse.ArgumentParser) -> None:

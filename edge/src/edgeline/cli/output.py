@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from edgeline.errors import EdgelineError
+from edgeline.errors import EdgelineError, RegistryError
 
 if TYPE_CHECKING:
     from edgeline.publish.metadata import RoleStatus
@@ -39,6 +40,23 @@ class Progress:
         if now >= self._next:
             self._next = now + _PATIENCE
             note(text)
+
+
+def write_file(path: Path, data: bytes, *, anew: bool = False) -> None:
+    """Write a file that the command line names, whole; `anew`, one that must not be there yet.
+
+    Raises:
+        RegistryError: it cannot be written.
+    """
+    from edgeline._files import create_whole, write_whole
+
+    try:
+        if path.exists() and not path.is_file() and not anew:
+            path.write_bytes(data)  # such as /dev/stdout, which must not be replaced
+        else:
+            (create_whole if anew else write_whole)(path, data)
+    except OSError as error:
+        raise RegistryError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def note(text: str) -> None:

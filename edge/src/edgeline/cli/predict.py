@@ -6,6 +6,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,10 +161,7 @@ def _predict(
     underway: deque[str] = deque()
 
     def told() -> Iterator[str]:
-        for path in (first, second):
-            underway.append(path)
-            yield path
-        for path in paths:
+        for path in chain((first, second), paths):
             underway.append(path)
             yield path
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from edgeline.cli.access import existing_store, repository
 from edgeline.cli.options import (
     add_command,
+    add_model,
     add_share,
     add_signing,
-    add_store,
     add_yes,
     version,
 )
@@ -49,8 +49,7 @@ def add_promote(group: Any) -> None:
   edgeline registry promote registry solar-cells --from candidate --to production --share 5%
 """,
     )
-    add_store(parser)
-    parser.add_argument("model", metavar="MODEL", help="the model's name in the registry")
+    add_model(parser)
     parser.add_argument(
         "--from", required=True, dest="source", metavar="CHANNEL", help="whose release to take"
     )
@@ -80,8 +79,7 @@ def add_rollback(group: Any) -> None:
   edgeline registry rollback registry solar-cells --channel production --to v5 --yes
 """,
     )
-    add_store(parser)
-    parser.add_argument("model", metavar="MODEL", help="the model's name in the registry")
+    add_model(parser)
     parser.add_argument("--channel", required=True, metavar="CHANNEL", help="to change")
     parser.add_argument(
         "--to",

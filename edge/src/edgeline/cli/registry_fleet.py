@@ -20,13 +20,14 @@ from edgeline.cli.options import (
     add_command,
     add_connection,
     add_group,
-    add_json,
+    add_model,
+    add_reading,
     add_root,
     add_signing,
-    add_store,
     at_least,
+    share,
 )
-from edgeline.cli.output import UsageError, note, print_json, print_table, printable
+from edgeline.cli.output import UsageError, note, print_json, print_table, printable, write_file
 from edgeline.cli.registry_inbox import add_inbox
 from edgeline.cli.registry_rollout import add_channel
 from edgeline.errors import IntegrityError, RegistryError
@@ -73,7 +74,7 @@ def add_fleet(group: Any) -> None:
       --key keys/targets.pem --key keys/online.pem
 """,
     )
-    _add_model(start)
+    add_model(start)
     for option, what in (("--fleet-key", "enrols devices"), ("--halt-key", "halts rollouts")):
         start.add_argument(
             option, type=Path, required=True, metavar="FILE", help=f"(*.pub) that {what}"
@@ -91,7 +92,7 @@ def add_fleet(group: Any) -> None:
       --root keys/root.json --key keys/solar-cells-fleet.pem
 """,
     )
-    _add_model(enrol)
+    add_model(enrol)
     enrol.add_argument("request", type=Path, metavar="REQUEST", help="what `edgeline enrol` wrote")
     enrol.add_argument("--output", type=Path, required=True, metavar="FILE", help="to write")
     enrol.add_argument(
@@ -109,7 +110,7 @@ def add_fleet(group: Any) -> None:
       --root keys/root.json --key keys/solar-cells-fleet.pem --key keys/online.pem
 """,
     )
-    _add_model(revoke)
+    add_model(revoke)
     revoke.add_argument("devices", nargs="+", metavar="DEVICE", help="its id")
     add_signing(revoke)
     listing = add_command(
@@ -125,9 +126,7 @@ def add_fleet(group: Any) -> None:
     )
     add_channel(listing)
     _add_reports(listing)
-    add_root(listing)
-    add_json(listing, "a line of JSON per device")
-    add_connection(listing)
+    add_reading(listing, "a line of JSON per device")
     _add_page(commands)
     add_inbox(commands)
 
@@ -198,11 +197,6 @@ def add_watch_rollout(group: Any) -> None:
     add_signing(parser)
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    add_store(parser)
-    parser.add_argument("model", metavar="MODEL", help="the model's name in the registry")
-
-
 def _add_reports(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reports",
@@ -234,7 +228,6 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _enrol(options: argparse.Namespace) -> int:
-    from edgeline._files import create_whole
     from edgeline._json import parse_object
     from edgeline.fleet.report import Enrolment, check_device, parse_key, seal_enrolment
 
@@ -258,10 +251,7 @@ def _enrol(options: argparse.Namespace) -> int:
         ) from None
     expires = time.time() + options.days * DAY
     data = seal_enrolment(Enrolment(device, options.model, key, expires), signer)
-    try:
-        create_whole(options.output, data)
-    except OSError as error:
-        raise RegistryError(f"{options.output} cannot be written: {error.strerror}") from None
+    write_file(options.output, data, anew=True)
     if options.json:
         print_json({"device": device, "file": str(options.output), "expires": expires})
     else:
@@ -306,17 +296,13 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _page(options: argparse.Namespace) -> int:
-    from edgeline._files import write_whole
     from edgeline.fleet.page import render
 
     trusted = repository_to_read(options, existing_store(options))
     gathered = _gathered(options, trusted)
     channel = trusted.channel(options.model, options.channel)
     page = render(gathered, channel, now=time.time()).encode()
-    try:
-        write_whole(options.output, page)
-    except OSError as error:
-        raise RegistryError(f"{options.output} cannot be written: {error.strerror}") from None
+    write_file(options.output, page)
     print(printable(f"{options.output}: {len(gathered.reports)} devices"))
     return 0
 
@@ -463,8 +449,6 @@ def _share(text: str) -> float:
 
 
 def _steps(text: str) -> tuple[int, ...]:
-    from edgeline.cli.options import share
-
     return tuple(sorted(map(share, text.split(","))))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeline.cli.access import connection, existing_store, repository_to_read, require_publishing
-from edgeline.cli.options import add_command, add_connection, add_root, add_store
+from edgeline.cli.options import add_command, add_connection, add_model, add_root
 from edgeline.cli.output import Progress, note
 from edgeline.cli.registry_init import add_no_passphrase, new_passphrase
 from edgeline.errors import IntegrityError, TrustError
@@ -43,8 +43,7 @@ def add_inbox(commands: Any) -> None:
       --inbox-key keys/inbox.key --output inbox
 """,
     )
-    add_store(opening)
-    opening.add_argument("model", metavar="MODEL", help="the model's name in the registry")
+    add_model(opening)
     opening.add_argument(
         "places",
         nargs="+",

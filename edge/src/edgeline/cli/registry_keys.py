@@ -14,10 +14,10 @@ from edgeline.cli.access import (
 )
 from edgeline.cli.options import (
     add_command,
-    add_connection,
     add_group,
     add_json,
-    add_root,
+    add_model,
+    add_reading,
     add_signing,
     add_store,
 )
@@ -121,9 +121,7 @@ def _add_list(commands: Any) -> None:
 """,
     )
     add_store(parser)
-    add_root(parser)
-    add_json(parser, "a line of JSON per role")
-    add_connection(parser)
+    add_reading(parser, "a line of JSON per role")
 
 
 def _add_add_model(commands: Any) -> None:
@@ -142,8 +140,7 @@ def _add_add_model(commands: Any) -> None:
       --key keys/targets.pem --key keys/online.pem
 """,
     )
-    add_store(parser)
-    parser.add_argument("model", metavar="MODEL", help="the model's name")
+    add_model(parser)
     for option, what in (("--ci-key", "candidate and canary"), ("--release-key", "production")):
         parser.add_argument(
             option, type=Path, required=True, metavar="FILE", help=f"(*.pub) that signs {what}"

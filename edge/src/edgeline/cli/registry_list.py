@@ -5,14 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.access import existing_store, repository_to_read
-from edgeline.cli.options import (
-    add_command,
-    add_connection,
-    add_json,
-    add_root,
-    add_store,
-    at_least,
-)
+from edgeline.cli.options import add_command, add_reading, add_store, at_least
 from edgeline.cli.output import Progress, megabytes, note, note_expired, print_json, print_table
 
 if TYPE_CHECKING:
@@ -39,9 +32,7 @@ def add_list(group: Any) -> None:
         "--limit", type=at_least(1), default=20, metavar="N", help="the newest N, default: 20"
     )
     shown.add_argument("--all", action="store_true", help="list every release")
-    add_root(parser)
-    add_json(parser, "a line of JSON per release")
-    add_connection(parser)
+    add_reading(parser, "a line of JSON per release")
 
 
 def _list(options: argparse.Namespace) -> int:

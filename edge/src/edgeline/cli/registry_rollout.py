@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 from edgeline.cli.access import existing_store, repository, repository_to_read
 from edgeline.cli.options import (
     add_command,
-    add_connection,
     add_group,
-    add_json,
-    add_root,
+    add_model,
+    add_reading,
     add_share,
     add_signing,
-    add_store,
     add_yes,
 )
 from edgeline.cli.output import UsageError, confirmed, note, print_json, print_table
@@ -52,9 +50,7 @@ def add_rollout(group: Any) -> None:
 """,
     )
     add_channel(status)
-    add_root(status)
-    add_json(status)
-    add_connection(status)
+    add_reading(status)
     advance = add_command(
         commands,
         "advance",
@@ -90,8 +86,7 @@ def add_rollout(group: Any) -> None:
 
 
 def add_channel(parser: argparse.ArgumentParser) -> None:
-    add_store(parser)
-    parser.add_argument("model", metavar="MODEL", help="the model's name in the registry")
+    add_model(parser)
     parser.add_argument(
         "--channel", default="production", metavar="CHANNEL", help="default: %(default)s"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeline._text import one_line
 from edgeline.cli.access import existing_store, repository_to_read
-from edgeline.cli.options import add_command, add_connection, add_json, add_root, add_store
+from edgeline.cli.options import add_command, add_reading, add_store
 from edgeline.cli.output import (
     UsageError,
     day,
@@ -18,9 +18,10 @@ from edgeline.cli.output import (
     number,
     print_json,
     print_table,
+    write_file,
 )
 from edgeline.cli.registry_list import release_json
-from edgeline.errors import IntegrityError, NotFoundError, RegistryError
+from edgeline.errors import IntegrityError, NotFoundError
 from edgeline.registry.format import signing_roles
 
 if TYPE_CHECKING:
@@ -53,9 +54,7 @@ def add_show(group: Any) -> None:
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="write the report for people, HTML, to it"
     )
-    add_root(parser)
-    add_json(parser)
-    add_connection(parser)
+    add_reading(parser)
 
 
 @dataclass(frozen=True)
@@ -115,10 +114,7 @@ def _open(name: str, repository: "Repository", reader: "RegistryReader") -> "Rel
     served = repository.channel(model, channel)
     if served is None:
         raise NotFoundError(f"{name} serves nothing yet: publish or promote a release")
-    release = reader.open(served.release)
-    if release.model != model:
-        raise IntegrityError(f"{name} serves {release.tag}, a release of {release.model!r}")
-    return release
+    return reader.open_served(served)
 
 
 def _signed(
@@ -170,10 +166,7 @@ def _provenance(
 def _write_report(path: Path, report: bytes | None, release: "Release") -> None:
     if report is None:
         raise NotFoundError(f"{release.model} {release.tag} was published without a report")
-    try:
-        path.write_bytes(report)
-    except OSError as error:
-        raise RegistryError(f"The report cannot be written to {path}: {error.strerror}") from None
+    write_file(path, report)
     note(f"wrote {path}")
 
 

@@ -13,16 +13,7 @@ from edgeline.cli.access import (
     store_to_read,
     store_to_write,
 )
-from edgeline.cli.options import (
-    add_command,
-    add_connection,
-    add_json,
-    add_root,
-    add_signing,
-    add_store,
-    at_least,
-    version,
-)
+from edgeline.cli.options import add_command, add_reading, add_signing, add_store, at_least, version
 from edgeline.cli.output import Progress, day, megabytes, print_json, print_table
 
 _NAMED = 10  # of many things, those that a person is told by name
@@ -80,9 +71,7 @@ def add_gc(group: Any) -> None:
         "publishing it: 7d, 12h, 30m; default: 7d",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
-    add_root(parser)
-    add_json(parser)
-    add_connection(parser)
+    add_reading(parser)
 
 
 def add_copy(group: Any) -> None:
@@ -112,9 +101,7 @@ def add_copy(group: Any) -> None:
         help="a release to copy besides those that channels serve, such as v7; repeatable; "
         "default: all",
     )
-    add_root(parser)
-    add_json(parser)
-    add_connection(parser)
+    add_reading(parser)
 
 
 def _refresh(options: argparse.Namespace) -> int:

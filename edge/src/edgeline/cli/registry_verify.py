@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from edgeline.cli.access import existing_store, repository_to_read
-from edgeline.cli.options import add_command, add_connection, add_json, add_root, add_store
+from edgeline.cli.options import add_command, add_reading, add_store
 from edgeline.cli.output import Progress, megabytes, print_json, print_table
 from edgeline.errors import IntegrityError
 
@@ -25,9 +25,7 @@ def add_verify(group: Any) -> None:
 """,
     )
     add_store(parser)
-    add_root(parser)
-    add_json(parser)
-    add_connection(parser)
+    add_reading(parser)
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -1,11 +1,28 @@
-"""Where a registry's state is kept on this machine: light, as every start of a device needs it."""
+"""What this machine has of a registry: its root and its state. Light, as every start needs it."""
 
 import hashlib
 import os
 from pathlib import Path
 
+from edgeline._files import read_bounded
 from edgeline.errors import RegistryError
 from edgeline.registry.connection import OCI_SCHEME
+from edgeline.registry.format import MAX_TUF_METADATA
+
+
+def read_root(path: Path) -> bytes:
+    """Return the trusted root in a file.
+
+    Raises:
+        RegistryError: it cannot be read, or is too large for one.
+    """
+    try:
+        return read_bounded(path, MAX_TUF_METADATA)
+    except (OSError, ValueError) as error:
+        raise RegistryError(
+            f"The trusted root {path} cannot be read: {getattr(error, 'strerror', error)}. "
+            "Expected the root.json that `edgeline registry init` made"
+        ) from None
 
 
 def default_state(location: str, root: bytes) -> Path:

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from edgeline._files import read_bounded
 from edgeline.contract import MAX_BYTES, PreprocessingContract
 from edgeline.device.state import InstalledModel, LoadedModel, StateFolder
 from edgeline.errors import (
@@ -28,12 +27,10 @@ from edgeline.errors import (
     IntegrityError,
     ModelError,
     NotFoundError,
-    RegistryError,
     TrustError,
 )
 from edgeline.preprocessing import ImageSource, load_pixels
-from edgeline.registry.format import MAX_TUF_METADATA
-from edgeline.registry.home import default_state
+from edgeline.registry.home import default_state, read_root
 from edgeline.registry.store import Connection
 from edgeline.runtime.interpreter import PixelModel
 from edgeline.runtime.threads import cores, default_threads
@@ -166,7 +163,7 @@ class Classifier:
         """
         if update not in ("try", "never", "require"):
             raise ValueError(f'update: expected "try", "never" or "require", got {update!r}')
-        trusted = root if isinstance(root, bytes) else _read_root(Path(root))
+        trusted = root if isinstance(root, bytes) else read_root(Path(root))
         location = os.fspath(registry)
         base = default_state(location, trusted) if state is None else Path(state)
         folder = StateFolder(base, model, channel, trusted)
@@ -410,16 +407,6 @@ def _wanted(variant: str | None) -> tuple[str, ...] | None:
 
 def _closed() -> ModelError:
     return ModelError("This classifier is closed; make a new one")
-
-
-def _read_root(path: Path) -> bytes:
-    try:
-        return read_bounded(path, MAX_TUF_METADATA)
-    except (OSError, ValueError) as error:
-        raise RegistryError(
-            f"The trusted root {path} cannot be read: {getattr(error, 'strerror', error)}. "
-            "Expected the root.json that `edgeline registry init` made"
-        ) from None
 
 
 def _read_contract(path: Path) -> PreprocessingContract:
