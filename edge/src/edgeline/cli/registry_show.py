@@ -22,7 +22,6 @@ from edgeline.cli.output import (
 )
 from edgeline.cli.registry_list import release_json
 from edgeline.errors import IntegrityError, NotFoundError
-from edgeline.registry.format import signing_roles
 
 if TYPE_CHECKING:
     from edgeline.publish.metadata import RoleStatus
@@ -145,12 +144,10 @@ def _provenance(
     reader: "RegistryReader", release: "Release", roles: list["RoleStatus"]
 ) -> dict[str, Any] | None:
     """Return what the release says of where it comes from, and whether that is vouched for."""
-    from edgeline.publish.verify import check_provenance
+    from edgeline.publish.verify import check_provenance, publishing_keys
 
-    names = signing_roles(release.model)
-    keys = [key for role in roles if role.name in names for key in role.keys]
     try:
-        checked = check_provenance(reader, release, keys)
+        checked = check_provenance(reader, release, publishing_keys(roles, release.model))
     except IntegrityError as error:
         return {"verified": False, "error": str(error), "statement": None}
     if checked is None:

@@ -17,13 +17,12 @@ from edgeline.errors import ContractError, IntegrityError, NotFoundError, Regist
 from edgeline.publish.progress import Notify, say_nothing
 from edgeline.publish.repository import Repository
 from edgeline.publish.rollouts import begun, check_can_roll_back
-from edgeline.publish.verify import check_provenance, check_release
+from edgeline.publish.verify import check_provenance, check_release, publishing_keys
 from edgeline.registry.bundle import Channel
 from edgeline.registry.format import (
     ReleaseRef,
     check_channel,
     check_model,
-    signing_roles,
     version_tag,
 )
 from edgeline.registry.reader import RegistryReader, Release
@@ -324,8 +323,7 @@ def _check_origin(
     reader: RegistryReader, repository: Repository, release: Release
 ) -> Iterator[str]:
     """Yield what is to be said of the provenance, which must not be about other weights."""
-    roles = signing_roles(release.model)
-    keys = [key for role in repository.roles() if role.name in roles for key in role.keys]
+    keys = publishing_keys(repository.roles(), release.model)
     checked = check_provenance(reader, release, keys)
     if checked is None:
         yield f"{release.tag} does not say where it comes from: it has no provenance"

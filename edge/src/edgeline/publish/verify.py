@@ -134,6 +134,11 @@ def check_provenance(
     return found, True
 
 
+def publishing_keys(roles: Iterable[RoleStatus], model: str) -> list[Key]:
+    """Return the keys that sign what is published of a model."""
+    return [key for role in roles if role.name in signing_roles(model) for key in role.keys]
+
+
 def verify(
     store: ReadStore,
     repository: Repository,
@@ -251,10 +256,8 @@ def _check_origins(
     reader = RegistryReader(store)
     unknown = []
     for release in filter(None, releases.values()):
-        names = signing_roles(release.model)
-        keys = [key for role in roles if role.name in names for key in role.keys]
         try:
-            checked = check_provenance(reader, release, keys)
+            checked = check_provenance(reader, release, publishing_keys(roles, release.model))
         except UnreachableError:
             raise
         except RegistryError as error:
