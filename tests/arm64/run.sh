@@ -9,9 +9,8 @@ venv=/opt/edgeline
 
 if ! cmp --silent edge/pyproject.toml "$venv/installed-for"; then
     python3 -m venv --clear "$venv"
-    # The lock's versions; not their hashes, which pip would demand of the checkout's folder, too, and
-    # without one whose locked version says that it is not for this Python.
-    sed '/--hash=/d; s/ \\$//; /^backports-strenum=/d' locks/tfx-1.21.txt >"$venv/constraints"
+    # The lock's versions; not their hashes, which pip would demand of the checkout's folder, too.
+    sed '/--hash=/d; s/ \\$//' locks/tfx-1.21.txt >"$venv/constraints"
     "$venv/bin/pip" install --constraint "$venv/constraints" './edge[heif,publish]' pillow-heif pytest
     cp edge/pyproject.toml "$venv/installed-for"
 else
