@@ -9,7 +9,6 @@ mixed/frontier.json      the recipes that `mixed` was chosen from, and what was 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -136,12 +135,3 @@ class TFLiteModelsFolder:
 def variant_names(models: Sequence[ModelFile]) -> list[str]:
     """The variants that were converted, in order."""
     return [model.variant for model in models if model.error is None]
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hex, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

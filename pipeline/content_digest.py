@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from components.libraries import library_versions
-from components.tflite_models import sha256_of
+from edgeline._files import sha256_of
 
 OURS = ("pipeline", "components", "edgeline")
 INIT = "__init__.py"

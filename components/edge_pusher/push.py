@@ -11,8 +11,9 @@ from pathlib import Path
 
 from components.edge_pusher.origin import Origin, describe
 from components.registry import Destination
-from components.tflite_models import TFLiteModelsFolder, sha256_of
+from components.tflite_models import TFLiteModelsFolder
 from components.verdict import Verdict
+from edgeline._files import sha256_of
 from edgeline.golden import make
 from edgeline.publish import provenance
 from edgeline.publish.release import Published, VariantFiles, publish

@@ -35,12 +35,12 @@ from components.tflite_models import (
     MODEL_FILE,
     ModelFile,
     TFLiteModelsFolder,
-    sha256_of,
     variant_names,
 )
 from components.tflite_rewriter.images import Images
 from components.tflite_rewriter.variants import VARIANTS, SearchSettings, Variant
 from components.trained_model import contract_path
+from edgeline._files import sha256_of
 from edgeline.contract import PreprocessingContract
 
 # In the folder that is shared with the workers.

@@ -16,7 +16,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.tflite_models import sha256_of
+from edgeline._files import sha256_of
 from pipeline.data.dataset import SPLITS
 from pipeline.data.index import Index, texts_in
 from pipeline.data.reading import image_id

@@ -13,8 +13,9 @@ import tensorflow as tf
 from components.edge_pusher.origin import Origin
 from components.edge_pusher.push import GateNotPassed, push
 from components.registry import Destination, connection_from_text, connection_to_text
-from components.tflite_models import ModelFile, TFLiteModelsFolder, sha256_of
+from components.tflite_models import ModelFile, TFLiteModelsFolder
 from components.verdict import Check, VariantVerdict, Verdict
+from edgeline._files import sha256_of
 from edgeline.contract import PreprocessingContract
 from edgeline.drift import Sketch
 from edgeline.errors import RegistryError

@@ -32,7 +32,6 @@ from components.tflite_models import (
     FRONTIER_FILE,
     ModelFile,
     TFLiteModelsFolder,
-    sha256_of,
     variant_names,
 )
 from components.tflite_rewriter.check import CheckError, check, read_ops
@@ -53,6 +52,7 @@ from components.tflite_rewriter.mixed import answers as search_answers
 from components.tflite_rewriter.recipes import Ranges, calibrate, quantize, whole
 from components.tflite_rewriter.rewrite import Memory, RewriteError, rewrite
 from components.tflite_rewriter.variants import PRESETS, VARIANTS, Recipe, SearchSettings
+from edgeline._files import sha256_of
 from edgeline.contract import PreprocessingContract
 from edgeline.runtime.packed import packed_contract
 

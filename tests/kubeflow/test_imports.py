@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from components.folders import Folder
-from components.tflite_models import sha256_of
+from edgeline._files import sha256_of
 from pipeline.data.dataset import SPLITS, IngestReport, file_sizes
 from pipeline.errors import UserError
 from pipeline.orchestration.kubeflow.compiler import ALONE

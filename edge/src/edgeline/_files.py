@@ -4,6 +4,7 @@ And no larger than they should be, where somebody else wrote them.
 """
 
 import fcntl
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -25,6 +26,19 @@ def read_bounded(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise ValueError(f"it has more than the {limit} bytes expected")
     return data
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex, read in pieces.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def write_whole(path: Path, data: bytes) -> None:

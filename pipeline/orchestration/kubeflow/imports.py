@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components.folders import Folders
-from components.tflite_models import sha256_of
+from edgeline._files import sha256_of
 from pipeline.data.dataset import SPLITS, Dataset
 from pipeline.errors import UserError
 from pipeline.orchestration.kubeflow.names import DATASET_DIGEST

@@ -17,10 +17,11 @@ import tensorflow_model_analysis as tfma
 from nbclient import NotebookClient
 
 from components.examples import serialized_examples
-from components.tflite_models import TFLiteModelsFolder, sha256_of
+from components.tflite_models import TFLiteModelsFolder
 from components.tflite_rewriter.metadata import read_labels
 from components.verdict import OVERALL, Verdict, metric_value
 from edgeline import Classifier
+from edgeline._files import sha256_of
 from edgeline.cli import main
 from edgeline.drift import Sketch
 from edgeline.golden import Golden

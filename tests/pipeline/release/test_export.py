@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from components.edge_pusher.push import GateNotPassed
-from components.tflite_models import ModelFile, TFLiteModelsFolder, sha256_of
+from components.tflite_models import ModelFile, TFLiteModelsFolder
 from components.verdict import REPORT_FILE, VERDICT_FILE, Check, VariantVerdict, Verdict
+from edgeline._files import sha256_of
 from edgeline.contract import PreprocessingContract
 from pipeline.errors import UserError
 from pipeline.release.export import export

@@ -14,10 +14,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeline._files import sync_folder
+from edgeline._files import sha256_of, sync_folder
 from edgeline.device.state import State, StateFolder
 from edgeline.errors import DeviceError, IntegrityError, UnreachableError
-from edgeline.registry.format import hashed
 
 if TYPE_CHECKING:
     from edgeline.registry.format import Descriptor
@@ -102,13 +101,13 @@ class Downloads:
             DeviceError: it cannot be written.
         """
         path, part = self.path(blob), self._part(blob)
-        if _size(path) == blob.size and _sha256(path) == _hex(blob):
+        if _size(path) == blob.size and sha256_of(path) == _hex(blob):
             return path
         if _size(part) > blob.size:
             part.unlink()
         with self._folder.translated():
             self._fill(blob, part)
-            if _sha256(part) != _hex(blob):
+            if sha256_of(part) != _hex(blob):
                 part.unlink()
                 raise IntegrityError(
                     f"Blob {blob.digest} of {self._store.location} was changed or damaged on its "
@@ -121,7 +120,7 @@ class Downloads:
     def _is_installed(self, blob: "Descriptor") -> bool:
         """Tell whether an installed model has a blob, which may have rotted on the card."""
         path = self._installed.get(blob.digest)
-        return path is not None and _size(path) == blob.size and _sha256(path) == _hex(blob)
+        return path is not None and _size(path) == blob.size and sha256_of(path) == _hex(blob)
 
     def _part(self, blob: "Descriptor") -> Path:
         return self._folder.downloads / f"{_hex(blob)}.part"
@@ -184,7 +183,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _sha256(path: Path) -> str:
-    return hashed(_read(path, 0))[0].removeprefix("sha256:")
