@@ -8,9 +8,9 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import BaseChannel, channel_utils, component_spec, standard_artifacts
 
 from components.artifacts import TFLiteModels, TFLiteVerdict
+from components.destination import Destination, connection_to_text
 from components.edge_pusher import executor
 from components.edge_pusher.origin import Origin
-from components.registry import Destination, connection_to_text
 
 
 class EdgePusherSpec(component_spec.ComponentSpec):

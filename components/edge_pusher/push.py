@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from components.destination import Destination
 from components.edge_pusher.origin import Origin, describe
-from components.registry import Destination
 from components.tflite_models import TFLiteModelsFolder
 from components.verdict import Verdict
 from edgeline._files import sha256_of

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.destination import RELEASE_FILE, Destination, connection_from_text
 from components.edge_pusher.origin import Origin
 from components.edge_pusher.push import push
 from components.folders import Folders
-from components.registry import RELEASE_FILE, Destination, connection_from_text
 from components.tflite_models import TFLiteModelsFolder
 from components.verdict import REPORT_FILE, RUN_PROPERTY, SKETCHES_FOLDER, Verdict
 

@@ -9,7 +9,7 @@ from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import BaseChannel, channel_utils, component_spec, standard_artifacts
 
 from components.artifacts import Predictions, TFLiteModels
-from components.registry import connection_to_text
+from components.destination import connection_to_text
 from components.tflite_predictor import executor
 from edgeline.registry.store import Connection
 

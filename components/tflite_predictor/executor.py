@@ -11,9 +11,9 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
+from components.destination import connection_from_text
 from components.examples import example_files
 from components.predictions import load_predictions
-from components.registry import connection_from_text
 from components.tflite_models import TFLiteModelsFolder
 from components.tflite_predictor.baseline import load_baseline
 from components.tflite_predictor.float_examples import write_float_examples

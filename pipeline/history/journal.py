@@ -9,15 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from components.destination import RELEASE_FILE
 from components.libraries import library_versions
-from components.registry import RELEASE_FILE
 from components.verdict import Verdict
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
 from pipeline.history import record
 from pipeline.history.record import DoneStep, Outcome, Released, RunRecord
 from pipeline.orchestration.local_step import Step
-from pipeline.release.origin import dependencies
+from pipeline.release.lineage import dependencies
 
 GATE_NOT_PASSED = 3  # exit code
 

@@ -30,7 +30,7 @@ from pipeline.config import Config
 from pipeline.data.dataset import SPLITS, Dataset
 from pipeline.orchestration.settings import step_settings
 from pipeline.release import evaluation
-from pipeline.release.origin import LOCAL_BUILDER
+from pipeline.release.lineage import LOCAL_BUILDER
 from pipeline.release.registry import destination
 
 PREPROCESSING_FN = "pipeline.data.preprocessing.preprocessing_fn"

@@ -15,7 +15,7 @@ from pipeline.content_digest import code_digest, file_digest, tree_digest
 from pipeline.data.dataset import Dataset
 from pipeline.release.deployed import inputs_digest
 from pipeline.release.eval_settings import eval_settings
-from pipeline.release.origin import made_from, origin
+from pipeline.release.lineage import made_from, origin
 from pipeline.release.registry import destination
 
 CHECKPOINTS = "checkpoints"  # folder below the run's: what a training that was killed leaves

@@ -12,7 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from components.registry import RELEASE_FILE
+from components.destination import RELEASE_FILE
 from components.verdict import CHECKS_FILE, OVERALL, Check, VariantVerdict, Verdict
 from pipeline.config import Config
 from pipeline.data.dataset import PAGE_FILE, REPORT_FILE, IngestReport, what_was_done

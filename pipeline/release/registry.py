@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from components.registry import Destination, Registry
+from components.destination import Destination, Registry
 from edgeline.errors import NotFoundError, RegistryError
 from edgeline.registry.format import MAX_TUF_METADATA
 from pipeline.config import Config

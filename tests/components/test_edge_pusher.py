@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from components.destination import Destination, connection_from_text, connection_to_text
 from components.edge_pusher.origin import Origin
 from components.edge_pusher.push import GateNotPassed, push
-from components.registry import Destination, connection_from_text, connection_to_text
 from components.tflite_models import ModelFile, TFLiteModelsFolder
 from components.verdict import Check, VariantVerdict, Verdict
 from edgeline._files import sha256_of

@@ -13,7 +13,7 @@ from edgeline.publish.provenance import Resource
 from pipeline.config import Config, parse_config
 from pipeline.orchestration import settings
 from pipeline.orchestration.settings import step_settings
-from pipeline.release import deployed, origin
+from pipeline.release import deployed, lineage
 from pipeline.release.deployed import inputs_digest
 from tests.pipeline.orchestration.test_preflight import DATASET
 
@@ -42,7 +42,7 @@ def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares the time to digest it again and again."""
     monkeypatch.setattr(settings, "code_digest", lambda *modules: "code")
     monkeypatch.setattr(deployed, "source_digest", lambda *packages: "code")
-    monkeypatch.setattr(origin, "_code", lambda: Resource("code", {}))
+    monkeypatch.setattr(lineage, "_code", lambda: Resource("code", {}))
 
 
 def configured(gate: dict[str, Any] | None = None, **trainer: Any) -> Config:

@@ -15,7 +15,7 @@ import pytest
 from components.edge_pusher.origin import Origin
 from pipeline.config import Config, parse_config
 from pipeline.content_digest import tree_digest
-from pipeline.release.origin import made_from, origin
+from pipeline.release.lineage import made_from, origin
 from tests.pipeline.orchestration.test_preflight import DATASET
 
 
@@ -131,7 +131,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     code.write_text("one")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message", "one")
-    monkeypatch.setattr("pipeline.release.origin.__file__", str(code))
+    monkeypatch.setattr("pipeline.release.lineage.__file__", str(code))
     return tmp_path
 
 
@@ -153,7 +153,7 @@ def test_a_repository_that_does_not_hold_the_code_is_none_of_our_business(
     installed = checkout / "site-packages" / "origin.py"
     installed.parent.mkdir()
     installed.write_text("one")
-    monkeypatch.setattr("pipeline.release.origin.__file__", str(installed))
+    monkeypatch.setattr("pipeline.release.lineage.__file__", str(installed))
     assert resources(configured())["code"].digest.keys() == {"sha256"}
 
 
