@@ -5,11 +5,8 @@ Keys are named, never handed over: a step opens them where it runs.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeline.errors import RegistryError
@@ -42,7 +39,7 @@ class Destination:
     model: str
     channel: str
     root: bytes
-    keys: Sequence[str]
+    keys: tuple[str, ...]
     connection: Connection
 
     def open(self) -> Registry:
@@ -101,19 +98,6 @@ class Registry:
             for key in role.keys
         }
         return [signer for key in keys.values() if (signer := self.signers.for_key(key))]
-
-
-def connection_to_text(connection: Connection) -> str:
-    """Writes a connection so that it can be a step's setting."""
-    return json.dumps(asdict(connection), default=str, sort_keys=True)
-
-
-def connection_from_text(text: str) -> Connection:
-    """Reads what `connection_to_text` wrote."""
-    settings = json.loads(text)
-    for name in ("ca_file", "client_cert", "client_key"):
-        settings[name] = Path(settings[name]) if settings[name] else None
-    return Connection(**settings)
 
 
 def _passphrase(name: str) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import BaseChannel, channel_utils, component_spec, standard_artifacts
 
 from components.artifacts import TFLiteModels, TFLiteVerdict
-from components.destination import Destination, connection_to_text
+from components.destination import Destination
 from components.edge_pusher import executor
 from components.edge_pusher.origin import Origin
+from components.settings_text import to_text
 
 
 class EdgePusherSpec(component_spec.ComponentSpec):
@@ -25,12 +24,7 @@ class EdgePusherSpec(component_spec.ComponentSpec):
         "pushed_model": component_spec.ChannelParameter(type=standard_artifacts.PushedModel),
     }
     PARAMETERS = {
-        "registry": component_spec.ExecutionParameter(type=str),
-        "model_name": component_spec.ExecutionParameter(type=str),
-        "channel": component_spec.ExecutionParameter(type=str),
-        "root": component_spec.ExecutionParameter(type=str),
-        "keys": component_spec.ExecutionParameter(type=str),
-        "connection": component_spec.ExecutionParameter(type=str),
+        "destination": component_spec.ExecutionParameter(type=str),
         "origin": component_spec.ExecutionParameter(type=str),
     }
 
@@ -70,13 +64,8 @@ class EdgePusher(base_component.BaseComponent):
                 tflite_models=tflite_models,
                 verdict=verdict,
                 model_blessing=model_blessing,
-                registry=destination.location,
-                model_name=destination.model,
-                channel=destination.channel,
-                root=destination.root.decode(),
-                keys=json.dumps(list(destination.keys)),
-                connection=connection_to_text(destination.connection),
-                origin=origin.to_text(),
+                destination=to_text(destination),
+                origin=to_text(origin),
                 pushed_model=channel_utils.as_channel([standard_artifacts.PushedModel()]),
             )
         )

@@ -7,10 +7,9 @@ are in the step's inputs, and the libraries are those it runs with.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from components.libraries import library_versions
@@ -30,18 +29,7 @@ class Origin:
 
     builder: str
     parameters: Mapping[str, Any]
-    dependencies: Sequence[Resource]
-
-    def to_text(self) -> str:
-        """Writes it so that it can be a step's setting."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_text(cls, text: str) -> Origin:
-        """Reads what `to_text` wrote."""
-        document = json.loads(text)
-        resources = (Resource(**each) for each in document.pop("dependencies"))
-        return cls(dependencies=tuple(resources), **document)
+    dependencies: tuple[Resource, ...]
 
 
 def describe(

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.destination import RELEASE_FILE, Destination, connection_from_text
+from components.destination import RELEASE_FILE, Destination
 from components.edge_pusher.origin import Origin
 from components.edge_pusher.push import push
 from components.folders import Folders
+from components.settings_text import from_text
 from components.tflite_models import TFLiteModelsFolder
 from components.verdict import REPORT_FILE, RUN_PROPERTY, SKETCHES_FOLDER, Verdict
 
@@ -22,14 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 def publish(inputs: Folders, outputs: Folders, settings: Mapping[str, Any], run: str) -> None:
     """Publishes; see `components.folders.Step`, and the component for the rest."""
-    destination = Destination(
-        location=settings["registry"],
-        model=settings["model_name"],
-        channel=settings["channel"],
-        root=settings["root"].encode(),
-        keys=json.loads(settings["keys"]),
-        connection=connection_from_text(settings["connection"]),
-    )
+    destination = from_text(Destination, settings["destination"])
     verdict = inputs["verdict"]
     published = push(
         TFLiteModelsFolder.load(inputs["tflite_models"].path),
@@ -38,7 +32,7 @@ def publish(inputs: Folders, outputs: Folders, settings: Mapping[str, Any], run:
         _sketches(verdict.path / SKETCHES_FOLDER),
         blessed=inputs["model_blessing"].properties.get(BLESSED) == 1,
         run=verdict.properties[RUN_PROPERTY],
-        origin=Origin.from_text(settings["origin"]),
+        origin=from_text(Origin, settings["origin"]),
         destination=destination,
     )
     served_by = f"{destination.model}/{destination.channel}"

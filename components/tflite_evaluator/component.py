@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import BaseChannel, channel_utils, component_spec, standard_artifacts
 
 from components.artifacts import Predictions, TFLiteModels, TFLiteVerdict
+from components.settings_text import to_text
 from components.tflite_evaluator import executor
+from components.tflite_evaluator.settings import Settings
 
 
 class TFLiteEvaluatorSpec(component_spec.ComponentSpec):
@@ -25,15 +23,7 @@ class TFLiteEvaluatorSpec(component_spec.ComponentSpec):
         "verdict": component_spec.ChannelParameter(type=TFLiteVerdict),
     }
     PARAMETERS = {
-        "split": component_spec.ExecutionParameter(type=str),
-        "min_accuracy": component_spec.ExecutionParameter(type=float),
-        "max_drop": component_spec.ExecutionParameter(type=float),
-        "gate": component_spec.ExecutionParameter(type=str),
-        "require": component_spec.ExecutionParameter(type=str),
-        "publish": component_spec.ExecutionParameter(type=str),
-        "model_name": component_spec.ExecutionParameter(type=str),
-        "inputs_digest": component_spec.ExecutionParameter(type=str),
-        "made_from": component_spec.ExecutionParameter(type=str),
+        "settings": component_spec.ExecutionParameter(type=str),
         "code_digest": component_spec.ExecutionParameter(type=str),
     }
 
@@ -50,15 +40,7 @@ class TFLiteEvaluator(base_component.BaseComponent):
         predictions: BaseChannel,
         model_run: BaseChannel,
         tflite_models: BaseChannel,
-        split: str,
-        min_accuracy: float,
-        max_drop: float,
-        gate: Mapping[str, Any],
-        require: Sequence[str],
-        publish: str,
-        model_name: str,
-        inputs_digest: str,
-        made_from: Mapping[str, Mapping[str, str]],
+        settings: Settings,
         code_digest: str,
     ) -> None:
         """Declares the step.
@@ -67,15 +49,7 @@ class TFLiteEvaluator(base_component.BaseComponent):
             predictions: of the float model, the variants and the deployed release.
             model_run: the Trainer's, with its training curves.
             tflite_models: the variants.
-            split: of the examples, that was predicted.
-            min_accuracy: fraction, overall.
-            max_drop: fraction of accuracy a variant may lose against the float model.
-            gate: the other thresholds, by the names of `components.tflite_evaluator.gate.Gate`.
-            require: variants without which nothing is published.
-            publish: "passed" or "required", which of the variants that passed.
-            model_name: the model's name.
-            inputs_digest: of everything the model is made from; goes into the verdict.
-            made_from: `facts` and `settings`, by name; go into the report.
+            settings: how it is judged, and what goes on record.
             code_digest: changes when this component's code does, so that no stale result is reused.
         """
         super().__init__(
@@ -83,15 +57,7 @@ class TFLiteEvaluator(base_component.BaseComponent):
                 predictions=predictions,
                 model_run=model_run,
                 tflite_models=tflite_models,
-                split=split,
-                min_accuracy=min_accuracy,
-                max_drop=max_drop,
-                gate=json.dumps(dict(gate), sort_keys=True),
-                require=json.dumps(list(require)),
-                publish=publish,
-                model_name=model_name,
-                inputs_digest=inputs_digest,
-                made_from=json.dumps(made_from, sort_keys=True),
+                settings=to_text(settings),
                 code_digest=code_digest,
                 verdict=channel_utils.as_channel([TFLiteVerdict()]),
             )

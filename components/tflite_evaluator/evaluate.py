@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,6 @@ import numpy as np
 
 from components.predictions import FLOAT, Predictions
 from components.report.report import ReportData, render
-from components.tflite_evaluator.gate import Gate
 from components.tflite_evaluator.judge import check_classes, judge_float, judge_variant
 from components.tflite_evaluator.measure import measure
 from components.tflite_evaluator.record import (
@@ -23,6 +22,7 @@ from components.tflite_evaluator.record import (
     write_confusion,
     write_predictions,
 )
+from components.tflite_evaluator.settings import Settings
 from components.tflite_models import TFLiteModelsFolder
 from components.trained_model import HISTORY_FILE, TRAINED_FILE
 from components.verdict import (
@@ -33,7 +33,6 @@ from components.verdict import (
     SKETCHES_FOLDER,
     VERDICT_FILE,
     Deployed,
-    Policy,
     Verdict,
 )
 from edgeline._text import in_utc
@@ -47,24 +46,6 @@ class Inputs:
     predictions: Predictions
     models: TFLiteModelsFolder
     model_run: Path  # with the Trainer's curves, and when it ended
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How it is judged; see the component.
-
-    Attributes:
-        facts: when, and of what data and code; for the report.
-        made_with: settings that the model was made with, for the report.
-    """
-
-    split: str
-    gate: Gate
-    policy: Policy
-    model_name: str
-    inputs_digest: str
-    facts: Mapping[str, str] = field(default_factory=dict)
-    made_with: Mapping[str, str] = field(default_factory=dict)
 
 
 def evaluate(inputs: Inputs, settings: Settings, output: Path) -> Verdict:

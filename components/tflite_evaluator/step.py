@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
 from components.folders import Folders
 from components.predictions import load_predictions
-from components.tflite_evaluator.evaluate import Inputs, Settings, evaluate
-from components.tflite_evaluator.gate import Gate
+from components.settings_text import from_text
+from components.tflite_evaluator.evaluate import Inputs, evaluate
+from components.tflite_evaluator.settings import Settings
 from components.tflite_models import TFLiteModelsFolder
-from components.verdict import RUN_PROPERTY, Policy
+from components.verdict import RUN_PROPERTY
 from edgeline._text import in_utc
 
 
 def judge(inputs: Folders, outputs: Folders, settings: Mapping[str, Any], run: str) -> None:
     """Judges; see `components.folders.Step`, and the component for inputs, outputs and settings."""
-    gate = Gate(
-        min_accuracy=settings["min_accuracy"],
-        max_drop=settings["max_drop"],
-        **json.loads(settings["gate"]),
-    )
-    made_from = json.loads(settings["made_from"])
     verdict = outputs["verdict"]
+    judged_by = from_text(Settings, settings["settings"])
+    facts = {"run": run, "judged": in_utc(datetime.now(timezone.utc))} | dict(judged_by.facts)
     evaluate(
         Inputs(
             predictions=load_predictions(inputs["predictions"].path),
             models=TFLiteModelsFolder.load(inputs["tflite_models"].path),
             model_run=inputs["model_run"].path,
         ),
-        Settings(
-            split=settings["split"],
-            gate=gate,
-            policy=Policy(tuple(json.loads(settings["require"])), settings["publish"]),
-            model_name=settings["model_name"],
-            inputs_digest=settings["inputs_digest"],
-            facts={"run": run, "judged": in_utc(datetime.now(timezone.utc))} | made_from["facts"],
-            made_with=made_from["settings"],
-        ),
+        replace(judged_by, facts=facts),
         verdict.path,
     )
     verdict.properties[RUN_PROPERTY] = run

@@ -9,7 +9,7 @@ from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import BaseChannel, channel_utils, component_spec, standard_artifacts
 
 from components.artifacts import Predictions, TFLiteModels
-from components.destination import connection_to_text
+from components.settings_text import to_text
 from components.tflite_predictor import executor
 from edgeline.registry.store import Connection
 
@@ -89,7 +89,7 @@ class TFLitePredictor(base_beam_component.BaseBeamComponent):
                 split=split,
                 slice_keys=json.dumps(list(slice_keys)),
                 registry=registry,
-                connection=connection_to_text(connection),
+                connection=to_text(connection),
                 baseline_digest=baseline_digest,
                 code_digest=code_digest,
                 predictions=channel_utils.as_channel([Predictions()]),

@@ -11,14 +11,15 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
-from components.destination import connection_from_text
 from components.examples import example_files
 from components.predictions import load_predictions
+from components.settings_text import from_text
 from components.tflite_models import TFLiteModelsFolder
 from components.tflite_predictor.baseline import load_baseline
 from components.tflite_predictor.float_examples import write_float_examples
 from components.tflite_predictor.predict import Inputs, predict
 from components.trained_model import FEATURES_FILE
+from edgeline.registry.connection import Connection
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -35,7 +36,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         models = TFLiteModelsFolder.load(Path(inputs["tflite_models"].uri))
         baseline = load_baseline(
             exec_properties["registry"],
-            connection_from_text(exec_properties["connection"]),
+            from_text(Connection, exec_properties["connection"]),
             exec_properties["baseline_digest"],
             models.contract.labels,
         )

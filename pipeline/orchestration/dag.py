@@ -18,7 +18,6 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, trainer_pb2
 
 from components.edge_pusher.component import EdgePusher
-from components.edge_pusher.origin import Origin
 from components.example_validator.component import ExampleValidator
 from components.import_example_gen.component import ImportExampleGen
 from components.statistics_gen.component import StatisticsGen
@@ -31,7 +30,6 @@ from pipeline.data.dataset import SPLITS, Dataset
 from pipeline.orchestration.settings import step_settings
 from pipeline.release import evaluation
 from pipeline.release.lineage import LOCAL_BUILDER
-from pipeline.release.registry import destination
 
 PREPROCESSING_FN = "pipeline.data.preprocessing.preprocessing_fn"
 RUN_FN = "pipeline.training.trainer.run_fn"
@@ -134,10 +132,6 @@ def create_pipeline(
         predictions=predictor.outputs["predictions"],
         tflite_models=rewriter.outputs["tflite_models"],
         model_run=trainer.outputs["model_run"],
-        split=gate.split,
-        require=gate.require,
-        publish=gate.publish,
-        model_name=config.name,
         **settings["TFLiteEvaluator"],
     )
     pusher = (
@@ -145,8 +139,7 @@ def create_pipeline(
             tflite_models=rewriter.outputs["tflite_models"],
             verdict=tflite_evaluator.outputs["verdict"],
             model_blessing=evaluator.outputs["blessing"],
-            destination=destination(config),
-            origin=Origin.from_text(settings["EdgePusher"]["origin"]),
+            **settings["EdgePusher"],
         )
         if config.registry
         else None

@@ -10,6 +10,9 @@ import glob
 from collections.abc import Mapping
 from typing import Any
 
+from components.tflite_evaluator.gate import Gate
+from components.tflite_evaluator.settings import Settings
+from components.verdict import Policy
 from pipeline.config import Config
 from pipeline.content_digest import code_digest, file_digest, tree_digest
 from pipeline.data.dataset import Dataset
@@ -80,21 +83,27 @@ def step_settings(
             "code_digest": code_digest("components.tflite_predictor.executor"),
         },
         "TFLiteEvaluator": {
-            "min_accuracy": gate.min_accuracy,
-            "max_drop": gate.max_drop,
-            "gate": gate.model_dump(
-                exclude={"split", "min_accuracy", "max_drop", "require", "publish"}, mode="json"
-            ),
-            "inputs_digest": inputs_digest(config, dataset),
-            "made_from": made_from(config, dataset),
+            "settings": _judged_by(config, dataset),
             "code_digest": code_digest("components.tflite_evaluator.executor"),
         },
     }
     if config.registry:
-        to = destination(config)
         settings["EdgePusher"] = {
-            "registry": to.location,
-            "channel": to.channel,
-            "origin": origin(config, dataset, builder).to_text(),
+            "destination": destination(config),
+            "origin": origin(config, dataset, builder),
         }
     return settings
+
+
+def _judged_by(config: Config, dataset: Dataset) -> Settings:
+    gate = config.gate
+    lineage = made_from(config, dataset)
+    return Settings(
+        split=gate.split,
+        gate=Gate(**gate.model_dump(exclude={"split", "require", "publish"})),
+        policy=Policy(gate.require, gate.publish),
+        model_name=config.name,
+        inputs_digest=inputs_digest(config, dataset),
+        facts=lineage["facts"],
+        made_with=lineage["settings"],
+    )

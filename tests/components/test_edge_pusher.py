@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.destination import Destination, connection_from_text, connection_to_text
+from components.destination import Destination
 from components.edge_pusher.origin import Origin
 from components.edge_pusher.push import GateNotPassed, push
+from components.settings_text import from_text, to_text
 from components.tflite_models import ModelFile, TFLiteModelsFolder
 from components.verdict import Check, VariantVerdict, Verdict
 from edgeline._files import sha256_of
@@ -94,7 +95,7 @@ def destination(models: TFLiteModelsFolder, *keys: str) -> Destination:
         model="pets",
         channel="candidate",
         root=(folder / "root.json").read_bytes(),
-        keys=[str(folder / f"{key}.pem") for key in keys or ("online", "pets-ci")],
+        keys=tuple(str(folder / f"{key}.pem") for key in keys or ("online", "pets-ci")),
         connection=Connection(),
     )
 
@@ -254,6 +255,7 @@ def test_without_the_keys_nothing_is_written(
     assert sorted(registry(models).rglob("*")) == before
 
 
-def test_a_connection_travels_as_text() -> None:
+def test_a_destination_travels_as_text() -> None:
     connection = Connection(Path("ca.pem"), None, Path("key.pem"), insecure=True)
-    assert connection_from_text(connection_to_text(connection)) == connection
+    to = Destination("registry", "cells", "canary", b'{"root": "\xc3\xa9"}\n', ("key",), connection)
+    assert from_text(Destination, to_text(to)) == to

@@ -248,10 +248,11 @@ def test_tensorflow_complains_of_cuda_only_where_there_is_a_gpu(pipeline: Compil
 
 
 def test_the_signing_keys_are_named_as_they_are_in_the_cluster(pipeline: Compiled) -> None:
-    keys = task(pipeline, "EdgePusher")["inputs"]["parameters"]["keys"]["runtimeValue"]["constant"]
-    assert keys == (
-        '["/etc/edgeline/signing-keys/online.pem", "/etc/edgeline/signing-keys/cells-ci.pem"]'
-    )
+    config = task(pipeline, "Plan")["inputs"]["parameters"]["config"]["runtimeValue"]["constant"]
+    assert json.loads(config)["registry"]["keys"] == [
+        "/etc/edgeline/signing-keys/online.pem",
+        "/etc/edgeline/signing-keys/cells-ci.pem",
+    ]
 
 
 def test_no_path_of_this_machine_is_in_the_outcome(pipeline: Compiled, root: Path) -> None:

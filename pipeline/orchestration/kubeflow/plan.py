@@ -15,9 +15,11 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
+from components.settings_text import to_text
 from pipeline.config import Config, GateConfig, parse_config
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
@@ -164,6 +166,8 @@ def _as_parameters(settings: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[
 
 def _as_parameter(value: Any) -> str | int | float:
     """A setting as a step takes it: what is neither text nor a number, as JSON."""
+    if is_dataclass(value):
+        return to_text(value)
     return value if isinstance(value, (str, int, float)) else json.dumps(value, sort_keys=True)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from components.edge_pusher.origin import Origin
+from components.settings_text import from_text, to_text
 from pipeline.config import Config, parse_config
 from pipeline.content_digest import tree_digest
 from pipeline.release.lineage import made_from, origin
@@ -36,7 +37,7 @@ def resources(config: Config) -> dict[str, Any]:
 
 def test_it_travels_as_text() -> None:
     found = origin(configured(), DATASET)
-    assert Origin.from_text(found.to_text()) == found
+    assert from_text(Origin, to_text(found)) == found
 
 
 def test_settings_and_data_are_named_by_digest() -> None:
@@ -54,20 +55,22 @@ def test_settings_and_data_are_named_by_digest() -> None:
 def test_neither_secrets_nor_paths_leave_with_a_release(tmp_path: Path) -> None:
     weights = tmp_path / "weights.h5"
     weights.write_bytes(b"weights")
-    text = origin(
-        configured(
-            registry={
-                "location": "oci://secret.example/pets",
-                "root": "/home/somebody/root.json",
-                "keys": ["envvar:SECRET_KEY", "/home/somebody/ci.pem"],
-                "ca_file": "/home/somebody/ca.pem",
-            },
-            run={"root": "/home/somebody/runs"},
-            beam={"args": ["--runner=FlinkRunner", "--token=secret"]},
-            trainer={"base_weights": str(weights)},
-        ),
-        DATASET,
-    ).to_text()
+    text = to_text(
+        origin(
+            configured(
+                registry={
+                    "location": "oci://secret.example/pets",
+                    "root": "/home/somebody/root.json",
+                    "keys": ["envvar:SECRET_KEY", "/home/somebody/ci.pem"],
+                    "ca_file": "/home/somebody/ca.pem",
+                },
+                run={"root": "/home/somebody/runs"},
+                beam={"args": ["--runner=FlinkRunner", "--token=secret"]},
+                trainer={"base_weights": str(weights)},
+            ),
+            DATASET,
+        )
+    )
     for secret in ("secret", "SECRET", "somebody", str(tmp_path)):
         assert secret not in text
     assert hashlib.sha256(b"weights").hexdigest() in text
@@ -104,7 +107,7 @@ def test_a_model_that_was_gone_on_from_is_named_by_digest_and_nothing_else_is(
     by_name = resources(config)
     assert by_name["warm start"].digest == {"sha256": tree_digest(str(model))}
     assert "base weights" not in by_name
-    assert str(tmp_path) not in origin(config, DATASET).to_text()
+    assert str(tmp_path) not in to_text(origin(config, DATASET))
 
 
 def test_ingest_s_settings_are_those_that_made_the_dataset() -> None:
