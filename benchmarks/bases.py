@@ -9,10 +9,12 @@ latency is the median of one image on all cores, the variants of a base in turns
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tabulate import tabulate
@@ -28,23 +30,35 @@ VARIANTS = ("float32", "float16", "dynamic", "int8", "weight_int4")
 CALIBRATION_IMAGES = 16
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A variant's file in MB, and the median of one image in ms; NaN where there is none."""
+
+    megabytes: float
+    milliseconds: float
+
+
 def main(arguments: Sequence[str] = ()) -> None:
-    """Converts and measures; prints a row a base and input size, as they come."""
+    """Converts and measures; prints a row a base, as they come, and then two tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bases")
     parser.add_argument("--bases", nargs="+", choices=BASES, default=list(BASES))
     parser.add_argument("--sides", nargs="+", type=int, default=[96, 150, 224])
     options = parser.parse_args(arguments)
-    rows = []
+    sizes, latencies = [], []
     for base in options.bases:
-        for side in options.sides:
-            rows.append([base, side, *measure(base, side)])
-            print(*rows[-1], sep="\t", flush=True)
-    headers = ["base", "side", *(f"{variant}: MB, ms" for variant in VARIANTS)]
-    print(tabulate(rows, headers=headers, tablefmt="github"))
+        found = [measure(base, side) for side in options.sides]
+        # An input size changes a file by some hundred bytes.
+        sizes.append([base, *(f"{found[0][name].megabytes:.1f}" for name in VARIANTS)])
+        cells = [", ".join(f"{each[name].milliseconds:.1f}" for each in found) for name in VARIANTS]
+        latencies.append([base, *cells])
+        print(*sizes[-1], *cells, sep="\t", flush=True)
+    sides = ", ".join(map(str, options.sides))
+    for title, rows in (("MB", sizes), (f"ms at {sides} px", latencies)):
+        print(f"\n{title}\n", tabulate(rows, ["base", *VARIANTS], tablefmt="github"), sep="\n")
 
 
-def measure(base: str, side: int) -> list[str]:
-    """Size and latency of each variant, or why there is none."""
+def measure(base: str, side: int) -> dict[str, Measured]:
+    """Makes each variant of a base and times it; says why on stderr where there is none."""
     with tempfile.TemporaryDirectory() as folder:
         saved_model = save("pool", Path(folder, "saved"), base=base, side=side)
         images = noise(CALIBRATION_IMAGES, side)
@@ -54,14 +68,16 @@ def measure(base: str, side: int) -> list[str]:
         files = {model.variant: made.path(model) for model in made.models if not model.error}
         models = {name: _loaded(file, side) for name, file in files.items()}
         latencies = lab.latencies(models, side, side)
-        found = []
-        for model in made.models:
-            if model.error:
-                found.append(model.error)
-            else:
-                megabytes = (model.bytes or 0) / 1e6
-                found.append(f"{megabytes:.1f}, {latencies[model.variant]:.1f}")
-        return found
+    for model in made.models:
+        if model.error:
+            print(f"{base} at {side}, {model.variant}: {model.error}", file=sys.stderr)
+    return {
+        model.variant: Measured(
+            math.nan if model.error else (model.bytes or 0) / 1e6,
+            latencies.get(model.variant, math.nan),
+        )
+        for model in made.models
+    }
 
 
 def _loaded(file: Path, side: int) -> PixelModel:
