@@ -62,9 +62,12 @@ def save(head: str, folder: Path, *, base: str = "densenet121", side: int = SIDE
     statistics = Statistics.of(np.random.default_rng(0).random((4, shape[-1]), np.float32))
     model = join(network, build_head(head, shape, len(LABELS), 0.0, statistics))
     module = tf.Module()
-    module.model = model
+    module.weights = model.weights
 
-    @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32, "pixels")])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32, "pixels")],
+        autograph=False,
+    )
     def pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"probabilities": model(pixels, training=False)}
 

@@ -188,6 +188,8 @@ class TransformedExamples:
 
 
 def _mapped(batches: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    # There is no Python control flow on tensors to rewrite, and looking for it takes seconds.
+    function = tf.autograph.experimental.do_not_convert(function)
     return batches.map(function, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
 

@@ -35,7 +35,9 @@ def _save_single_image(loaded: Any, folder: Path) -> None:
     signature = loaded.signatures[INPUT]
     shape = signature.structured_input_signature[1][INPUT].shape
 
-    @tf.function(input_signature=[tf.TensorSpec([1, *shape[1:]], tf.float32, INPUT)])
+    @tf.function(
+        input_signature=[tf.TensorSpec([1, *shape[1:]], tf.float32, INPUT)], autograph=False
+    )
     def single_image(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         return {OUTPUT: signature(**{INPUT: pixels})[OUTPUT]}
 

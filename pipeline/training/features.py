@@ -108,7 +108,9 @@ class Frozen:
                 with tf.device(device):  # which has a copy of the variables
                     return network(first(batch), training=False)
 
-            return tf.function(compute, input_signature=[spec]).get_concrete_function()
+            return tf.function(
+                compute, input_signature=[spec], autograph=False
+            ).get_concrete_function()
 
         self._functions = cycle([on(device) for device in devices.local])
 

@@ -138,7 +138,8 @@ class _ServingModule(tf.Module):
         self, model: keras.Model, transform: tft.TFTransformOutput, labels: Sequence[str]
     ) -> None:
         super().__init__()
-        self._model = model
+        # Not the model: Keras would have each of its layers traced and saved as functions, too.
+        self._weights = model.weights
         self._label_ids = LabelIds(labels)
         self._layer = transform.transform_features_layer()
         raw = transform.raw_feature_spec()
@@ -147,23 +148,23 @@ class _ServingModule(tf.Module):
 
         _, normalize, base, head = model.layers  # as `pipeline.training.model.join` made it
 
-        @tf.function(input_signature=[pixels_spec])
+        @tf.function(input_signature=[pixels_spec], autograph=False)
         def features(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
             found = base(normalize(pixels), training=False)
             pooled = tf.reduce_mean(found, axis=(1, 2))
             return {PROBABILITIES: head(found, training=False), FEATURES: pooled}
 
-        @tf.function(input_signature=[pixels_spec])
+        @tf.function(input_signature=[pixels_spec], autograph=False)
         def pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
             return {PROBABILITIES: features(pixels)[PROBABILITIES]}
 
-        @tf.function(input_signature=[examples_spec])
+        @tf.function(input_signature=[examples_spec], autograph=False)
         def serving_default(examples: tf.Tensor) -> dict[str, tf.Tensor]:
             # A client has no label: only the image is parsed, and only pixels come out.
             features = self._layer(tf.io.parse_example(examples, {IMAGE: raw[IMAGE]}))
             return pixels(features[PIXELS])
 
-        @tf.function(input_signature=[examples_spec])
+        @tf.function(input_signature=[examples_spec], autograph=False)
         def transform_features(examples: tf.Tensor) -> dict[str, tf.Tensor]:
             features = self._layer(tf.io.parse_example(examples, raw))
             return {PIXELS: features[PIXELS], LABEL_ID: self._label_ids(features[LABEL])}

@@ -89,11 +89,17 @@ def _check_labels(path: Path, labels: Sequence[str]) -> None:
 
 
 def _load_saved_model(path: Path, model: keras.Model, config: TrainerConfig) -> None:
-    # The model is an attribute of what the Trainer saves.
-    checkpoint = tf.train.Checkpoint(_model=model)
+    # The weights are an attribute of what the Trainer saves; once the model was.
+    variables = str(path / "variables" / "variables")
     try:
-        status = checkpoint.read(str(path / "variables" / "variables"))
-        status.assert_existing_objects_matched().expect_partial()
+        names = [name for name, _ in tf.train.list_variables(variables)]
+        if any(name.startswith("_model/") for name in names):
+            checkpoint = tf.train.Checkpoint(_model=model)
+        elif sum(name.startswith("_weights/") for name in names) == len(model.weights):
+            checkpoint = tf.train.Checkpoint(_weights=model.weights)
+        else:
+            raise _other_network(path, config)
+        checkpoint.read(variables).assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         raise _other_network(path, config) from error
 

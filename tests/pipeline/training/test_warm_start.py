@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
+from tensorflow.core.protobuf import saved_model_pb2
 
 from pipeline.config import TrainerConfig
 from pipeline.data import preprocessing
@@ -44,8 +46,33 @@ def loaded(path: Path, labels: tuple[str, ...] = LABELS, **settings: Any) -> ker
     return join(base, warm_start.load(base, config, labels))
 
 
+def read_saved_model(folder: Path) -> saved_model_pb2.SavedModel:
+    content = (folder / "saved_model.pb").read_bytes()
+    return saved_model_pb2.SavedModel.FromString(content)
+
+
 def test_a_saved_model_is_taken_over_whole(saved: Path, earlier: keras.Model) -> None:
     np.testing.assert_array_equal(loaded(saved)(PIXELS), earlier(PIXELS))
+
+
+def test_a_saved_model_holds_the_network_once(saved: Path) -> None:
+    # Every copy is loaded by each step that opens the model, and takes seconds there.
+    functions = read_saved_model(saved).meta_graphs[0].graph_def.library.function
+    convolutions = [
+        sum(node.op == "Conv2D" for node in function.node_def)
+        for function in functions
+        if not function.signature.name.startswith("__inference__traced")
+    ]
+    assert [count for count in convolutions if count] == [120]
+
+
+def test_a_saved_model_of_an_earlier_version_is_taken_over(
+    saved: Path, earlier: keras.Model, tmp_path: Path
+) -> None:
+    folder = tmp_path / "Format-Serving"
+    shutil.copytree(saved, folder)
+    tf.train.Checkpoint(_model=earlier).write(str(folder / "variables" / "variables"))
+    np.testing.assert_array_equal(loaded(folder)(PIXELS), earlier(PIXELS))
 
 
 def test_a_weights_file_is_taken_over_whole(earlier: keras.Model, tmp_path: Path) -> None:
