@@ -140,12 +140,12 @@ class _ServingModule(tf.Module):
         super().__init__()
         # Not the model: Keras would have each of its layers traced and saved as functions, too.
         self._weights = model.weights
-        self._label_ids = LabelIds(labels)
-        self._layer = transform.transform_features_layer()
         raw = transform.raw_feature_spec()
         pixels_spec = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, PIXELS)
         examples_spec = tf.TensorSpec([None], tf.string, "examples")
 
+        transformed = transform.transform_features_layer()  # not tracked either, as it has no state
+        label_ids = LabelIds(labels)
         _, normalize, base, head = model.layers  # as `pipeline.training.model.join` made it
 
         @tf.function(input_signature=[pixels_spec], autograph=False)
@@ -161,13 +161,13 @@ class _ServingModule(tf.Module):
         @tf.function(input_signature=[examples_spec], autograph=False)
         def serving_default(examples: tf.Tensor) -> dict[str, tf.Tensor]:
             # A client has no label: only the image is parsed, and only pixels come out.
-            features = self._layer(tf.io.parse_example(examples, {IMAGE: raw[IMAGE]}))
+            features = transformed(tf.io.parse_example(examples, {IMAGE: raw[IMAGE]}))
             return pixels(features[PIXELS])
 
         @tf.function(input_signature=[examples_spec], autograph=False)
         def transform_features(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-            features = self._layer(tf.io.parse_example(examples, raw))
-            return {PIXELS: features[PIXELS], LABEL_ID: self._label_ids(features[LABEL])}
+            features = transformed(tf.io.parse_example(examples, raw))
+            return {PIXELS: features[PIXELS], LABEL_ID: label_ids(features[LABEL])}
 
         self.features = features
         self.pixels = pixels
