@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import TypeAdapter
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Settings = TypeVar("Settings")
 
 
 def to_text(settings: object) -> str:
     """Writes a dataclass as JSON; equal settings are equal texts, by which results are reused."""
-    document = TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    document = _adapter(type(settings)).dump_python(settings, mode="json")
     return json.dumps(document, sort_keys=True)
 
 
@@ -22,4 +23,11 @@ def from_text(kind: type[Settings], text: str) -> Settings:
     Raises:
         pydantic.ValidationError: it is not of this kind.
     """
-    return TypeAdapter(kind).validate_json(text)
+    return _adapter(kind).validate_json(text)
+
+
+def _adapter(kind: type[Settings]) -> TypeAdapter[Settings]:
+    # Here, not above: most workers of the rewriter read no settings.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from components.predictions import DeployedRelease
+from components.tflite_predictor.settings import ReleaseReference
 from edgeline.contract import PreprocessingContract
 from edgeline.registry.reader import RegistryReader
-from edgeline.registry.store import Connection, open_store
+from edgeline.registry.store import open_store
 
 
 class BaselineError(Exception):
@@ -34,26 +35,19 @@ class Baseline:
         return [self.contract.labels.index(label) for label in labels]
 
 
-def load_baseline(
-    registry: str, connection: Connection, digest: str, labels: Sequence[str]
-) -> Baseline | None:
-    """Reads a release, or None if there is none yet (`digest` is empty).
+def load_baseline(deployed: ReleaseReference, labels: Sequence[str]) -> Baseline:
+    """Reads a release.
 
     Args:
-        registry: a directory or "oci://host[:port]/repository".
-        connection: how to reach it.
-        digest: of the release's index, as the signed metadata had it: what it names is intact or
-            is not read.
+        deployed: which.
         labels: the new model's classes.
 
     Raises:
         BaselineError: it has other classes than the new model.
         edgeline.errors.RegistryError: the release is missing or damaged.
     """
-    if not digest:
-        return None
-    reader = RegistryReader(open_store(registry, connection))
-    release = reader.open_digest(digest)
+    reader = RegistryReader(open_store(deployed.location, deployed.connection))
+    release = reader.open_digest(deployed.digest)
     if set(release.contract.labels) != set(labels):
         raise BaselineError(
             f"the deployed release {release.tag} has the classes "

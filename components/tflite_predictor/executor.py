@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from components.tflite_models import TFLiteModelsFolder
 from components.tflite_predictor.baseline import load_baseline
 from components.tflite_predictor.float_examples import write_float_examples
 from components.tflite_predictor.predict import Inputs, predict
+from components.tflite_predictor.settings import Settings
 from components.trained_model import FEATURES_FILE
-from edgeline.registry.connection import Connection
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -34,13 +33,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """See the base class."""
         inputs = {key: artifact_utils.get_single_instance(input_dict[key]) for key in input_dict}
         models = TFLiteModelsFolder.load(Path(inputs["tflite_models"].uri))
-        baseline = load_baseline(
-            exec_properties["registry"],
-            from_text(Connection, exec_properties["connection"]),
-            exec_properties["baseline_digest"],
-            models.contract.labels,
-        )
-        split = exec_properties["split"]
+        settings = from_text(Settings, exec_properties["settings"])
+        deployed, split = settings.deployed, settings.split
         splits = artifact_utils.decode_split_names(inputs["examples"].split_names)
         output = Path(artifact_utils.get_single_uri(output_dict["predictions"]))
         predict(
@@ -51,9 +45,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 saved_model=path_utils.serving_model_path(inputs["model"].uri),
                 kept_features=Path(inputs["model_run"].uri) / FEATURES_FILE,
                 models=models,
-                baseline=baseline,
+                baseline=load_baseline(deployed, models.contract.labels) if deployed else None,
             ),
-            json.loads(exec_properties["slice_keys"]),
+            settings.slice_keys,
             self._make_beam_pipeline,
             output,
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import BaseChannel, channel_utils, component_spec, standard_artifacts
 
 from components.artifacts import TFLiteModels
+from components.settings_text import to_text
 from components.tflite_rewriter import executor
+from components.tflite_rewriter.settings import Settings
 
 
 class TFLiteRewriterSpec(component_spec.ComponentSpec):
@@ -24,10 +23,7 @@ class TFLiteRewriterSpec(component_spec.ComponentSpec):
         "tflite_models": component_spec.ChannelParameter(type=TFLiteModels),
     }
     PARAMETERS = {
-        "variants": component_spec.ExecutionParameter(type=str),
-        "timeout": component_spec.ExecutionParameter(type=int),
-        "calibration_images": component_spec.ExecutionParameter(type=int),
-        "search": component_spec.ExecutionParameter(type=str),
+        "settings": component_spec.ExecutionParameter(type=str),
         "code_digest": component_spec.ExecutionParameter(type=str),
     }
 
@@ -48,10 +44,7 @@ class TFLiteRewriter(base_component.BaseComponent):
         model: BaseChannel,
         examples: BaseChannel,
         transform_graph: BaseChannel,
-        variants: Sequence[str],
-        timeout: int,
-        calibration_images: int,
-        search: str,
+        settings: Settings,
         code_digest: str,
     ) -> None:
         """Declares the step.
@@ -61,11 +54,7 @@ class TFLiteRewriter(base_component.BaseComponent):
             examples: raw examples with splits `train`, for calibration, and `eval`, by which
                 `mixed` is searched.
             transform_graph: makes pixels of them.
-            variants: names, see `components.tflite_rewriter.variants.VARIANTS`.
-            timeout: seconds one conversion may take.
-            calibration_images: how many images of the train split to calibrate and check with.
-            search: what `mixed` is searched by, as `SearchSettings.to_json` says it; empty where
-                it is not made.
+            settings: which variants are made, and how.
             code_digest: changes when this component's code does, so that no stale result is reused.
         """
         super().__init__(
@@ -73,10 +62,7 @@ class TFLiteRewriter(base_component.BaseComponent):
                 model=model,
                 examples=examples,
                 transform_graph=transform_graph,
-                variants=json.dumps(list(variants)),
-                timeout=timeout,
-                calibration_images=calibration_images,
-                search=search,
+                settings=to_text(settings),
                 code_digest=code_digest,
                 tflite_models=channel_utils.as_channel([TFLiteModels()]),
             )

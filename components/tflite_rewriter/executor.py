@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
+from components.settings_text import from_text
 from components.tflite_rewriter.choose import balanced_images, first_images
 from components.tflite_rewriter.rewrite import rewrite
-from components.tflite_rewriter.variants import SearchSettings
+from components.tflite_rewriter.settings import Settings
 
 EVALUATION_IMAGES = 500  # at most; `mixed` tries many models on them
 
@@ -31,22 +31,20 @@ class Executor(base_executor.BaseExecutor):
         inputs = {key: artifact_utils.get_single_instance(input_dict[key]) for key in input_dict}
         output = artifact_utils.get_single_instance(output_dict["tflite_models"])
         graph = Path(inputs["transform_graph"].uri)
-        variants = json.loads(exec_properties["variants"])
+        settings = from_text(Settings, exec_properties["settings"])
 
         def split(name: str) -> list[str]:
             uri = artifact_utils.get_split_uri(input_dict["examples"], name)
             return [io_utils.all_files_pattern(uri)]
 
-        settings = exec_properties["search"]
-        search = SearchSettings.from_json(settings) if settings else None
         rewrite(
             Path(path_utils.serving_model_path(inputs["model"].uri)),
             Path(output.uri),
-            variants,
-            calibration=balanced_images(
-                split("train"), graph, exec_properties["calibration_images"]
+            settings.variants,
+            calibration=balanced_images(split("train"), graph, settings.calibration_images),
+            evaluation=(
+                first_images(split("eval"), graph, EVALUATION_IMAGES) if settings.search else None
             ),
-            evaluation=first_images(split("eval"), graph, EVALUATION_IMAGES) if search else None,
-            search=search,
-            timeout=exec_properties["timeout"],
+            search=settings.search,
+            timeout=settings.timeout,
         )

@@ -29,6 +29,7 @@ from threading import Condition, Event, Timer
 
 import psutil
 
+from components.settings_text import to_text
 from components.tflite_models import (
     CALIBRATION_FILE,
     FRONTIER_FILE,
@@ -106,7 +107,7 @@ def rewrite(
         if evaluation is not None:
             evaluation.save(work / EVALUATION)
         if search is not None:
-            (work / SEARCH_FILE).write_text(search.to_json())
+            (work / SEARCH_FILE).write_text(to_text(search))
         timeouts = {"mixed": timeout + 60 * search.minutes} if search else {}
         workers = _Workers(saved_model, work, timeout, timeouts)
         made = _make_all(workers, variants, output)

@@ -6,9 +6,8 @@ Adding a variant is adding a record here, its name in `pipeline.config` and its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 Aim = Literal["smallest", "fastest", "most_accurate"]
@@ -111,12 +110,3 @@ class SearchSettings:
     max_size_mb: float | None
     trials: int
     minutes: float
-
-    def to_json(self) -> str:
-        """Writes it for another process."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, content: str) -> SearchSettings:
-        """Reads what `to_json` wrote."""
-        return cls(**json.loads(content))

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from components.settings_text import from_text
 from components.tflite_models import FRONTIER_FILE, MODEL_FILE
 from components.tflite_rewriter.check import CheckError, check, read_ops
 from components.tflite_rewriter.images import StoredPixels, load_label_ids
@@ -142,7 +143,7 @@ def _search(float32: bytes, ranges: Ranges, work: Path) -> Found:
         load_label_ids(folder),
         np.load(folder / EXPECTED_FILE, allow_pickle=False),
     )
-    settings = SearchSettings.from_json((work / SEARCH_FILE).read_text())
+    settings = from_text(SearchSettings, (work / SEARCH_FILE).read_text())
     return search(float32, ranges, evaluation, settings, _say)
 
 

@@ -24,7 +24,6 @@ from components.statistics_gen.component import StatisticsGen
 from components.tflite_evaluator.component import TFLiteEvaluator
 from components.tflite_predictor.component import TFLitePredictor
 from components.tflite_rewriter.component import TFLiteRewriter
-from edgeline.registry.store import Connection
 from pipeline.config import Config
 from pipeline.data.dataset import SPLITS, Dataset
 from pipeline.orchestration.settings import step_settings
@@ -61,7 +60,6 @@ def create_pipeline(
     Raises:
         UserError: the registry's trusted root can't be read.
     """
-    gate = config.gate
     settings = step_settings(config, dataset, baseline_digest, builder)
 
     example_gen = ImportExampleGen(**settings["ImportExampleGen"], input_config=_splits())
@@ -107,9 +105,6 @@ def create_pipeline(
         model=trainer.outputs["model"],
         examples=example_gen.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
-        variants=config.rewriter.variants,
-        timeout=config.rewriter.timeout,
-        calibration_images=config.rewriter.calibration_images,
         **settings["TFLiteRewriter"],
     )
     predictor = TFLitePredictor(
@@ -118,15 +113,13 @@ def create_pipeline(
         model=trainer.outputs["model"],
         model_run=trainer.outputs["model_run"],
         tflite_models=rewriter.outputs["tflite_models"],
-        split=gate.split,
-        connection=config.registry.connection if config.registry else Connection(),
         **settings["TFLitePredictor"],
     )
     evaluator = Evaluator(
         examples=predictor.outputs["float_examples"],
         model=trainer.outputs["model"],
         eval_config=evaluation.eval_config(settings["Evaluator"]["eval_config"]),
-        example_splits=[gate.split],
+        example_splits=[config.gate.split],
     )
     tflite_evaluator = TFLiteEvaluator(
         predictions=predictor.outputs["predictions"],

@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.tflite_evaluator.gate import Gate
-from components.tflite_evaluator.settings import Settings
+from components.tflite_evaluator.settings import Settings as EvaluatorSettings
+from components.tflite_predictor.settings import ReleaseReference
+from components.tflite_predictor.settings import Settings as PredictorSettings
+from components.tflite_rewriter.settings import Settings as RewriterSettings
 from components.verdict import Policy
 from pipeline.config import Config
 from pipeline.content_digest import code_digest, file_digest, tree_digest
@@ -70,16 +73,13 @@ def step_settings(
             )
         },
         "TFLiteRewriter": {
-            # Only one variant is made by it; the others are not made anew when it changes.
-            "search": config.search.to_json() if config.search else "",
+            "settings": _rewritten_by(config),
             "code_digest": code_digest(
                 "components.tflite_rewriter.executor", "components.tflite_rewriter.worker"
             ),
         },
         "TFLitePredictor": {
-            "slice_keys": list(dataset.slice_keys),
-            "registry": config.registry.location if config.registry else "",
-            "baseline_digest": baseline_digest,
+            "settings": _predicted_by(config, dataset, baseline_digest),
             "code_digest": code_digest("components.tflite_predictor.executor"),
         },
         "TFLiteEvaluator": {
@@ -95,10 +95,26 @@ def step_settings(
     return settings
 
 
-def _judged_by(config: Config, dataset: Dataset) -> Settings:
+def _rewritten_by(config: Config) -> RewriterSettings:
+    asked = config.rewriter
+    return RewriterSettings(asked.variants, asked.calibration_images, asked.timeout, config.search)
+
+
+def _predicted_by(config: Config, dataset: Dataset, baseline_digest: str) -> PredictorSettings:
+    # Without a release to read, where the registry is concerns nobody.
+    registry = config.registry if baseline_digest else None
+    deployed = (
+        ReleaseReference(registry.location, registry.connection, baseline_digest)
+        if registry
+        else None
+    )
+    return PredictorSettings(config.gate.split, tuple(dataset.slice_keys), deployed)
+
+
+def _judged_by(config: Config, dataset: Dataset) -> EvaluatorSettings:
     gate = config.gate
     lineage = made_from(config, dataset)
-    return Settings(
+    return EvaluatorSettings(
         split=gate.split,
         gate=Gate(**gate.model_dump(exclude={"split", "require", "publish"})),
         policy=Policy(gate.require, gate.publish),

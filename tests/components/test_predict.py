@@ -23,6 +23,7 @@ from components.tflite_models import ModelFile, TFLiteModelsFolder
 from components.tflite_predictor.baseline import Baseline, BaselineError, load_baseline
 from components.tflite_predictor.neighbours import nearest_rows
 from components.tflite_predictor.predict import Inputs, predict
+from components.tflite_predictor.settings import ReleaseReference
 from components.trained_model import FEATURES_FILE
 from edgeline.drift import image_statistics
 from edgeline.registry.store import Connection
@@ -219,7 +220,6 @@ def test_a_deployed_release_preprocesses_by_its_own_contract(
     variants = {"float32": _with_swapped_outputs(models)}
     published = publish_release(tmp_path, "cells", variants, contract)
     baseline = loaded(tmp_path, published.digest, models.contract.labels)
-    assert baseline is not None
     assert (baseline.release.tag, baseline.release.counterpart("int8")) == ("v1", "float32")
     found = predicted(
         workspace, replace(models, models=()), examples, tmp_path / "predictions", baseline
@@ -239,12 +239,9 @@ def test_a_deployed_release_of_other_classes_is_not_compared_with(
         loaded(tmp_path, published.digest, models.contract.labels)
 
 
-def test_without_a_digest_there_is_no_baseline(tmp_path: Path) -> None:
-    assert loaded(tmp_path, "", ("cat", "dog")) is None
-
-
-def loaded(folder: Path, digest: str, labels: Sequence[str]) -> Baseline | None:
-    return load_baseline(str(folder / "registry"), Connection(), digest, labels)
+def loaded(folder: Path, digest: str, labels: Sequence[str]) -> Baseline:
+    deployed = ReleaseReference(str(folder / "registry"), Connection(), digest)
+    return load_baseline(deployed, labels)
 
 
 def _small_model(output: Any, classes: int = 2) -> bytes:

@@ -387,8 +387,8 @@ def _resolver(spec: Document) -> None:
 
 
 def _wrong_constant(spec: Document) -> None:
-    parameters = spec["root"]["dag"]["tasks"]["TFLiteRewriter"]["inputs"]["parameters"]
-    parameters["timeout"]["runtimeValue"]["constant"] = "900"
+    parameters = spec["root"]["dag"]["tasks"]["ImportExampleGen"]["inputs"]["parameters"]
+    parameters["output_data_format"]["runtimeValue"]["constant"] = "6"
 
 
 def _wrong_default(spec: Document) -> None:
@@ -428,8 +428,8 @@ DAMAGE: dict[str, tuple[Callable[[Document], None], str]] = {
     "a resolver": (_resolver, "task Trainer: runs resolver, expected a container"),
     "a constant of another type": (
         _wrong_constant,
-        "task TFLiteRewriter: parameter timeout: expected a value of type NUMBER_INTEGER; received "
-        '"900"',
+        "task ImportExampleGen: parameter output_data_format: expected a value of type "
+        'NUMBER_INTEGER; received "6"',
     ),
     "a default of another type": (
         _wrong_default,

@@ -133,9 +133,9 @@ def test_each_parameter_changes_only_what_is_planned(
     assert difference <= planned
 
 
-def test_another_baseline_changes_the_evaluator_alone(folder: Path) -> None:
+def test_another_baseline_changes_the_predictor_alone(folder: Path) -> None:
     difference = changed(settings(folder), settings(folder, baseline="sha256:" + "a" * 64))
-    assert difference == {("TFLitePredictor", "baseline_digest")}
+    assert difference == {("TFLitePredictor", "settings")}
 
 
 def test_a_given_baseline_needs_no_registry_and_none_means_none(folder: Path) -> None:

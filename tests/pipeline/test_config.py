@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.settings_text import from_text, to_text
 from components.tflite_rewriter.variants import SearchSettings
 from pipeline.config import Config, load_config, parse_ingest_config
 from pipeline.errors import UserError
@@ -256,7 +257,7 @@ def test_a_search_is_asked_for_by_the_variant_alone(tmp_path: Path) -> None:
     assert load(tmp_path).search is None
     config = load(tmp_path, MINIMAL, 'rewriter.variants=["mixed"]', "gate.max_size_mb=5")
     assert config.search == SearchSettings("smallest", 0.01, 5.0, trials=40, minutes=15.0)
-    assert SearchSettings.from_json(config.search.to_json()) == config.search
+    assert from_text(SearchSettings, to_text(config.search)) == config.search
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,10 @@ def configured(gate: dict[str, Any] | None = None, **trainer: Any) -> Config:
     return parse_config(document, "test")
 
 
-def stale(before: Config, change: Callable[[], Config]) -> set[str]:
+def stale(before: Config, change: Callable[[], Config], baseline: str = "") -> set[str]:
     """The steps that are given something else after a change."""
     first = step_settings(before, DATASET, "", "builder")
-    second = step_settings(change(), DATASET, "", "builder")
+    second = step_settings(change(), DATASET, baseline, "builder")
     return {step for step in first if first[step] != second[step]}
 
 
@@ -72,6 +72,44 @@ def test_another_threshold_concerns_the_judges_alone(name: str) -> None:
 def test_every_threshold_is_tried_here() -> None:
     others = {"split", "require", "publish"}
     assert set(type(configured().gate).model_fields) - others == set(THRESHOLDS)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "concerned"), [("", set()), ("sha256:aa", {"TFLitePredictor"})]
+)
+def test_a_registry_concerns_who_reads_a_release_of_it(
+    baseline: str, concerned: set[str], tmp_path: Path
+) -> None:
+    """And so the first run that publishes makes nothing anew."""
+    (tmp_path / "root.json").write_bytes(b"{}")
+    registry = {"location": str(tmp_path), "root": str(tmp_path / "root.json")}
+
+    def with_registry() -> Config:
+        document = configured().model_dump(mode="json", exclude_unset=True)
+        return parse_config({**document, "registry": registry}, "test")
+
+    assert stale(configured(), with_registry, baseline) == concerned
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "concerned"),
+    [
+        ("rewriter", {"variants": ["int8"]}, {"TFLiteRewriter"}),
+        ("rewriter", {"calibration_images": 9}, {"TFLiteRewriter"}),
+        ("rewriter", {"timeout": 9}, {"TFLiteRewriter"}),
+        ("rewriter", {"mixed_trials": 9}, set()),
+        ("gate", {"split": "eval"}, {"TFLitePredictor"}),
+    ],
+)
+def test_a_setting_concerns_its_step(
+    section: str, changes: dict[str, Any], concerned: set[str]
+) -> None:
+    before = configured()
+    document = before.model_dump(mode="json", exclude_unset=True)
+    document[section] = {**document.get(section, {}), **changes}
+    found = stale(before, lambda: parse_config(document, "test"))
+    # Which lists in its report all settings that the models were made with.
+    assert found - {"TFLiteEvaluator"} == concerned
 
 
 @pytest.mark.parametrize("setting", ["base_weights", "warm_start"])

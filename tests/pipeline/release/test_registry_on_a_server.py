@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from components.tflite_predictor.baseline import load_baseline
+from components.tflite_predictor.settings import ReleaseReference
 from edgeline.contract import PreprocessingContract
 from pipeline.config import Config, parse_config
 from pipeline.errors import UserError
@@ -51,8 +52,8 @@ def test_a_release_on_it_is_what_a_new_model_is_compared_with(config: Config) ->
     digest = baseline_digest(config, DATASET)
     assert digest == published.digest
     settings = config.publishing
-    baseline = load_baseline(settings.location, settings.connection, digest, CONTRACT.labels)
-    assert baseline is not None
+    deployed = ReleaseReference(settings.location, settings.connection, digest)
+    baseline = load_baseline(deployed, CONTRACT.labels)
     assert (baseline.release.tag, baseline.release.default) == ("v1", "int8")
     assert baseline.models == {"float32": b"weights", "int8": b"small"}
 
