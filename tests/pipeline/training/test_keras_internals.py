@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import pipeline
 from pipeline.training.keras_internals import (
     SEED,
     clipping_the_sum,
@@ -69,14 +67,3 @@ def test_a_callback_goes_on_with_what_another_remembered() -> None:
 def test_what_draws_random_numbers_has_its_name() -> None:
     dropout = keras.layers.Dropout(0.5, seed=1)
     assert [variable.name for variable in dropout.variables] == [SEED]
-
-
-def test_nothing_else_uses_private_names_of_keras() -> None:
-    folder = Path(pipeline.__file__).parent
-    private = ("._keras_history", "keras.src", "_clip_gradients", "_all_reduce_sum_gradients")
-    users = {
-        file.name
-        for file in folder.rglob("*.py")
-        if any(name in file.read_text(encoding="utf-8") for name in private)
-    }
-    assert users == {"keras_internals.py"}
