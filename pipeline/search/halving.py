@@ -78,10 +78,12 @@ def _affordable(plan: Plan, lab: Lab, notes: Notes, say: Say) -> list[Candidate]
     """The candidates of which a variant is within the budgets."""
     kept, least = [], math.inf
     for number, candidate in enumerate(plan.candidates, 1):
-        costs = notes.costs(candidate)
+        # A file's size, without a latency, hardly depends on the input's: it is asked once a base.
+        asked = candidate if plan.max_ms is not None else Candidate(candidate.base, min(plan.sides))
+        costs = notes.costs(asked)
         if costs is None:
-            costs = lab.costs(candidate)
-            notes.note_costs(candidate, costs)
+            costs = lab.costs(asked)
+            notes.note_costs(asked, costs)
         fitting = [name for name, cost in costs.items() if plan.fits(cost)]
         least = min([least, *(cost.bytes for cost in costs.values())])
         what = f"within the budgets as {', '.join(fitting)}" if fitting else "too large or too slow"

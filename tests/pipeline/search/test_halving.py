@@ -91,6 +91,24 @@ def test_what_is_over_a_budget_is_not_trained(
     assert max(trained) == won.split()[0], "the larger ones fit in no variant"
 
 
+@pytest.mark.parametrize(
+    ("budgets", "asked"),
+    [
+        ({"max_size_mb": 4.0}, ["b0-96", "b3-96"]),
+        ({"max_ms": 6.0}, ["b0-150", "b0-96", "b3-150", "b3-96"]),
+    ],
+)
+def test_what_a_file_weighs_is_asked_once_a_base_and_its_latency_at_each_size(
+    budgets: dict[str, Any], asked: list[str], tmp_path: Path
+) -> None:
+    begun = notes(tmp_path)
+    plan = replace(PLAN, bases=("b0", "b3"), sides=(150, 96), **budgets)
+    search(plan, Paper(), begun, quiet)
+    known = [each.name for each in plan.candidates if begun.costs(each) is not None]
+    assert sorted(known) == asked
+    assert all(begun.score(each, 0.25) is not None for each in plan.candidates)
+
+
 def test_where_nothing_is_within_the_budgets_the_smallest_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing is within .* the smallest file has 1\.00 MB"):
         search(replace(PLAN, max_size_mb=0.5), Paper(), notes(tmp_path), quiet)
