@@ -99,12 +99,12 @@ class Area:
 
     Attributes:
         value: as `components.metrics.macro_auc`.
-        error: its standard error.
+        standard_error: of the value.
         smallest: examples of the smallest group: of a class, or of the rest to it.
     """
 
     value: float
-    error: float
+    standard_error: float
     smallest: int
 
     def interval(self, confidence: float = CONFIDENCE, scale: float = 1.0) -> Interval:
@@ -119,10 +119,10 @@ class Area:
         """
         if math.isnan(self.value):
             return math.nan, math.nan
-        if self.error == 0.0 or not 0 < self.value < 1:
+        if self.standard_error == 0.0 or not 0 < self.value < 1:
             return share_interval(self.value, self.smallest * scale, confidence)
         slope = self.value * (1 - self.value)
-        spread = _quantile(confidence) * self.error / math.sqrt(scale) / slope
+        spread = _quantile(confidence) * self.standard_error / math.sqrt(scale) / slope
         centre = logit(self.value)
         return float(expit(centre - spread)), float(expit(centre + spread))
 

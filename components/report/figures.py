@@ -131,7 +131,9 @@ def calibration_chart(calibrations: Mapping[str, Calibration], styles: Styles) -
     """How often a model is right, against the probability that it claims."""
     return Chart(
         "Calibration",
-        _listing("expected calibration error", {n: c.error for n, c in calibrations.items()}),
+        _listing(
+            "expected calibration error", {n: c.expected_error for n, c in calibrations.items()}
+        ),
         Axis("probability of what was said"),
         Axis("accuracy"),
         (
@@ -141,10 +143,10 @@ def calibration_chart(calibrations: Mapping[str, Calibration], styles: Styles) -
     )
 
 
-def training_charts(history: Mapping[str, Sequence[float]]) -> list[Chart]:
+def training_charts(curves: Mapping[str, Sequence[float]]) -> list[Chart]:
     """A chart for each phase and metric, with the training and the validation curve."""
     by_metric: dict[str, dict[str, list[Point]]] = {}
-    for name, values in history.items():
+    for name, values in curves.items():
         phase, _, metric = name.rpartition("/")
         plain = metric.removeprefix("val_")
         title = f"{phase}: {plain}" if phase else plain

@@ -207,7 +207,7 @@ class Calibration:
     """Whether a model is right as often as its probabilities claim."""
 
     points: Points  # (mean probability, accuracy) of each bin that has examples
-    error: float  # expected calibration error
+    expected_error: float  # mean gap between confidence and accuracy, "ECE"
 
 
 def calibration(probabilities: Floats, label_ids: Ints) -> Calibration:

@@ -67,7 +67,7 @@ class ReportData:
         sources: `[examples]`, where the original files are; empty if that is not known.
         thumbnails: by index of the example, a small PNG or JPEG; of those that `mistakes` returns
             for the float model and `lost_examples` for each variant.
-        history: training curves by phase and metric, such as "head/loss" and "head/val_loss".
+        curves: training curves by phase and metric, such as "head/loss" and "head/val_loss".
         data_summary: by split and label, the number of images.
         nearest: by index of an example that the float model gets wrong, training images like it.
         lineage: what the run was made from, by what it is.
@@ -84,7 +84,7 @@ class ReportData:
     probabilities: Mapping[str, NDArray[np.float32]]
     thumbnails: Mapping[int, bytes]
     sources: tuple[str, ...]
-    history: Mapping[str, Sequence[float]]
+    curves: Mapping[str, Sequence[float]]
     data_summary: Mapping[str, Mapping[str, int]]
     lineage: Mapping[str, str]
     settings: Mapping[str, str]
@@ -189,7 +189,7 @@ def render(data: ReportData) -> str:
         mistaken=int(np.count_nonzero(said[FLOAT] != label_ids)) if FLOAT in said else 0,
         suspects=tables.suspects_table(_suspects(measured, data), data.labels),
         predictions_file=PREDICTIONS_CSV,
-        training=figures.training_charts(data.history),
+        training=figures.training_charts(data.curves),
         training_legend=[(name, style) for style, name in enumerate(figures.TRAINING_CURVES)],
         summary=tables.summary_table(data.data_summary),
         settings=tables.settings_table(data.settings),

@@ -367,7 +367,7 @@ def calibration_table(calibrations: Mapping[str, Calibration]) -> Table:
     return Table(
         "Expected calibration error",
         ("model", "error"),
-        tuple((Cell(name), Cell(f"{c.error:.4f}")) for name, c in calibrations.items()),
+        tuple((Cell(name), Cell(f"{c.expected_error:.4f}")) for name, c in calibrations.items()),
     )
 
 

@@ -114,7 +114,7 @@ def _report_data(inputs: Inputs, settings: Settings, verdict: Verdict) -> Report
         slices=predictions.slices,
         probabilities={FLOAT: predictions.float_model, **predictions.variants},
         thumbnails=predictions.thumbnails,
-        history=_history(inputs.model_run),
+        curves=_curves(inputs.model_run),
         data_summary={
             split: dict(zip(labels, counts, strict=True))
             for split, counts in predictions.images.items()
@@ -136,6 +136,6 @@ def _trained(model_run: Path) -> datetime:
     return datetime.fromisoformat((model_run / TRAINED_FILE).read_text())
 
 
-def _history(model_run: Path) -> Mapping[str, Sequence[float]]:
-    history: Mapping[str, Sequence[float]] = json.loads((model_run / HISTORY_FILE).read_text())
-    return history
+def _curves(model_run: Path) -> Mapping[str, Sequence[float]]:
+    curves: Mapping[str, Sequence[float]] = json.loads((model_run / HISTORY_FILE).read_text())
+    return curves

@@ -89,7 +89,7 @@ def _overall(
     for index, label in enumerate(labels):
         yield f"precision of {label}", float(precision[index])
         yield f"recall of {label}", float(recall[index])
-    yield "calibration error", calibration(probabilities, label_ids).error
+    yield "calibration error", calibration(probabilities, label_ids).expected_error
 
 
 def _top_k_accuracy(probabilities: Probabilities, label_ids: Ints) -> float:

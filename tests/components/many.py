@@ -91,7 +91,7 @@ def many(
         slices=slices,
         probabilities=probabilities,
         thumbnails=dict.fromkeys(lost.union(wrong), PICTURE),
-        history={"head/loss": [1.0, 0.5], "head/val_loss": [1.1, 0.6]},
+        curves={"head/loss": [1.0, 0.5], "head/val_loss": [1.1, 0.6]},
         data_summary={
             split: {label: 40 + i for i, label in enumerate(labels)} for split in ("train", "test")
         },

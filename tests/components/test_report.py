@@ -82,7 +82,7 @@ def report(classes: int = 2, lost: int = 3) -> ReportData:
             "int8": saying(said, classes),
         },
         thumbnails=dict.fromkeys(range(100), PNG),
-        history={"head/loss": [1.0, 0.5], "head/val_loss": [1.1, float("nan")]},
+        curves={"head/loss": [1.0, 0.5], "head/val_loss": [1.1, float("nan")]},
         data_summary={"train": {"class 0": 1200, "class 1": 800}, "test": {"class 0": 50}},
         lineage={"baseline": "none yet"},
         settings={"trainer.epochs": "20"},
@@ -394,7 +394,7 @@ def test_what_comes_from_the_data_is_escaped() -> None:
         verdict=replace(data.verdict, variants=(*data.verdict.variants, failed)),
         image_ids=(HOSTILE,) * 100,
         slices={HOSTILE: np.array([HOSTILE] * 100)},
-        history={f"{HOSTILE}/loss": [1.0]},
+        curves={f"{HOSTILE}/loss": [1.0]},
         data_summary={HOSTILE: {HOSTILE: 1}},
         lineage={HOSTILE: HOSTILE},
         settings={HOSTILE: HOSTILE},
@@ -409,9 +409,9 @@ CASES: dict[str, ReportData] = {
     "two classes": report(),
     "twenty classes": report(classes=20),
     "nothing lost": report(lost=0),
-    "no history": replace(report(), history={}),
-    "one epoch": replace(report(), history={"loss": [0.5]}),
-    "a loss that is never a number": replace(report(), history={"loss": [float("inf")]}),
+    "no history": replace(report(), curves={}),
+    "one epoch": replace(report(), curves={"loss": [0.5]}),
+    "a loss that is never a number": replace(report(), curves={"loss": [float("inf")]}),
     "no slices": replace(report(), slices={}),
     "one slice value": replace(report(), slices={"line": np.array(["a"] * 100)}),
     "no summary, no lineage": replace(
@@ -580,7 +580,7 @@ def test_calibration_error_is_the_weighted_gap() -> None:
     # Half claims 0.9 and is right, half claims 0.7 and is wrong.
     probabilities = np.array([[0.9, 0.1]] * 5 + [[0.3, 0.7]] * 5, np.float32)
     measured = calibration(probabilities, label_ids)
-    assert measured.error == pytest.approx((0.1 + 0.7) / 2)
+    assert measured.expected_error == pytest.approx((0.1 + 0.7) / 2)
     assert measured.points[:, 1].tolist() == [0.0, 1.0]
 
 

@@ -88,7 +88,7 @@ def report(classes: int, examples: int = 600) -> ReportData:
         slices=slices,
         probabilities=probabilities,
         thumbnails={index: thumbnail(generator) for index in lost},
-        history={
+        curves={
             "head/loss": [1.2, 0.9, 0.7, 0.65, 0.6],
             "head/val_loss": [1.1, 0.95, 0.8, 0.78, 0.77],
             "fine_tune/loss": [0.5, 0.4, 0.35],
