@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import google_crc32c
-import tensorflow as tf
+
+from components.tf_example import Feature, RecordError, parse_example, parse_feature
 
 GZIP_SUFFIX = ".gz"
 
@@ -62,6 +63,8 @@ def open_records(file: str) -> BinaryIO:
         file: a path or a URI that TensorFlow reads.
     """
     if "://" in file:
+        import tensorflow as tf  # here, as most steps see folders and need none of it
+
         remote = cast(BinaryIO, tf.io.gfile.GFile(file, "rb"))
         return cast(BinaryIO, gzip.GzipFile(fileobj=remote)) if compression(file) else remote
     # Not a GFile, which takes ten times as long to seek.
@@ -124,7 +127,7 @@ def read_at(opened: BinaryIO, offset: int) -> bytes:
 def _sought(opened: BinaryIO, end: int, names: Collection[str]) -> dict[str, bytes] | None:
     try:
         return _wanted(opened, end, names)
-    except _Unusual:
+    except (_Unusual, RecordError):
         return None
 
 
@@ -142,8 +145,7 @@ def _wanted(opened: BinaryIO, end: int, names: Collection[str]) -> dict[str, byt
         if name in names:
             if _enter(opened, _FIELD_2, entry_end) != entry_end or name in found:
                 raise _Unusual
-            feature = tf.train.Feature.FromString(opened.read(entry_end - opened.tell()))
-            found |= _value(name, feature)
+            found |= _value(name, parse_feature(opened.read(entry_end - opened.tell())))
         opened.seek(entry_end)
     return found
 
@@ -166,9 +168,8 @@ def _enter(opened: BinaryIO, tag: int, end: int) -> int:
 
 def _parsed(record: bytes, names: Collection[str], file: str, offset: int) -> dict[str, bytes]:
     try:
-        features = tf.train.Example.FromString(record).features.feature
-    except Exception as error:
-        # protobuf's DecodeError, whose place differs between its implementations.
+        features = parse_example(record)
+    except RecordError as error:
         raise ValueError(f"{file}: the record at byte {offset} is no tf.Example") from error
     found: dict[str, bytes] = {}
     for name in names:
@@ -177,9 +178,8 @@ def _parsed(record: bytes, names: Collection[str], file: str, offset: int) -> di
     return found
 
 
-def _value(name: str, feature: tf.train.Feature) -> dict[str, bytes]:
-    values = feature.bytes_list.value
-    return {name: values[0]} if values else {}
+def _value(name: str, feature: Feature) -> dict[str, bytes]:
+    return {name: feature.values[0]} if feature.kind == "bytes" and feature.values else {}
 
 
 def _length(header: bytes, file: str, offset: int) -> int:

@@ -15,9 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from components.tf_example import RecordError, parse_example
 from pipeline.data.label_names import Declared
 from pipeline.data.safe_parquet import pq
-from pipeline.data.tfrecords import BadRecord, RecordError, parse_example, read_records
+from pipeline.data.tfrecords import BadRecord, read_records
 
 _ROWS_LOOKED_AT = 8
 _BATCH_BYTES = 32 * 2**20

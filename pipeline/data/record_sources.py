@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from components.tf_example import RecordError
 from pipeline.data.dataset import REPORT_FILE
 from pipeline.data.label_names import (
     FEATURES_FILE,
@@ -42,7 +43,7 @@ from pipeline.data.record_rows import (
 )
 from pipeline.data.split_names import split_of_file
 from pipeline.data.system_names import SYSTEM_NAMES
-from pipeline.data.tfrecords import RecordError, is_tfrecord
+from pipeline.data.tfrecords import is_tfrecord
 from pipeline.errors import UserError
 
 ROLES: Final = ("image", "label", "text")

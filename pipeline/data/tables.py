@@ -13,11 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from components.tf_example import parse_example
 from pipeline.data import arrow_arrays
 from pipeline.data.dataset import ASSIGNMENTS_FILE, SPLITS, TABLE_FILE
 from pipeline.data.index import Index, texts_in
 from pipeline.data.safe_parquet import pq
-from pipeline.data.tfrecords import BadRecord, parse_example, read_records
+from pipeline.data.tfrecords import BadRecord, read_records
 from pipeline.errors import UserError
 
 ROWS_A_GROUP = 10_000

@@ -21,17 +21,18 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Literal
+from typing import BinaryIO, Final
 
 import google_crc32c
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 from numpy.typing import NDArray
+
+from components.tf_example import RecordError
 
 MAX_RECORD_BYTES: Final = 2**30
 """Bytes; a longer record is passed over and told as a bad one."""
@@ -46,13 +47,6 @@ _BLOCK_BYTES: Final = 2**20
 # Headers that look right and whose records then are not: above this many in a file, which chance
 # does not bring about, looking on would cost the square of its size.
 _MAX_FALSE_HEADERS: Final = 16
-
-FeatureKind = Literal["bytes", "int64", "float", "empty"]
-_KINDS: Final[tuple[FeatureKind, ...]] = ("bytes", "int64", "float")
-
-
-class RecordError(Exception):
-    """A record cannot be read; the message says why, without naming the file."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +63,6 @@ class BadRecord:
 
     offset: int
     reason: str
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A tf.Example's feature: `values` are all bytes, int or float, as `kind` says."""
-
-    kind: FeatureKind
-    values: Sequence[Any]
 
 
 # Writing
@@ -405,74 +391,3 @@ def _head(number: int, length: int) -> bytes:
         length >>= 7
     head.append(length)
     return bytes(head)
-
-
-def parse_example(record: bytes) -> Mapping[str, Feature]:
-    """Returns the features of a serialized tf.Example, or a tf.SequenceExample's context.
-
-    Raises:
-        RecordError: The record is not a tf.Example.
-    """
-    try:
-        example = _Example.FromString(record)
-        entries = example.features.feature
-        return {str(entry.key, "utf-8"): _feature(entry.value) for entry in entries}
-    except (message.DecodeError, UnicodeDecodeError) as error:
-        raise RecordError("the record is not a tf.Example") from error
-
-
-def _feature(feature: Any) -> Feature:
-    for kind in _KINDS:
-        if feature.HasField(f"{kind}_list"):
-            return Feature(kind, getattr(feature, f"{kind}_list").value)
-    return Feature("empty", ())
-
-
-def _example_class() -> Any:
-    """Returns a class of messages that are tf.Examples on the wire.
-
-    The map is declared as what it is there, repeated entries, with bytes for keys: protobuf prints
-    a line for each text that is not UTF-8. The descriptors live in a pool of their own, because
-    TensorFlow puts its own into the default one.
-    """
-    field = descriptor_pb2.FieldDescriptorProto
-    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
-
-    def value(name: str, number: int, label: int, kind: int) -> Any:
-        return field(name=name, number=number, label=label, type=kind)
-
-    def part(name: str, number: int, label: int, of: str, **options: int) -> Any:
-        of = f".edgeline.{of}"
-        return field(
-            name=name, number=number, label=label, type=field.TYPE_MESSAGE, type_name=of, **options
-        )
-
-    messages = {
-        "BytesList": [value("value", 1, many, field.TYPE_BYTES)],
-        "FloatList": [value("value", 1, many, field.TYPE_FLOAT)],
-        "Int64List": [value("value", 1, many, field.TYPE_INT64)],
-        "Feature": [
-            part("bytes_list", 1, one, "BytesList", oneof_index=0),
-            part("float_list", 2, one, "FloatList", oneof_index=0),
-            part("int64_list", 3, one, "Int64List", oneof_index=0),
-        ],
-        "Entry": [value("key", 1, one, field.TYPE_BYTES), part("value", 2, one, "Feature")],
-        "Features": [part("feature", 1, many, "Entry")],
-        "Example": [part("features", 1, one, "Features")],
-    }
-    file = descriptor_pb2.FileDescriptorProto(
-        name="edgeline/example.proto", package="edgeline", syntax="proto3"
-    )
-    for name, fields in messages.items():
-        file.message_type.add(name=name, field=fields)
-        if name == "Feature":
-            file.message_type[-1].oneof_decl.add(name="kind")
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    descriptor = pool.FindMessageTypeByName("edgeline.Example")
-    if hasattr(message_factory, "GetMessageClass"):
-        return message_factory.GetMessageClass(descriptor)
-    return message_factory.MessageFactory(pool).GetPrototype(descriptor)  # protobuf before 4.22
-
-
-_Example: Final = _example_class()

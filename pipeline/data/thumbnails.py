@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.data.tfrecords import parse_example, read_record_at
+from components.tf_example import parse_example
+from pipeline.data.tfrecords import read_record_at
 
 SIDE = 128  # pixels
 MAX_BYTES = 6_000  # of a thumbnail; photographs take about 4,000 of quality 75

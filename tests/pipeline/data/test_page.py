@@ -20,11 +20,11 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from components.tf_example import RecordError
 from pipeline.data import page, thumbnails
 from pipeline.data.advice import advise
 from pipeline.data.dataset import PAGE_FILE
 from pipeline.data.image_table import MAX_VALUES, ImageTable, dominant
-from pipeline.data.tfrecords import RecordError
 from tests.pipeline.data.finished import Photo, columns, encoded, finish, labels_of
 
 HOSTILE = "<script>alert('x')</script>&\""

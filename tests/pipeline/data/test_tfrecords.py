@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from components.tf_example import RecordError, parse_example
 from pipeline.data.tfrecords import (
     BadRecord,
     Record,
-    RecordError,
     RecordWriter,
-    parse_example,
     read_record_at,
     read_records,
     serialize_example,

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.tf_example import parse_example
 from edgeline import Classifier
 from pipeline.data.dataset import Dataset
-from pipeline.data.tfrecords import parse_example, read_records
+from pipeline.data.tfrecords import read_records
 from tests.conftest import command, make_registry
 from tests.pipeline.data.test_record_sources import tfds_features, write
 
