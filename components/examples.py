@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -19,6 +18,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from components.feature_names import LABEL, LABEL_ID
 from components.records import compression, skim
+from components.saved_transform import mapped
 
 UNKNOWN_LABEL = -1
 SHUFFLE_BUFFER = 4096  # examples
@@ -94,7 +94,7 @@ class ExampleTransform:
         Among the transformed are `pixels`, float32 `[batch, height, width, 3]` in [0, 1], and
         `label_id`, int64 `[batch]`, which is -1 for a name that is not among the labels.
         """
-        return _mapped(serialized.batch(batch_size), lambda batch: self(batch, raw_features))
+        return mapped(serialized.batch(batch_size), lambda batch: self(batch, raw_features))
 
 
 class TransformedExamples:
@@ -134,7 +134,7 @@ class TransformedExamples:
             cut: what becomes of the batches before they are decoded.
         """
         batches = cut(self._serialized().skip(skip).batch(batch_size))
-        return _mapped(batches, lambda batch: self._transform(batch, raw_features))
+        return mapped(batches, lambda batch: self._transform(batch, raw_features))
 
     def epochs(
         self, batch_size: int, first: int, last: int, seed: int, *, cut: Cut = _uncut
@@ -168,7 +168,7 @@ class TransformedExamples:
             return indices, epoch, self._transform(serialized)
 
         batches = reduce(tf.data.Dataset.concatenate, map(one_epoch, range(first, last)))
-        return _mapped(batches, transform)
+        return mapped(batches, transform)
 
     def skim(self, *names: str) -> Iterator[Mapping[str, bytes]]:
         """Yields raw bytes features of each example, in the order of `batches`.
@@ -185,12 +185,6 @@ class TransformedExamples:
 
     def _serialized(self) -> tf.data.Dataset:
         return serialized_examples(self.files)
-
-
-def _mapped(batches: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
-    # There is no Python control flow on tensors to rewrite, and looking for it takes seconds.
-    function = tf.autograph.experimental.do_not_convert(function)
-    return batches.map(function, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
 
 def example_files(patterns: Sequence[str]) -> list[str]:

@@ -26,6 +26,18 @@ class Folder:
     properties: dict[str, Any] = field(default_factory=dict)
 
 
+SPLIT = "Split-"  # TFX's name of a split's folder begins with it
+
 Folders = Mapping[str, Folder]
 # Takes inputs, outputs, settings and the id of the run.
 Step = Callable[[Folders, Folders, Mapping[str, Any], str], None]
+
+
+def split_files(examples: Path, split: str) -> list[str]:
+    """The files of a split of an Examples artifact, in order.
+
+    Args:
+        examples: the artifact's folder.
+        split: its name.
+    """
+    return sorted(map(str, (examples / f"{SPLIT}{split}").iterdir()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+SERVING_FOLDER = "Format-Serving"  # as TFX names it in a Model artifact
 CONTRACT_FILE = "preprocessing.json"
 RECIPE_FILE = "recipe.json"  # the settings of [trainer] that it was trained with, tuned ones too
 # In the ModelRun artifact.
@@ -12,6 +13,11 @@ TRAINED_FILE = "trained.txt"  # when the training ended: ISO 8601, UTC
 # `features`, float16 [images, channels], of training images, and which: `rows`, int64 [images], in
 # the order of the split's files. Missing where the training kept no features.
 FEATURES_FILE = "train_features.npz"
+
+
+def serving_model(artifact: Path) -> Path:
+    """The folder of the SavedModel in a Model artifact."""
+    return artifact / SERVING_FOLDER
 
 
 def contract_path(saved_model: Path) -> Path:

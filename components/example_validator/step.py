@@ -14,12 +14,11 @@ from typing import Any
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
-from components.folders import Folders
+from components.folders import SPLIT, Folders
 
 # As TFX names them in its artifacts.
 STATISTICS_FILE = "FeatureStats.pb"
 ANOMALIES_FILE = "SchemaDiff.pb"
-SPLIT = "Split-"
 
 COMPILED = "tensorflow_data_validation.pywrap.tensorflow_data_validation_extension"
 

@@ -17,7 +17,6 @@ class TFLiteRewriterSpec(component_spec.ComponentSpec):
     INPUTS = {
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-        "transform_graph": component_spec.ChannelParameter(type=standard_artifacts.TransformGraph),
     }
     OUTPUTS = {
         "tflite_models": component_spec.ChannelParameter(type=TFLiteModels),
@@ -43,17 +42,16 @@ class TFLiteRewriter(base_component.BaseComponent):
         *,
         model: BaseChannel,
         examples: BaseChannel,
-        transform_graph: BaseChannel,
         settings: Settings,
         code_digest: str,
     ) -> None:
         """Declares the step.
 
         Args:
-            model: a SavedModel with a `pixels` signature and a preprocessing contract beside it.
+            model: a SavedModel with signatures `pixels` and `transform_features`, which makes
+                pixels of examples, and a preprocessing contract beside it.
             examples: raw examples with splits `train`, for calibration, and `eval`, by which
                 `mixed` is searched.
-            transform_graph: makes pixels of them.
             settings: which variants are made, and how.
             code_digest: changes when this component's code does, so that no stale result is reused.
         """
@@ -61,7 +59,6 @@ class TFLiteRewriter(base_component.BaseComponent):
             TFLiteRewriterSpec(
                 model=model,
                 examples=examples,
-                transform_graph=transform_graph,
                 settings=to_text(settings),
                 code_digest=code_digest,
                 tflite_models=channel_utils.as_channel([TFLiteModels()]),

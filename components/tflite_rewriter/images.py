@@ -29,7 +29,7 @@ class Images:
 
     def save(self, folder: Path) -> None:
         """Writes pixels and label ids, for another process to read."""
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         found: list[NDArray[np.int64]] = []
         with (folder / PIXELS_FILE).open("wb") as file:
             for pixels, label_ids in self.batches:

@@ -2,8 +2,8 @@
 
 A converter or a quantizer can abort the whole process, or never end. In its own process that is one
 variant's recorded error, and nothing more. What variants have in common is done once, by a process
-before them: the SavedModel is asked and converted to float32 (`PREPARE`), and the images are run
-through the network for the integer variants (`CALIBRATE`).
+before them: the SavedModel makes pixels of the images, is converted to float32 and is asked
+(`PREPARE`), and the images are run through the network for the integer variants (`CALIBRATE`).
 
 Two processes work at a time, or one, where two would take more than `MEMORY` together with this
 process, in which all other steps of a local run have been.
@@ -38,6 +38,7 @@ from components.tflite_models import (
     TFLiteModelsFolder,
     variant_names,
 )
+from components.tflite_rewriter.choose import ChosenImages
 from components.tflite_rewriter.images import Images
 from components.tflite_rewriter.variants import VARIANTS, SearchSettings, Variant
 from components.trained_model import contract_path
@@ -76,15 +77,16 @@ def rewrite(
     output: Path,
     variants: Sequence[str],
     *,
-    calibration: Images,
-    evaluation: Images | None = None,
+    calibration: Images | ChosenImages,
+    evaluation: Images | ChosenImages | None = None,
     search: SearchSettings | None = None,
     timeout: float,
 ) -> TFLiteModelsFolder:
     """Converts a SavedModel to the variants and writes a TFLiteModels artifact.
 
     Args:
-        saved_model: folder with a `pixels` signature and `assets.extra/preprocessing.json`.
+        saved_model: folder with a `pixels` signature, `assets.extra/preprocessing.json` and, for
+            chosen images, a `transform_features` signature.
         output: folder of the artifact.
         variants: names among `VARIANTS`.
         calibration: images of the train split, from which integer variants take their ranges and

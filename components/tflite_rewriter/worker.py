@@ -3,9 +3,10 @@
 python -m components.tflite_rewriter.worker TASK SAVED_MODEL WORK
 
 TASK is what all variants have in common (`prepare`), what the integer ones have (`calibrate`), or a
-variant. Only the first needs TensorFlow, which takes its time to load. WORK is a folder with the
-images to calibrate with and, for `mixed`, to search by (see `rewrite`). A variant and the facts
-about it appear in WORK/VARIANT, whole or not at all. What is written to stdout is how far it is.
+variant. Only the first needs TensorFlow, which takes its time to load. WORK is a folder that says
+which images to calibrate with and, for `mixed`, to search by (see `rewrite`). A variant and the
+facts about it appear in WORK/VARIANT, whole or not at all. What is written to stdout is how far it
+is.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from components.feature_names import LABEL_ID
 from components.settings_text import from_text
 from components.tflite_models import FRONTIER_FILE, MODEL_FILE
-from components.tflite_rewriter.check import CheckError, check, read_ops
-from components.tflite_rewriter.images import StoredPixels, load_label_ids
+from components.tflite_rewriter.check import INPUT, CheckError, check, read_ops
+from components.tflite_rewriter.choose import ChosenImages
+from components.tflite_rewriter.images import Images, StoredPixels, load_label_ids
 from components.tflite_rewriter.layers import layer_errors
 from components.tflite_rewriter.metadata import add_metadata
 from components.tflite_rewriter.mixed import Evaluation, Found, search
@@ -82,16 +85,32 @@ def main(arguments: list[str]) -> None:
 
 
 def _prepare(saved_model: Path, work: Path) -> None:
-    """Converts the float model, and asks it all that is to be asked."""
+    """Makes pixels, converts the float model, and asks it all that is to be asked."""
     import tensorflow as tf
 
     from components.tflite_rewriter.convert import to_float32
 
     loaded = tf.saved_model.load(str(saved_model))
+    folders = [folder for name in (CALIBRATION, EVALUATION) if (folder := work / name).exists()]
+    for folder in folders:
+        _decode(loaded, folder)
     (work / FLOAT_FILE).write_bytes(to_float32(loaded, work / SINGLE_IMAGE))
-    _ask(loaded, work / CALIBRATION, CHECKED_IMAGES // BATCH)
-    if (work / EVALUATION).exists():
-        _ask(loaded, work / EVALUATION)
+    for folder in folders:
+        most = CHECKED_IMAGES // BATCH if folder.name == CALIBRATION else None
+        _ask(loaded, folder, most)
+
+
+def _decode(loaded: Any, folder: Path) -> None:
+    """Makes pixels of the images that were chosen, where the folder has none yet."""
+    import tensorflow as tf
+
+    from components.saved_transform import transformed
+
+    if chosen := ChosenImages.load(folder):
+        examples = tf.data.Dataset.from_tensor_slices(chosen.records())
+        batches = transformed(loaded, examples, BATCH)
+        pairs = ((batch[INPUT].numpy(), batch[LABEL_ID].numpy()) for batch in batches)
+        Images(chosen.image_ids, pairs).save(folder)
 
 
 def _ask(loaded: Any, folder: Path, most: int | None = None) -> None:

@@ -104,7 +104,6 @@ def create_pipeline(
     rewriter = TFLiteRewriter(
         model=trainer.outputs["model"],
         examples=example_gen.outputs["examples"],
-        transform_graph=transform.outputs["transform_graph"],
         **settings["TFLiteRewriter"],
     )
     predictor = TFLitePredictor(

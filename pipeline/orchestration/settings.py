@@ -75,7 +75,7 @@ def step_settings(
         "TFLiteRewriter": {
             "settings": _rewritten_by(config),
             "code_digest": code_digest(
-                "components.tflite_rewriter.executor", "components.tflite_rewriter.worker"
+                "components.tflite_rewriter.step", "components.tflite_rewriter.worker"
             ),
         },
         "TFLitePredictor": {

@@ -141,7 +141,7 @@ class TrainingLab:
         save(model, examples.transform, how, folder / "saved")
         keras.backend.clear_session()
         settings = self._config.rewriter
-        images = balanced_images(examples.files, self._graph(side), settings.calibration_images)
+        images = balanced_images(examples.files, settings.calibration_images)
         return rewrite(
             folder / "saved",
             folder / "models",

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from components.folders import split_files
 from components.tflite_models import TFLiteModelsFolder
 from components.tflite_rewriter.choose import balanced_images
 from components.tflite_rewriter.rewrite import rewrite
@@ -60,15 +61,12 @@ def main(folder: Path) -> None:
 
 def every_variant(folder: Path) -> TFLiteModelsFolder:
     """The demo's model, rewritten as the pipeline would."""
-    graph = newest("Transform/transform_graph")
     examples = newest("ImportExampleGen/examples")
     return rewrite(
         newest("Trainer/model") / "Format-Serving",
         folder,
         MADE,
-        calibration=balanced_images(
-            [str(examples / "Split-train" / "*")], graph, CALIBRATION_IMAGES
-        ),
+        calibration=balanced_images(split_files(examples, "train"), CALIBRATION_IMAGES),
         timeout=600,
     )
 

@@ -81,7 +81,7 @@ STEPS = {
     "Transform": ("pipeline.data.preprocessing",),
     "Trainer": ("pipeline.training.trainer", "pipeline.training.tuner"),
     "Evaluator": ("pipeline.release.evaluation",),
-    "TFLiteRewriter": ("components.tflite_rewriter.executor", "components.tflite_rewriter.worker"),
+    "TFLiteRewriter": ("components.tflite_rewriter.step", "components.tflite_rewriter.worker"),
     "TFLitePredictor": ("components.tflite_predictor.executor",),
     "TFLiteEvaluator": ("components.tflite_evaluator.executor",),
 }

@@ -66,11 +66,13 @@ RETRIED_FOR = "2592000s"  # 30 days
 READS_DATA = (PLAN, EXAMPLE_GEN, SCHEMA_GEN, "Tuner", "Trainer")
 READS_REGISTRY = (PLAN, "TFLitePredictor", PUSHER)
 SIGNS = (PLAN, PUSHER)
-# The steps that need no TensorFlow, as functions of folders: they start in a second.
+# The steps that need no TensorFlow, as functions of folders: they start in a second. That of
+# TFLiteRewriter's workers which needs it loads it.
 ALONE = {
     EXAMPLE_GEN: "pipeline.orchestration.kubeflow.imports.record_examples",
     SCHEMA_GEN: "pipeline.orchestration.kubeflow.imports.import_schema",
     "ExampleValidator": "components.example_validator.step.find_anomalies",
+    "TFLiteRewriter": "components.tflite_rewriter.step.convert",
     "TFLiteEvaluator": "components.tflite_evaluator.step.judge",
     PUSHER: "components.edge_pusher.step.publish",
 }
