@@ -16,11 +16,10 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from components.feature_names import LABEL, LABEL_ID
+from components.feature_names import LABEL, LABEL_ID, UNKNOWN_LABEL
 from components.records import compression, skim
 from components.saved_transform import mapped
 
-UNKNOWN_LABEL = -1
 SHUFFLE_BUFFER = 4096  # examples
 SEEDS_APART = 100_003  # a prime above any number of epochs: no two orders share a seed
 
@@ -59,44 +58,6 @@ class LabelIds:
         return tf.where(known, tf.argmax(matches, axis=1), tf.constant(UNKNOWN_LABEL, tf.int64))
 
 
-class ExampleTransform:
-    """Makes features of serialized raw examples, by the transform graph and the labels it knows."""
-
-    def __init__(self, transform_graph: Path | str) -> None:
-        """Loads the graph (`output`) and the class names in their order (`labels`).
-
-        Args:
-            transform_graph: folder of a TransformGraph artifact.
-
-        Raises:
-            ValueError: the schema that the graph was made for lists no labels.
-        """
-        self.output = tft.TFTransformOutput(str(transform_graph))
-        self.labels = labels_of(self.output.raw_metadata.schema)
-        self.raw_spec = self.output.raw_feature_spec()
-        self._label_ids = LabelIds(self.labels)
-        self._layer = self.output.transform_features_layer()
-
-    def __call__(
-        self, serialized: tf.Tensor, raw_features: Sequence[str] = ()
-    ) -> dict[str, tf.Tensor]:
-        """The transformed features of serialized examples, string `[batch]`, and some raw ones."""
-        raw = tf.io.parse_example(serialized, self.raw_spec)
-        features = self._layer(raw)
-        passed_on = {name: tf.reshape(raw[name], [-1]) for name in raw_features}
-        return {**features, LABEL_ID: self._label_ids(features[LABEL]), **passed_on}
-
-    def batches(
-        self, serialized: tf.data.Dataset, batch_size: int, raw_features: Sequence[str] = ()
-    ) -> tf.data.Dataset:
-        """Yields a dict of features a batch of serialized examples, string `[]`, in order.
-
-        Among the transformed are `pixels`, float32 `[batch, height, width, 3]` in [0, 1], and
-        `label_id`, int64 `[batch]`, which is -1 for a name that is not among the labels.
-        """
-        return mapped(serialized.batch(batch_size), lambda batch: self(batch, raw_features))
-
-
 class TransformedExamples:
     """The examples of one split, transformed on the way."""
 
@@ -113,28 +74,31 @@ class TransformedExamples:
             ValueError: the schema that the graph was made for lists no labels.
         """
         self.files = example_files(file_patterns)
-        self._transform = ExampleTransform(transform_graph)
-        self.transform = self._transform.output
-        self.labels = self._transform.labels
+        self.transform = tft.TFTransformOutput(str(transform_graph))
+        self.labels = labels_of(self.transform.raw_metadata.schema)
+        self._raw_spec = self.transform.raw_feature_spec()
+        self._label_ids = LabelIds(self.labels)
+        self._layer = self.transform.transform_features_layer()
 
     def batches(
         self,
         batch_size: int,
         *,
         skip: int = 0,
-        raw_features: Sequence[str] = (),
         cut: Cut = _uncut,
     ) -> tf.data.Dataset:
-        """Yields a dict of features a batch, in order, as `ExampleTransform.batches`.
+        """Yields a dict of features a batch, in order.
+
+        Among the transformed are `pixels`, float32 `[batch, height, width, 3]` in [0, 1], and
+        `label_id`, int64 `[batch]`, which is -1 for a name that is not among the labels.
 
         Args:
             batch_size: in examples; the last batch may be smaller.
             skip: examples to leave out at the beginning; they are not decoded.
-            raw_features: names of raw features to pass on, string `[batch]` each.
             cut: what becomes of the batches before they are decoded.
         """
         batches = cut(self._serialized().skip(skip).batch(batch_size))
-        return mapped(batches, lambda batch: self._transform(batch, raw_features))
+        return mapped(batches, self._features)
 
     def epochs(
         self, batch_size: int, first: int, last: int, seed: int, *, cut: Cut = _uncut
@@ -165,7 +129,7 @@ class TransformedExamples:
         def transform(
             indices: tf.Tensor, epoch: tf.Tensor, serialized: tf.Tensor
         ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-            return indices, epoch, self._transform(serialized)
+            return indices, epoch, self._features(serialized)
 
         batches = reduce(tf.data.Dataset.concatenate, map(one_epoch, range(first, last)))
         return mapped(batches, transform)
@@ -182,6 +146,11 @@ class TransformedExamples:
         for file in self.files:
             for record in skim(file, names):
                 yield record.features
+
+    def _features(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The transformed features of serialized examples, string `[batch]`, and label ids."""
+        features = self._layer(tf.io.parse_example(serialized, self._raw_spec))
+        return {**features, LABEL_ID: self._label_ids(features[LABEL])}
 
     def _serialized(self) -> tf.data.Dataset:
         return serialized_examples(self.files)

@@ -2,6 +2,7 @@
 
 LABEL = "label"
 LABEL_ID = "label_id"
+UNKNOWN_LABEL = -1  # the id of a name that is not among the labels
 # Of the float model's predictions, beside slice keys: none of these is named so.
 TRUE_LABEL_ID = f"{LABEL}/id"
 PROBABILITIES = f"{LABEL}/probabilities"

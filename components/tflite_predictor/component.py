@@ -16,7 +16,6 @@ class TFLitePredictorSpec(component_spec.ComponentSpec):
 
     INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-        "transform_graph": component_spec.ChannelParameter(type=standard_artifacts.TransformGraph),
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "model_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
         "tflite_models": component_spec.ChannelParameter(type=TFLiteModels),
@@ -44,7 +43,6 @@ class TFLitePredictor(base_beam_component.BaseBeamComponent):
         self,
         *,
         examples: BaseChannel,
-        transform_graph: BaseChannel,
         model: BaseChannel,
         model_run: BaseChannel,
         tflite_models: BaseChannel,
@@ -55,8 +53,7 @@ class TFLitePredictor(base_beam_component.BaseBeamComponent):
 
         Args:
             examples: raw examples.
-            transform_graph: that makes pixels of them.
-            model: the float SavedModel the variants were made from.
+            model: the float SavedModel the variants were made from; it makes pixels of examples, too.
             model_run: the Trainer's, with the features of training images.
             tflite_models: the variants.
             settings: what is predicted, and which release is deployed.
@@ -65,7 +62,6 @@ class TFLitePredictor(base_beam_component.BaseBeamComponent):
         super().__init__(
             TFLitePredictorSpec(
                 examples=examples,
-                transform_graph=transform_graph,
                 model=model,
                 model_run=model_run,
                 tflite_models=tflite_models,

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.examples import UNKNOWN_LABEL
-from components.feature_names import LABEL
+from components.feature_names import LABEL, UNKNOWN_LABEL
 from components.records import open_records, read_at, skim
 
 IMAGE_ID = "image_id"

@@ -8,9 +8,8 @@ from typing import Any
 from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
-from tfx.utils import io_utils, path_utils
 
-from components.examples import example_files
+from components.folders import split_files
 from components.predictions import load_predictions
 from components.settings_text import from_text
 from components.tflite_models import TFLiteModelsFolder
@@ -18,7 +17,7 @@ from components.tflite_predictor.baseline import load_baseline
 from components.tflite_predictor.float_examples import write_float_examples
 from components.tflite_predictor.predict import Inputs, predict
 from components.tflite_predictor.settings import Settings
-from components.trained_model import FEATURES_FILE
+from components.trained_model import FEATURES_FILE, serving_model
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -36,13 +35,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         settings = from_text(Settings, exec_properties["settings"])
         deployed, split = settings.deployed, settings.split
         splits = artifact_utils.decode_split_names(inputs["examples"].split_names)
+        examples = Path(inputs["examples"].uri)
         output = Path(artifact_utils.get_single_uri(output_dict["predictions"]))
         predict(
             Inputs(
-                files={name: _files(input_dict["examples"], name) for name in splits},
+                files={name: split_files(examples, name) for name in splits},
                 split=split,
-                transform_graph=inputs["transform_graph"].uri,
-                saved_model=path_utils.serving_model_path(inputs["model"].uri),
+                saved_model=str(serving_model(Path(inputs["model"].uri))),
                 kept_features=Path(inputs["model_run"].uri) / FEATURES_FILE,
                 models=models,
                 baseline=load_baseline(deployed, models.contract.labels) if deployed else None,
@@ -56,8 +55,3 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         write_float_examples(
             load_predictions(output), Path(artifact_utils.get_split_uri([said], split))
         )
-
-
-def _files(examples: list[types.Artifact], split: str) -> list[str]:
-    folder = artifact_utils.get_split_uri(examples, split)
-    return example_files([io_utils.all_files_pattern(folder)])

@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from components.examples import ExampleTransform
 from components.feature_names import LABEL_ID
 from components.predictions import MISTAKES, Probabilities, mistakes
+from components.saved_transform import IMAGE, transformed
 from edgeline.contract import PreprocessingContract
 from edgeline.drift import image_statistics
 from edgeline.errors import ModelError
@@ -77,14 +77,15 @@ class Sources:
     """What the models are loaded from.
 
     Attributes:
-        transform_graph: folder of a TransformGraph artifact.
-        saved_model: folder of the float model; its `features` signature is used.
+        saved_model: folder of the float model; its signatures `features` and `transform_features`
+            are used.
         files: the variants, and those of the deployed release.
+        classes: how many.
     """
 
-    transform_graph: str
     saved_model: str
     files: tuple[TFLiteFile, ...]
+    classes: int
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Models:
     """Every model of a run, loaded. Safe to use from several threads."""
 
     def __init__(self, sources: Sources) -> None:
-        self._transform = ExampleTransform(sources.transform_graph)
+        self._classes = sources.classes
         self._loaded = tf.saved_model.load(sources.saved_model)
         self._runners = [Runner(file) for file in sources.files]
         # A deployed release preprocesses the encoded images by its own contract.
@@ -127,15 +128,13 @@ class Models:
         Returns:
             Of the float model first and then of the files in their order.
         """
-        classes = len(self._transform.labels)
-        said = np.full((1 + len(self._runners), examples, classes), np.nan, np.float32)
+        said = np.full((1 + len(self._runners), examples, self._classes), np.nan, np.float32)
         errors = ["" for _ in self._runners]
         features: list[NDArray[np.float32]] = []
         label_ids: list[NDArray[np.int64]] = []
         statistics: list[tuple[float, float, float]] = []
-        raw_features = ("image",) if self._raw else ()
         first = 0
-        for batch in self._transform.batches(_dataset(records), BATCH, raw_features):
+        for batch in transformed(self._loaded, _dataset(records), BATCH, with_images=self._raw):
             pixels = batch["pixels"]
             rows = slice(first, first + len(pixels))
             first += len(pixels)
@@ -144,7 +143,7 @@ class Models:
             features.append(answer["features"].numpy())
             label_ids.append(batch[LABEL_ID].numpy())
             statistics += map(image_statistics, pixels.numpy())
-            images = batch["image"].numpy() if self._raw else ()
+            images = batch[IMAGE].numpy() if self._raw else ()
             for number, runner in enumerate(self._runners):
                 if not errors[number]:
                     try:

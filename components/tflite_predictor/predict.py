@@ -20,12 +20,10 @@ from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
-import tensorflow as tf
 from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.examples import ExampleTransform, serialized_examples
 from components.predictions import (
     FLOAT,
     MISTAKES,
@@ -36,6 +34,8 @@ from components.predictions import (
     mistakes,
 )
 from components.records import next_record, open_records
+from components.saved_transform import IMAGE
+from components.tf_example import parse_example
 from components.tflite_models import TFLiteModelsFolder
 from components.tflite_predictor.baseline import Baseline
 from components.tflite_predictor.example_index import (
@@ -48,6 +48,7 @@ from components.tflite_predictor.models import BATCH, THREADS, Models, Sources, 
 from components.tflite_predictor.neighbours import describe_rows, nearest_rows
 from components.timing import time_in_turns
 from edgeline.errors import ModelError
+from edgeline.preprocessing import load_image, preprocess
 
 UNIT_EXAMPLES = 16 * BATCH  # so that no batch is cut, but at the end of a file
 TIMED_IMAGES = 128
@@ -64,7 +65,6 @@ class Inputs:
     Attributes:
         files: TFRecords of raw examples, by split.
         split: that is predicted.
-        transform_graph: folder of a TransformGraph artifact.
         saved_model: the float model.
         kept_features: file of features of training images; it may be missing.
         models: the variants.
@@ -73,7 +73,6 @@ class Inputs:
 
     files: Mapping[str, Sequence[str]]
     split: str
-    transform_graph: str
     saved_model: str
     kept_features: Path
     models: TFLiteModelsFolder
@@ -116,7 +115,7 @@ def predict(
         wrong = mistakes(index.label_ids, said[FLOAT], MISTAKES)
         writer.statistics(_statistics(units, Path(scratch)))
         found = nearest_rows(inputs.kept_features, _features(wrong, units, Path(scratch)))
-        seconds = _latencies(inputs, sources, errors)
+        seconds = _latencies(index, sources, errors)
     rows = {row for near in found.values() for row in near}
     writer.nearest(found, describe_rows(inputs.files.get("train", ()), rows, _picture))
     for example, jpeg in _thumbnails(index, said):
@@ -151,7 +150,7 @@ def _sources(inputs: Inputs, scratch: Path) -> Sources:
             path = scratch / f"deployed-{number}.tflite"
             path.write_bytes(content)
             files.append(TFLiteFile("deployed", name, str(path), baseline.contract, columns))
-    return Sources(inputs.transform_graph, inputs.saved_model, tuple(files))
+    return Sources(inputs.saved_model, tuple(files), len(contract.labels))
 
 
 class _PredictUnit(beam.DoFn):
@@ -261,14 +260,15 @@ def _put_together(
 
 
 def _latencies(
-    inputs: Inputs, sources: Sources, errors: dict[TFLiteFile, str]
+    index: ExampleIndex, sources: Sources, errors: dict[TFLiteFile, str]
 ) -> dict[str, NDArray[np.float64]]:
-    """Seconds of each of the first images, by variant."""
-    transform = ExampleTransform(inputs.transform_graph)
-    examples = serialized_examples(inputs.files[inputs.split]).take(TIMED_IMAGES)
-    batches = transform.batches(examples, BATCH)
-    pixels = [image for batch in batches for image in batch["pixels"].numpy()]
+    """Seconds of each of the first images, made pixels of as on a device, by variant."""
     files = [file for file in sources.files if file.kind == "variant" and file not in errors]
+    if not files:
+        return {}
+    numbers = range(min(TIMED_IMAGES, len(index.offsets)))
+    images = (load_image(_image(index.record(number))) for number in numbers)
+    pixels = [preprocess(files[0].contract, image) for image in images]
     models, failed = {}, {}
     for file in files:
         try:
@@ -292,9 +292,14 @@ def _thumbnails(index: ExampleIndex, said: dict[str, Probabilities]) -> Iterator
 
 def _picture(record: bytes) -> bytes:
     """A small JPEG of an example."""
-    image = tf.train.Example.FromString(record).features.feature["image"].bytes_list.value[0]
-    picture = Image.open(io.BytesIO(image))
+    picture = Image.open(io.BytesIO(_image(record)))
     picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=80)
     return file.getvalue()
+
+
+def _image(record: bytes) -> bytes:
+    """The encoded image of an example."""
+    image: bytes = parse_example(record)[IMAGE].values[0]
+    return image

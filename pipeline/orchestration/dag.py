@@ -108,7 +108,6 @@ def create_pipeline(
     )
     predictor = TFLitePredictor(
         examples=example_gen.outputs["examples"],
-        transform_graph=transform.outputs["transform_graph"],
         model=trainer.outputs["model"],
         model_run=trainer.outputs["model_run"],
         tflite_models=rewriter.outputs["tflite_models"],

@@ -30,7 +30,8 @@ import psutil
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from components.examples import UNKNOWN_LABEL, TransformedExamples
+from components.examples import TransformedExamples
+from components.feature_names import UNKNOWN_LABEL
 from edgeline._files import write_whole
 from pipeline.data.preprocessing import LABEL, PIXELS
 from pipeline.errors import TrainingError

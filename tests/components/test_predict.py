@@ -62,7 +62,6 @@ def predicted(
     inputs = Inputs(
         files={"train": train_files(workspace), "eval": examples.files},
         split="eval",
-        transform_graph=str(workspace.artifact("Transform", "transform_graph")),
         saved_model=str(workspace.artifact("Trainer", "model") / "Format-Serving"),
         kept_features=workspace.artifact("Trainer", "model_run") / FEATURES_FILE,
         models=models,
@@ -119,15 +118,13 @@ def test_the_float_model_says_what_it_says_of_whole_batches(
 def test_each_example_keeps_its_label_its_identity_and_its_slices(
     found: Predictions, examples: TransformedExamples
 ) -> None:
-    batches = list(examples.batches(8, raw_features=("image_id", "cell_type")))
-    said = [value for batch in batches for value in batch["label_id"].numpy().tolist()]
+    said = [each for batch in examples.batches(8) for each in batch["label_id"].numpy().tolist()]
     assert found.label_ids.tolist() == said
     for name, values in (
         ("image_id", list(found.image_ids)),
         ("cell_type", found.slices["cell_type"].tolist()),
     ):
-        raw = [value.decode() for batch in batches for value in batch[name].numpy()]
-        assert values == raw
+        assert values == [raw[name].decode() for raw in examples.skim(name)]
 
 
 def test_of_every_split_the_images_are_counted(found: Predictions, workspace: Workspace) -> None:

@@ -242,9 +242,6 @@ def test_the_predictions_are_the_same_on_another_engine(
     monkeypatch.setattr("components.tflite_predictor.predict.UNIT_EXAMPLES", BATCH)
     inputs = {
         "examples": made_by(workspace, "ImportExampleGen", "examples", standard_artifacts.Examples),
-        "transform_graph": made_by(
-            workspace, "Transform", "transform_graph", standard_artifacts.TransformGraph
-        ),
         "model": made_by(workspace, "Trainer", "model", standard_artifacts.Model),
         "model_run": made_by(workspace, "Trainer", "model_run", standard_artifacts.ModelRun),
         "tflite_models": made_by(workspace, "TFLiteRewriter", "tflite_models", TFLiteModels),
