@@ -53,7 +53,7 @@ class TFLitePredictor(base_beam_component.BaseBeamComponent):
 
         Args:
             examples: raw examples.
-            model: the float SavedModel the variants were made from; it makes pixels of examples, too.
+            model: the float SavedModel the variants were made from; it makes pixels, too.
             model_run: the Trainer's, with the features of training images.
             tflite_models: the variants.
             settings: what is predicted, and which release is deployed.
