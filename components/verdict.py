@@ -266,6 +266,12 @@ class Verdict:
             return tuple(name for name in self.passed if name in self.policy.require)
         return self.passed
 
+    @property
+    def fastest_first(self) -> tuple[str, ...]:
+        """The publishable variants by their median latency; those without one come last."""
+        latency = {each.variant: each.latency_ms or {} for each in self.variants}
+        return tuple(sorted(self.publishable, key=lambda name: latency[name].get("p50", math.inf)))
+
     def to_json(self) -> bytes:
         """The verdict with its conclusions (`passed`, `reasons`), for readers in any language."""
         document = {

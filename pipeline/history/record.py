@@ -70,7 +70,7 @@ class Judgement(_Part):
         images: how many.
         models: the float model, and after it every variant.
         published: the variants that a release may hold.
-        fastest: of these, where it was judged; a device that isn't told which measures for itself.
+        fastest: of these, where it was judged; what a device runs that isn't told which.
     """
 
     folder: ArtifactFolder
@@ -165,20 +165,14 @@ class RunRecord(_Part):
 
 def judgement(verdict: Verdict, folder: Path, root: Path) -> Judgement:
     """What a record keeps of a verdict; both folders are absolute."""
-    published = [each for each in verdict.variants if each.variant in verdict.publishable]
-    fastest = min(published, key=_latency, default=None)
     return Judgement(
         folder=folder.relative_to(root).as_posix(),
         split=verdict.split,
         images=verdict.examples,
         models=tuple(_judged(model, verdict) for model in verdict.models),
         published=verdict.publishable,
-        fastest=fastest.variant if fastest else None,
+        fastest=next(iter(verdict.fastest_first), None),
     )
-
-
-def _latency(model: VariantVerdict) -> float:
-    return model.latency_ms["p50"] if model.latency_ms else math.inf
 
 
 def new_id(root: Path, started: datetime) -> str:

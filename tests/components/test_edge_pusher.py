@@ -136,6 +136,18 @@ def test_only_the_variants_that_passed_are_published(models: TFLiteModelsFolder)
     assert (published.tag, published.digest) == ("v1", release.digest)
 
 
+def test_devices_whose_users_choose_none_are_to_run_the_fastest(models: TFLiteModelsFolder) -> None:
+    judged = verdict(models, PASSED, PASSED, PASSED)
+    latencies = ({"p50": 2.0}, {"p50": 1.0})
+    timed = (
+        replace(each, latency_ms=latency)
+        for each, latency in zip(judged.variants, latencies, strict=True)
+    )
+    pushed(models, replace(judged, variants=tuple(timed)))
+    _, release = served(models)
+    assert [variant.name for variant in release.variants] == ["float16", "float32"]
+
+
 def test_the_same_content_again_is_the_same_release(models: TFLiteModelsFolder) -> None:
     judged = verdict(models, PASSED, PASSED, PASSED)
     first, again = pushed(models, judged), pushed(models, judged)

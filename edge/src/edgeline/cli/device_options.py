@@ -43,8 +43,8 @@ def add_variant(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant",
         metavar="NAMES",
-        help="the variant to run, or several with commas between them, best first, or auto for the "
-        "fastest on this device; remembered; default: as said last time, at first auto",
+        help="the variant to run, or several with commas between them, best first, or auto for "
+        "what its publisher prefers; remembered; default: as said last time, at first auto",
     )
 
 

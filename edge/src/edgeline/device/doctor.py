@@ -15,7 +15,7 @@ from edgeline.device.download import SPARE
 from edgeline.device.selection import device_name
 from edgeline.device.state import InstalledModel, State
 from edgeline.device.trial import try_model
-from edgeline.errors import DeviceError, EdgelineError, IntegrityError, NotFoundError
+from edgeline.errors import DeviceError, EdgelineError, IntegrityError
 from edgeline.registry.store import open_store
 from edgeline.runtime.memory import available_memory
 
@@ -93,13 +93,11 @@ def _clock(state: State) -> Finding:
 def _model(device: "Device", state: State) -> Finding:
     try:
         installed = device.folder.load_active(fall_back=False).installed
-    except NotFoundError as error:
-        return Finding("model", "problem", str(error))
     except EdgelineError as error:
         return Finding("model", "problem", str(error))
     try:
         files = {name: device.folder.file(installed.id, name) for name in installed.files}
-        try_model(files, threads=device.num_threads, benchmark=False)
+        try_model(files, threads=device.num_threads)
     except (ChildError, EdgelineError) as error:
         return Finding(
             "model",

@@ -1,19 +1,12 @@
-"""Which of a release's variants this device runs: what its user prefers, or the fastest.
+"""Which of a release's variants this device runs: what its user prefers, or else its publisher."""
 
-All variants of a release passed the same evaluation, so that speed may decide; and speed is a
-matter of the device, so that it is measured on it, once per device and runtime version.
-"""
-
-import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeline._files import read_bounded, write_whole
 from edgeline.errors import DeviceError, NotFoundError
 from edgeline.registry.format import check_variant
 from edgeline.runtime.threads import cores
@@ -25,8 +18,6 @@ AUTO = "auto"
 
 _MEMORY_PER_SIZE = 3  # the file, and its weights as the kernels want them: float16 twice as large
 _MEMORY_BESIDES = 32 << 20  # bytes
-_SAME_SIZE = 0.05  # by which files of one architecture differ at most
-_MAX_SPEEDS = 1 << 20  # bytes
 
 
 def parse_preference(text: str) -> tuple[str, ...]:
@@ -71,7 +62,7 @@ def device_name() -> str:
 def candidates(
     release: "Release", preference: Sequence[str], memory: int | None
 ) -> list["Variant"]:
-    """Return the variants that may be tried, in the order of preference.
+    """Return the variants that may be tried, those to be preferred first.
 
     Raises:
         NotFoundError: the release has none of the preferred ones.
@@ -94,50 +85,6 @@ def candidates(
             "smaller variant"
         )
     return fitting
-
-
-@dataclass(frozen=True)
-class Speeds:
-    """How fast variants were on a device with a runtime."""
-
-    device: str
-    runtime: str
-    sizes: Mapping[str, int]  # bytes of each measured variant
-    seconds: Mapping[str, float]  # of those that ran
-
-    @classmethod
-    def load(cls, path: Path) -> "Speeds":
-        """Return what was measured on this device with this runtime; else nothing."""
-        nothing = cls(device_name(), runtime_version(), {}, {})
-        try:
-            document = json.loads(read_bounded(path, _MAX_SPEEDS))
-            speeds = cls(**document)
-            sizes = {str(name): int(size) for name, size in speeds.sizes.items()}
-            seconds = {str(name): float(value) for name, value in speeds.seconds.items()}
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-            return nothing  # it is only a saving
-        if (speeds.device, speeds.runtime) != (nothing.device, nothing.runtime):
-            return nothing
-        return cls(nothing.device, nothing.runtime, sizes, seconds)
-
-    def save(self, path: Path) -> None:
-        """Keep it."""
-        write_whole(path, json.dumps(vars(self)).encode())
-
-    def know(self, variants: Sequence["Variant"]) -> bool:
-        """Tell whether all of these were measured, or ones so alike that it makes no difference."""
-        return all(
-            abs(variant.model.size - self.sizes.get(variant.name, 0))
-            <= _SAME_SIZE * variant.model.size
-            for variant in variants
-        )
-
-    def fastest_first(self, variants: Sequence["Variant"]) -> list["Variant"]:
-        """Sort variants; those that did not run come last, smallest first."""
-        return sorted(
-            variants,
-            key=lambda each: (self.seconds.get(each.name, float("inf")), each.model.size),
-        )
 
 
 def _starting(text: str, key: str) -> list[str]:

@@ -6,7 +6,6 @@
                               current          a link to the folder of what is active, in which
                                                contract.json is another name of preprocessing.json
                               downloads/       blobs on their way, by digest
-                              speeds.json      how fast each variant was here
                               counts.json      what the next report tells; see `reporting`
                               drift.json       what was seen lately; see `drift`
                               shadow.json      how far a comparison has come; see `shadow`
@@ -154,7 +153,7 @@ class State:
 
     active: str | None = None  # id of the model that is served
     previous: str | None = None  # id of the one before
-    preference: tuple[str, ...] = ()  # variants, best first; none: the fastest
+    preference: tuple[str, ...] = ()  # variants, best first; none: as the publisher prefers
     groups: tuple[str, ...] = ()  # that the device is in, for rollouts
     root: str | None = None  # SHA-256 of the root that led to what is active
     halted: str | None = None  # id of the last rollout that was seen to be halted

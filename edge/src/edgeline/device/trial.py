@@ -1,13 +1,10 @@
 """Trying a model before it is served, in a process of its own.
 
-    seconds = try_model(files, threads=4, benchmark=True)
+    try_model(files, threads=4)
 
-The child loads the model as the device will, compares what it says of the golden images, and
-measures how long it takes.
+The child loads the model as the device will, and compares what it says of the golden images.
 """
 
-import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,28 +18,14 @@ if TYPE_CHECKING:
 
 TRIAL_SECONDS = 120.0
 
-_WARM_UPS = 2
-_RUNS = 20
-_BENCHMARK_SECONDS = 2.0
 
-
-def try_model(
-    files: Mapping[str, Path],
-    *,
-    threads: int,
-    benchmark: bool,
-    seconds: float = TRIAL_SECONDS,
-) -> float | None:
-    """Load a model in a child process, check its golden pair, and measure it.
+def try_model(files: Mapping[str, Path], *, threads: int, seconds: float = TRIAL_SECONDS) -> None:
+    """Load a model in a child process, and check its golden pair.
 
     Args:
         files: The paths of its files, by the names that `state` gives them.
         threads: Threads for one inference.
-        benchmark: Whether to measure.
         seconds: How long it may take.
-
-    Returns:
-        The median of its inferences in seconds, if it was to be measured.
 
     Raises:
         ChildError: it failed.
@@ -51,11 +34,8 @@ def try_model(
     request = {
         "files": {name: str(path.resolve()) for name, path in files.items()},
         "threads": threads,
-        "benchmark": benchmark,
     }
-    folder = files[MODEL_FILE].parent
-    median = ask_child(__name__, request, folder=folder, seconds=seconds).get("median")
-    return None if median is None else float(median)
+    ask_child(__name__, request, folder=files[MODEL_FILE].parent, seconds=seconds)
 
 
 def load_files(
@@ -96,18 +76,5 @@ def _try(request: Mapping[str, Any]) -> Mapping[str, Any]:
         pair = golden.Golden.from_json(Path(files[GOLDEN_FILE]).read_bytes())
         golden.check(model, contract, pair)
     # Without a golden pair, that it runs at all is what there is to find out.
-    pixels = np.random.default_rng(0).random((contract.height, contract.width, 3), np.float32)
-    model(pixels)
-    return {"median": _median_seconds(model, pixels) if request["benchmark"] else None}
-
-
-def _median_seconds(model: "PixelModel", pixels: Any) -> float:
-    for _ in range(_WARM_UPS):
-        model(pixels)
-    end = time.perf_counter() + _BENCHMARK_SECONDS
-    taken: list[float] = []
-    while len(taken) < _RUNS and (not taken or time.perf_counter() < end):
-        started = time.perf_counter()
-        model(pixels)
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
+    model(np.random.default_rng(0).random((contract.height, contract.width, 3), np.float32))
+    return {}

@@ -22,11 +22,7 @@ from edgeline.device import clock
 from edgeline.device.child import ChildError
 from edgeline.device.download import Downloads, Progress
 from edgeline.device.identity import device_id
-from edgeline.device.selection import (
-    Speeds,
-    candidates,
-    versions,
-)
+from edgeline.device.selection import candidates, versions
 from edgeline.device.state import (
     CONTRACT_FILE,
     GOLDEN_FILE,
@@ -62,7 +58,6 @@ if TYPE_CHECKING:
 MAX_RETRY_SECONDS = 86_400.0  # between two trials of a release that failed by bad luck
 
 _RETRY_SECONDS = 900.0  # after the first of them; doubled with each
-_SPEEDS_FILE = "speeds.json"
 
 _log = logging.getLogger(__name__)
 
@@ -136,8 +131,8 @@ class Device:
         """Bring the model up to what the channel serves.
 
         Args:
-            preference: Which variants to run, best first, none for the fastest here; it is
-                remembered. By default what was said last time.
+            preference: Which variants to run, best first, none for what the publisher prefers; it
+                is remembered. By default what was said last time.
 
         Raises:
             UnreachableError: the registry does not answer in time.
@@ -402,40 +397,21 @@ class _Check:
     ) -> tuple[InstalledModel, Mapping[str, Path]]:
         """Return the variant to run, having downloaded and tried as many as that takes."""
         options = candidates(release, self._preference, available_memory())
-        speeds = Speeds.load(self._folder.path / _SPEEDS_FILE)
-        measure = not self._preference and len(options) > 1 and not speeds.know(options)
-        if not self._preference:
-            options = speeds.fastest_first(options)
         downloads.keep_only(blob for variant in options for blob in _blobs(variant))
-        if measure:
-            downloads.check_space(blob for variant in options for blob in _blobs(variant))
         failures: dict[str, ChildError] = {}
-        passed: dict[str, float | None] = {}
-        tried: dict[str, Mapping[str, Path]] = {}
         for variant in options:
             downloads.check_space(_blobs(variant))
             if downloads.missing(_blobs(variant)):
                 self._device.progress(f"downloading {release.model} {release.tag} {variant.name}")
-            tried[variant.name] = self._bring(release, variant, downloads)
+            files = self._bring(release, variant, downloads)
             self._device.progress(f"trying {release.model} {release.tag} {variant.name}")
+            threads, seconds = self._device.num_threads, self._device.limits.trial_seconds
             try:
-                passed[variant.name] = self._try(tried[variant.name], measure=measure)
+                try_model(files, threads=threads, seconds=seconds)
             except ChildError as error:
                 _log.warning("%s %s %s: %s", release.model, release.tag, variant.name, str(error))
                 failures[variant.name] = error
-                continue
-            if not measure:
-                break
-        if measure:
-            sizes = {variant.name: variant.model.size for variant in options}
-            seconds = {name: taken for name, taken in passed.items() if taken is not None}
-            measured = replace(speeds, sizes=sizes, seconds=seconds)
-            with self._folder.translated():
-                measured.save(self._folder.path / _SPEEDS_FILE)
-            options = measured.fastest_first(options)
-        for variant in options:
-            if variant.name in passed:
-                files = tried[variant.name]
+            else:
                 return _describe(release, variant, files), files
         raise self._reject(release, failures)
 
@@ -458,14 +434,6 @@ class _Check:
         if variant.sketch is not None:
             files[SKETCH_FILE] = downloads.get(variant.sketch)
         return files
-
-    def _try(self, files: Mapping[str, Path], *, measure: bool) -> float | None:
-        return try_model(
-            files,
-            threads=self._device.num_threads,
-            benchmark=measure,
-            seconds=self._device.limits.trial_seconds,
-        )
 
     def _reject(self, release: "Release", failures: Mapping[str, ChildError]) -> RejectedError:
         before = self.state.rejected

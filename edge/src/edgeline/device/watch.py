@@ -48,7 +48,8 @@ class Watcher:
 
     Args:
         device: What to keep up to date.
-        preference: Variants, best first, none for the fastest; by default as said last time.
+        preference: Variants, best first, none for the publisher's choice; by default as said last
+            time.
         interval: Seconds between two checks.
         jitter: By which part of it each of them is longer or shorter, at random.
         max_interval: Seconds that failures let the interval grow to, doubling it each time.

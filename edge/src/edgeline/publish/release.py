@@ -126,7 +126,8 @@ def publish(
             with the channel's key at hand.
         model: The model's name.
         channel: The channel to point at the release.
-        variants: At least one, with names of their own.
+        variants: At least one, with names of their own, in the order in which devices whose users
+            choose none are to try them.
         preprocessing: How images are prepared for all of them.
         verdict: The evaluation that let them pass.
         report: The same for people, HTML.
@@ -249,9 +250,9 @@ def _put_children(
     weights: Mapping[str, Descriptor],
     shared: Sequence[Descriptor],
 ) -> dict[str, Descriptor]:
-    """Store every variant's other blobs; return the manifests by variant, sorted by name."""
+    """Store every variant's other blobs; return the manifests by variant."""
     children = {}
-    for variant in sorted(variants, key=lambda variant: variant.name):
+    for variant in variants:
         layers = [weights[variant.name], *shared]
         for content, media_type, limit, name in (
             (variant.golden, GOLDEN, MAX_GOLDEN, "golden.json"),

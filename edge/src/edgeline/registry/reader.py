@@ -76,7 +76,7 @@ class Release:
     verdict: Descriptor
     report: Descriptor | None
     provenance: Descriptor | None
-    variants: tuple[Variant, ...]  # sorted by name
+    variants: tuple[Variant, ...]  # those that its publisher prefers first
 
     @property
     def digest(self) -> str:
@@ -271,7 +271,7 @@ class RegistryReader:
             verdict=shared.verdict,
             report=shared.report,
             provenance=shared.provenance,
-            variants=tuple(sorted((variant for variant, _ in children), key=lambda v: v.name)),
+            variants=tuple(variant for variant, _ in children),
         )
 
     def _read_child(self, descriptor: Descriptor) -> tuple[Variant, _Shared]:

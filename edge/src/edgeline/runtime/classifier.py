@@ -141,9 +141,9 @@ class Classifier:
                 All processes with one state folder serve one choice of variant.
             connection: How to reach a registry server; a directory needs none of it.
             variant: Which of the release's variants to run: a name, several with commas between
-                them, best first, or "auto" for the one that is fastest on this device. Remembered;
-                by default what was said last time, and "auto" at first. All of a release's variants
-                passed the same evaluation.
+                them, best first, or "auto" for the first in its publisher's order that works here.
+                Remembered; by default what was said last time, and "auto" at first. All of a
+                release's variants passed the same evaluation.
             update: "try" goes on with the installed model when no update is to be had; "require"
                 raises then; "never" only loads what is installed, and starts several times faster.
             num_threads: Threads for one inference; by default one per core, at most 4.
