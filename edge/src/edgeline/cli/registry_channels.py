@@ -175,10 +175,8 @@ def _warnings(change: "Change") -> Iterator[str]:
 
 
 def _print_comparison(change: "Change", *, everything: bool, error: bool) -> None:
-    from edgeline.registry.format import version_tag
-
     old, new = change.replaced, change.release.tag
-    columns = (f"{version_tag(old.version)}, NOW", new, "DIFFERENCE") if old else (new,)
+    columns = (f"{old.tag}, NOW", new, "DIFFERENCE") if old else (new,)
     rows = [
         (each.variant, each.metric, each.slice, *(_numbers(each) if old else [number(each.new)]))
         for each in change.metrics
@@ -208,7 +206,6 @@ def _report(change: "Change", options: argparse.Namespace) -> int:
 
 
 def _change_json(change: "Change") -> dict[str, Any]:
-    from edgeline.registry.format import version_tag
     from edgeline.registry.rollout import WHOLE
 
     replaced = change.replaced
@@ -218,9 +215,7 @@ def _change_json(change: "Change") -> dict[str, Any]:
         "outcome": change.outcome.value,
         "tag": change.release.tag,
         "digest": change.release.digest,
-        "replaced": {"tag": version_tag(replaced.version), "digest": replaced.index.digest}
-        if replaced
-        else None,
+        "replaced": {"tag": replaced.tag, "digest": replaced.index.digest} if replaced else None,
         "metrics": [
             {
                 "variant": metric.variant,

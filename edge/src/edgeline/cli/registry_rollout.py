@@ -106,7 +106,7 @@ def _advance(options: argparse.Namespace) -> int:
     def advance(channel: "Channel", rollout: "Rollout") -> "tuple[Edit, str]":
         share = rollout.share if options.share is None else options.share
         whom = " and ".join([f"{percent(share)} of its devices", *options.groups])
-        question = f"Sign that {_name(channel)} serves {_tag(rollout)} to {whom}?"
+        question = f"Sign that {channel.path} serves {rollout.release.tag} to {whom}?"
         return advanced(rollout.number, share, options.groups), question
 
     return _change(options, advance)
@@ -116,7 +116,7 @@ def _halt(options: argparse.Namespace) -> int:
     from edgeline.publish.rollouts import halted
 
     def halt(channel: "Channel", rollout: "Rollout") -> "tuple[Edit, str]":
-        question = f"Sign that {_name(channel)} serves {_tag(rollout)} to no device?"
+        question = f"Sign that {channel.path} serves {rollout.release.tag} to no device?"
         return halted(rollout.number), question
 
     return _change(options, halt)
@@ -131,7 +131,7 @@ def _change(
     edit, question = propose(channel, rollout)
     if edit(channel) != channel:  # what makes no sense is refused before anybody is asked
         if not confirmed(question, yes=options.yes):
-            note(f"nothing was signed; {_name(channel)} is as it was")
+            note(f"nothing was signed; {channel.path} is as it was")
             return 1
         channel = trusted.edit(channel.model, channel.name, edit)
     return _report(options, channel)
@@ -149,12 +149,11 @@ def _last(options: argparse.Namespace, trusted: "Repository") -> "tuple[Channel,
 
 def _report(options: argparse.Namespace, channel: "Channel") -> int:
     from edgeline.publish.rollouts import percent
-    from edgeline.registry.format import version_tag
     from edgeline.registry.rollout import WHOLE
 
     rollout = channel.rollout
     assert rollout is not None  # `_last` saw to it
-    serves = version_tag(channel.release.version)
+    serves = channel.release.tag
     if options.json:
         print_json(
             {
@@ -162,7 +161,7 @@ def _report(options: argparse.Namespace, channel: "Channel") -> int:
                 "channel": channel.name,
                 "number": rollout.number,
                 "state": rollout.state,
-                "tag": _tag(rollout),
+                "tag": rollout.release.tag,
                 "digest": rollout.release.index.digest,
                 "share": rollout.share / WHOLE,
                 "groups": list(rollout.groups),
@@ -171,21 +170,11 @@ def _report(options: argparse.Namespace, channel: "Channel") -> int:
         )
         return 0
     rows = [
-        ("rollout", f"{rollout.number} of {_name(channel)}, {rollout.state}"),
-        ("release", f"{_tag(rollout)} {rollout.release.index.digest[:19]}"),
+        ("rollout", f"{rollout.number} of {channel.path}, {rollout.state}"),
+        ("release", f"{rollout.release.tag} {rollout.release.index.digest[:19]}"),
         ("share", percent(rollout.share)),
         ("groups", ", ".join(rollout.groups) or "none"),
         ("others have", serves),
     ]
     print_table(rows)
     return 0
-
-
-def _tag(rollout: "Rollout") -> str:
-    from edgeline.registry.format import version_tag
-
-    return version_tag(rollout.release.version)
-
-
-def _name(channel: "Channel") -> str:
-    return f"{channel.model}/{channel.name}"

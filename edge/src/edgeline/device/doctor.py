@@ -178,7 +178,7 @@ def _registry(device: "Device") -> Iterator[Finding]:
             f"{first.expires:%Y-%m-%d}",
         )
     if found is None:
-        there = ", ".join(f"{each.model}/{each.name}" for each in channels.channels()) or "none"
+        there = ", ".join(each.path for each in channels.channels()) or "none"
         text = f"{device.model}/{device.channel} serves nothing; there is {there}. Check --model"
         yield Finding("channel", "problem", text)
         return

@@ -214,7 +214,7 @@ def rollback(
     if served is not None:
         check_can_roll_back(served)
     if served is None or not served.history:
-        named = "none yet" if served is None else f"only {version_tag(served.release.version)}"
+        named = "none yet" if served is None else f"only {served.release.tag}"
         raise NotFoundError(
             f"{model}/{channel} of {store.location} has no release to go back to: it served {named}"
         )
@@ -294,7 +294,7 @@ def _change(
     remarks: list[str] = []
     rollout = served.active_rollout if served else None
     if rollout and rollout.release != wanted:
-        tag = version_tag(rollout.release.version)
+        tag = rollout.release.tag
         remarks.append(f"this ends the rollout of {tag}: no device is to have {tag} then")
     if judged:
         _check_verdict(reader, release)
@@ -345,5 +345,5 @@ def _metrics(
     try:
         old = Verdict.from_json(reader.read_verdict(reader.open(replaced)))
     except (RegistryError, ContractError) as error:
-        return compare(None, new), [f"{version_tag(replaced.version)} cannot be compared: {error}"]
+        return compare(None, new), [f"{replaced.tag} cannot be compared: {error}"]
     return compare(old, new), []

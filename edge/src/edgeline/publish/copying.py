@@ -212,7 +212,7 @@ def _choose(
         if ref and channel and ref.index.digest != index.digest:
             raise IntegrityError(
                 f"{version_tag(version)} in {source.location} is {index.digest}, and not "
-                f"{ref.index.digest}, which was signed for {channel.model}/{channel.name}. "
+                f"{ref.index.digest}, which was signed for {channel.path}. "
                 "Somebody changed its tag"
             )
         chosen.append(ReleaseRef(version, index))
@@ -276,7 +276,7 @@ def _check_versions(
             variants.setdefault(version, set()).add(tag)
     present = set()
     for ref in chosen:
-        tag = version_tag(ref.version)
+        tag = ref.tag
         if tag not in tags:
             continue
         there, _ = target.read_tag(tag, limit=MAX_MANIFEST)

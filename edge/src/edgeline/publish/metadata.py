@@ -263,7 +263,7 @@ class MetadataSet:
 
     def set_channel(self, channel: Channel) -> None:
         """Make a channel serve a release."""
-        path = f"{channel.model}/{channel.name}"
+        path = channel.path
         name = self.role_of(channel.model, channel.name)
         role = self._delegated(name) or self._add_delegated(name)
         index = channel.release.index

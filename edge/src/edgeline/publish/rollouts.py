@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from edgeline.errors import NotFoundError, RegistryError
 from edgeline.registry.bundle import Channel
-from edgeline.registry.format import MAX_HISTORY, ReleaseRef, check_group, version_tag
+from edgeline.registry.format import MAX_HISTORY, ReleaseRef, check_group
 from edgeline.registry.rollout import MAX_GROUPS, WHOLE, Rollout
 
 Edit: TypeAlias = Callable[[Channel], Channel]
@@ -39,12 +39,10 @@ def begun(release: ReleaseRef, share: int, groups: Sequence[str] = ()) -> Edit:
     def edit(channel: Channel) -> Channel:
         before = channel.rollout
         if channel.release == release:
-            raise RegistryError(
-                f"{_name(channel)} serves {version_tag(release.version)} to all devices already"
-            )
+            raise RegistryError(f"{channel.path} serves {release.tag} to all devices already")
         if before and before.is_active:
             raise RegistryError(
-                f"{version_tag(before.release.version)} is being rolled out to {_name(channel)}. "
+                f"{before.release.tag} is being rolled out to {channel.path}. "
                 "Advance or halt that rollout first: `edgeline registry rollout --help`"
             )
         number = before.number + 1 if before else 1
@@ -73,7 +71,7 @@ def advanced(number: int, share: int, groups: Sequence[str] = ()) -> Edit:
             return channel
         if not rollout.is_active or not rollout.share <= share <= WHOLE:
             raise RegistryError(
-                f"Rollout {number} of {_name(channel)} is {rollout.state}, with a share of "
+                f"Rollout {number} of {channel.path} is {rollout.state}, with a share of "
                 f"{percent(rollout.share)}. It can be advanced while it is active, to a share that "
                 "is no smaller; halting it takes the release back"
             )
@@ -96,9 +94,8 @@ def halted(number: int) -> Edit:
         rollout = _numbered(channel, number)
         if rollout.state == "complete":
             raise RegistryError(
-                f"Rollout {number} of {_name(channel)} is complete: all devices have "
-                f"{version_tag(rollout.release.version)}. `edgeline registry rollback` takes it "
-                "back"
+                f"Rollout {number} of {channel.path} is complete: all devices have "
+                f"{rollout.release.tag}. `edgeline registry rollback` takes it back"
             )
         return replace(channel, rollout=rollout.ended())
 
@@ -131,11 +128,11 @@ def rolled_back(channel: Channel, to: int | None) -> Channel:
                 history=channel.history[place + 1 :],
                 rollout=rollout and rollout.ended(),
             )
-    versions = ", ".join(f"v{release.version}" for release in channel.history) or "nothing"
+    versions = ", ".join(release.tag for release in channel.history) or "nothing"
     wanted = "anything else" if to is None else f"v{to}"
     raise NotFoundError(
-        f"{channel.name} of {channel.model} did not serve {wanted} before v"
-        f"{channel.release.version}; its history has {versions}. Promote a release instead"
+        f"{channel.name} of {channel.model} did not serve {wanted} before "
+        f"{channel.release.tag}; its history has {versions}. Promote a release instead"
     )
 
 
@@ -148,9 +145,9 @@ def check_can_roll_back(channel: Channel) -> None:
     rollout = channel.active_rollout
     if rollout:
         raise RegistryError(
-            f"{version_tag(rollout.release.version)} is being rolled out to {_name(channel)}. Halt "
+            f"{rollout.release.tag} is being rolled out to {channel.path}. Halt "
             "that first: `edgeline registry rollout halt`. All devices then have "
-            f"{version_tag(channel.release.version)}, which a rollback takes back"
+            f"{channel.release.tag}, which a rollback takes back"
         )
 
 
@@ -163,7 +160,7 @@ def _numbered(channel: Channel, number: int) -> Rollout:
     rollout = channel.rollout
     if rollout is None or rollout.number != number:
         last = f"its last one is {rollout.number}" if rollout else "it had none yet"
-        raise NotFoundError(f"{_name(channel)} has no rollout {number}; {last}")
+        raise NotFoundError(f"{channel.path} has no rollout {number}; {last}")
     return rollout
 
 
@@ -172,7 +169,3 @@ def _checked(groups: Sequence[str]) -> tuple[str, ...]:
     if len(named) > MAX_GROUPS:
         raise RegistryError(f"A rollout has at most {MAX_GROUPS} groups; got {len(named)}")
     return named
-
-
-def _name(channel: Channel) -> str:
-    return f"{channel.model}/{channel.name}"

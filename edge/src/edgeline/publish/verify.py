@@ -283,7 +283,7 @@ def _check_channel(
     store: ReadStore, channel: Channel, releases: dict[int, Release | None]
 ) -> Iterator[Finding]:
     """Yield what keeps a channel from serving its release, or from going back to another."""
-    subject = f"{channel.model}/{channel.name}"
+    subject = channel.path
     for ref in channel.served:
         problem = _problem(store, channel.model, ref, releases)
         if problem:
@@ -291,15 +291,13 @@ def _check_channel(
     for ref in channel.history:
         problem = _problem(store, channel.model, ref, releases)
         if problem:
-            yield Finding(
-                "warning", subject, f"It cannot go back to {version_tag(ref.version)}: {problem}"
-            )
+            yield Finding("warning", subject, f"It cannot go back to {ref.tag}: {problem}")
 
 
 def _problem(
     store: ReadStore, model: str, ref: ReleaseRef, releases: dict[int, Release | None]
 ) -> str | None:
-    tag = version_tag(ref.version)
+    tag = ref.tag
     if ref.version not in releases:
         return f"The store has no release {tag}, which was signed for"
     release = releases[ref.version]

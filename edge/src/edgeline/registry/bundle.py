@@ -69,6 +69,11 @@ class Channel:
     rollout: Rollout | None = None  # the last one, also when it has ended
 
     @property
+    def path(self) -> str:
+        """The path of its signed target: "<model>/<channel>"."""
+        return f"{self.model}/{self.name}"
+
+    @property
     def active_rollout(self) -> Rollout | None:
         """The rollout that gives some devices another release, None while all have the same."""
         return self.rollout if self.rollout and self.rollout.is_active else None

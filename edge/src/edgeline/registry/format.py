@@ -139,6 +139,11 @@ class ReleaseRef:
     version: int
     index: Descriptor  # an OCI_INDEX
 
+    @property
+    def tag(self) -> str:
+        """The release's tag, such as "v7"."""
+        return version_tag(self.version)
+
 
 def parse_annotations(value: object) -> dict[str, str]:
     """Return untrusted annotations.

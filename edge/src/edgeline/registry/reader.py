@@ -299,7 +299,7 @@ def serves_nothing(
     store: ReadStore, channels: "TrustedChannels", model: str, channel: str
 ) -> NotFoundError:
     """Return the error that a channel serves nothing, which says which ones do."""
-    there = (f"{each.model}/{each.name}" for each in channels.channels())
+    there = (each.path for each in channels.channels())
     return NotFoundError(
         f"{store.location} has no release of {model!r} in channel {channel!r}; it has "
         f"{_listed(there)}"
