@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from edgeline.cli.device import add_device_commands
-from edgeline.cli.options import EXIT_CODES
+from edgeline.cli.options import EXIT_CODES, Parser
 from edgeline.cli.output import note
 from edgeline.cli.predict import add_predict
 from edgeline.cli.registry import add_registry
@@ -118,15 +118,18 @@ class _Version(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="edgeline",
         description="Verify and run image classifiers from an edge model registry, and manage it.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print edgeline's version")
-    commands = parser.add_subparsers(metavar="command", required=True)
+    parser.add_commands = _add_commands
+    return parser
+
+
+def _add_commands(commands: Any) -> None:
     add_predict(commands)
     add_device_commands(commands)
     add_registry(commands)
-    return parser

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 def add_examples(commands: Any) -> None:
     """Add the group of commands to the parser."""
-    group = add_group(
+    add_group(
         commands,
         "examples",
+        _add_commands,
         summary="list, export or remove the images kept for the owner",
         description="List, export or remove the images that `edgeline watch --keep-hard` has\n"
         "kept: those that the model was least sure of.",
@@ -29,6 +30,9 @@ def add_examples(commands: Any) -> None:
   edgeline examples clear --registry registry --root root.json --model solar-cells
 """,
     )
+
+
+def _add_commands(group: Any) -> None:
     listing = add_command(
         group,
         "list",

@@ -19,6 +19,19 @@ exit codes:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that gets its commands once it is used: most starts need those of no group."""
+
+    add_commands: Callable[[Any], None] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, as `argparse.ArgumentParser` does."""
+        if self.add_commands is not None:
+            add_commands, self.add_commands = self.add_commands, None
+            add_commands(self.add_subparsers(metavar="command", required=True))
+        return super().parse_known_args(args, namespace)
+
+
 def add_command(
     commands: Any,
     name: str,
@@ -34,16 +47,21 @@ def add_command(
     return parser
 
 
-def add_group(commands: Any, name: str, *, summary: str, description: str, examples: str) -> Any:
-    """Add a command that consists of others; return where to add them."""
-    parser = _parser(commands, name, summary, description, examples)
-    return parser.add_subparsers(metavar="command", required=True)
+def add_group(
+    commands: Any,
+    name: str,
+    add_commands: Callable[[Any], None],
+    *,
+    summary: str,
+    description: str,
+    examples: str,
+) -> None:
+    """Add a command that consists of others, which `add_commands` adds to it."""
+    _parser(commands, name, summary, description, examples).add_commands = add_commands
 
 
-def _parser(
-    commands: Any, name: str, summary: str, description: str, examples: str
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
+def _parser(commands: Any, name: str, summary: str, description: str, examples: str) -> Parser:
+    parser: Parser = commands.add_parser(
         name,
         help=summary,
         description=description,

@@ -3,22 +3,14 @@
 from typing import Any
 
 from edgeline.cli.options import add_group
-from edgeline.cli.registry_channels import add_promote, add_rollback
-from edgeline.cli.registry_fleet import add_fleet, add_watch_rollout
-from edgeline.cli.registry_init import add_init
-from edgeline.cli.registry_keys import add_key_commands
-from edgeline.cli.registry_list import add_list
-from edgeline.cli.registry_rollout import add_rollout
-from edgeline.cli.registry_show import add_show
-from edgeline.cli.registry_upkeep import add_copy, add_gc, add_refresh
-from edgeline.cli.registry_verify import add_verify
 
 
 def add_registry(commands: Any) -> None:
     """Add the group of commands to the parser."""
-    group = add_group(
+    add_group(
         commands,
         "registry",
+        _add_commands,
         summary="manage an edge model registry",
         description="Look into an edge model registry, decide which release its channels serve,\n"
         "and keep it in order. Signing needs edgeline[publish]; looking and verifying do not.",
@@ -29,6 +21,19 @@ def add_registry(commands: Any) -> None:
   edgeline registry verify oci://registry.example/cells --root keys/root.json
 """,
     )
+
+
+def _add_commands(group: Any) -> None:
+    from edgeline.cli.registry_channels import add_promote, add_rollback
+    from edgeline.cli.registry_fleet import add_fleet, add_watch_rollout
+    from edgeline.cli.registry_init import add_init
+    from edgeline.cli.registry_keys import add_key_commands
+    from edgeline.cli.registry_list import add_list
+    from edgeline.cli.registry_rollout import add_rollout
+    from edgeline.cli.registry_show import add_show
+    from edgeline.cli.registry_upkeep import add_copy, add_gc, add_refresh
+    from edgeline.cli.registry_verify import add_verify
+
     for add in (
         add_init,
         add_list,

@@ -47,9 +47,10 @@ DAY = 86_400.0
 
 def add_fleet(group: Any) -> None:
     """Add the group of commands to the parser."""
-    commands = add_group(
+    add_group(
         group,
         "fleet",
+        _add_commands,
         summary="say whose reports count, and read them",
         description="Say which devices' reports on a model count, and read them.",
         examples="""\
@@ -59,6 +60,9 @@ def add_fleet(group: Any) -> None:
   edgeline registry fleet report registry solar-cells --reports reports --output fleet.html
 """,
     )
+
+
+def _add_commands(commands: Any) -> None:
     start = add_command(
         commands,
         "init",

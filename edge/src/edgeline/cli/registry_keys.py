@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
 def add_key_commands(group: Any) -> None:
     """Add `keys` and its commands to the parser."""
-    commands = add_group(
+    add_group(
         group,
         "keys",
+        _add_commands,
         summary="make keys, and decide whose keys count",
         description="Make keys, and decide whose keys count in a registry. A key is an Ed25519 key "
         "in a PEM\nfile, with its public half beside it in a file *.pub, to be handed on; or it is "
@@ -44,6 +45,9 @@ def add_key_commands(group: Any) -> None:
   edgeline registry keys rotate registry solar-cells-release --add anna.pub --remove 1f3a09
 """,
     )
+
+
+def _add_commands(commands: Any) -> None:
     _add_create(commands)
     _add_public(commands)
     _add_import(commands)

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 def add_rollout(group: Any) -> None:
     """Add the group of commands to the parser."""
-    commands = add_group(
+    add_group(
         group,
         "rollout",
+        _add_commands,
         summary="have a release reach more devices, or take it back",
         description="Have a release that was promoted to a share of the devices reach more of\n"
         "them, or take it back. `promote --share` begins a rollout.",
@@ -38,6 +39,9 @@ def add_rollout(group: Any) -> None:
   edgeline registry rollout halt registry solar-cells --yes
 """,
     )
+
+
+def _add_commands(commands: Any) -> None:
     status = add_command(
         commands,
         "status",
