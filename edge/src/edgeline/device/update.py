@@ -82,7 +82,9 @@ class Outcome:
 class Device:
     """One channel of one model on this device.
 
-    Several processes and threads may use one state folder: updates take turns.
+    Several processes and threads may use one state folder: updates take turns. Every method that
+    changes something raises DeviceError when the folder cannot be used, or another process is
+    updating it, besides what it lists.
 
     Args:
         registry: A directory's path, or "oci://host[:port]/repository".
@@ -211,20 +213,12 @@ class Device:
         return state.groups if self.groups is None else self.groups
 
     def remember_told(self, installed: InstalledModel) -> None:
-        """Remember that `on_update` was called with a model.
-
-        Raises:
-            DeviceError: the state folder cannot be used, or another process is updating.
-        """
+        """Remember that `on_update` was called with a model."""
         with self.folder.locked(self.limits.lock_seconds):
             self.folder.write(replace(self.folder.read(), told=installed.id))
 
     def retry(self) -> None:
-        """Forget that a release failed its trial here, so that the next update tries it again.
-
-        Raises:
-            DeviceError: the state folder cannot be used, or another process is updating.
-        """
+        """Forget that a release failed its trial here, so that the next update tries it again."""
         with self.folder.locked(self.limits.lock_seconds):
             self.folder.write(replace(self.folder.read(), rejected=None))
 
@@ -233,9 +227,6 @@ class Device:
 
         Returns:
             Whether there were any.
-
-        Raises:
-            DeviceError: the state folder cannot be used, or another process is updating.
         """
         with self.folder.locked(self.limits.lock_seconds):
             state = self.folder.read()
@@ -247,7 +238,6 @@ class Device:
         Raises:
             NotFoundError: there is none.
             IntegrityError: it is damaged.
-            DeviceError: the state folder cannot be used, or another process is updating.
         """
         with self.folder.locked(self.limits.lock_seconds):
             state = self.folder.sweep(self.folder.read())

@@ -26,8 +26,8 @@ from edgeline.registry.format import (
     TUF_TAG,
     Descriptor,
     ReleaseRef,
+    blobs_of,
     metadata_tag,
-    parse_document,
     parse_variant_tag,
     variant_tag,
     version_tag,
@@ -122,9 +122,7 @@ class _Transfer:
         self._notify(f"{release.tag}: copying")
         for variant in release.variants:
             manifest = self._source.read_manifest(variant.manifest, limit=MAX_MANIFEST)
-            document = parse_document(manifest, OCI_MANIFEST)
-            for entry in (document.get("config"), *document["layers"]):
-                blob = Descriptor.from_json(entry)
+            for blob in blobs_of(manifest):
                 self._send(blob, MAX_MODEL, f"{release.tag}, {variant.name}")
             self._target.put_manifest(manifest, OCI_MANIFEST)
         index = self._source.read_manifest(ref.index, limit=MAX_MANIFEST)
@@ -134,9 +132,8 @@ class _Transfer:
     def send_metadata(self, bundle: Descriptor) -> None:
         """Send all metadata but its tags."""
         manifest = self._source.read_manifest(bundle, limit=MAX_MANIFEST)
-        document = parse_document(manifest, OCI_MANIFEST)
-        for entry in (document.get("config"), *document["layers"]):
-            self._send(Descriptor.from_json(entry), MAX_TUF_METADATA, "metadata")
+        for blob in blobs_of(manifest):
+            self._send(blob, MAX_TUF_METADATA, "metadata")
         self._target.put_manifest(manifest, OCI_MANIFEST)
 
     def _send(self, blob: Descriptor, limit: int, what: str) -> None:
@@ -154,11 +151,7 @@ class _Transfer:
 
     def _send_by_file(self, blob: Descriptor, limit: int, what: str) -> None:
         """Send a blob by way of a file, since a server wants to be told its digest first."""
-        if blob.size > limit:
-            raise IntegrityError(
-                f"Blob {blob.digest} of {what} in {self._source.location} is said to have "
-                f"{blob.size} bytes; at most {limit} are allowed"
-            )
+        blob.check_size(limit)
         try:
             with tempfile.NamedTemporaryFile(prefix="edgeline-") as file:
                 for chunk in self._verified(blob, what):

@@ -114,6 +114,10 @@ class Fleet:
 class Repository:
     """A registry's metadata, to be changed by whoever holds the keys.
 
+    Each method raises RegistryError where the metadata cannot be trusted, there is no such model,
+    channel or role, or keys are missing; and each that changes something ConflictError when others
+    kept changing the metadata meanwhile. Their docstrings list what else they raise.
+
     Args:
         store: Where the registry is.
         root: The root that the registry is trusted by: the newest, or any older one.
@@ -133,43 +137,23 @@ class Repository:
         self._verified: MetadataSet | None = None  # the newest that was read, as it was read
 
     def channel(self, model: str, channel: str) -> Channel | None:
-        """Return what a channel serves now; None when it never served anything.
-
-        Raises:
-            RegistryError: there is no such model or channel, or the metadata cannot be trusted.
-        """
+        """Return what a channel serves now; None when it never served anything."""
         return self._load().channel(check_model(model), _check_channel(channel))
 
     def channels(self) -> list[Channel]:
-        """Return every channel that serves something, sorted.
-
-        Raises:
-            RegistryError: the metadata cannot be trusted.
-        """
+        """Return every channel that serves something, sorted."""
         return self._load().channels()
 
     def roles(self) -> list[RoleStatus]:
-        """Return every role with its keys and the time until which its signature lasts.
-
-        Raises:
-            RegistryError: the metadata cannot be trusted.
-        """
+        """Return every role with its keys and the time until which its signature lasts."""
         return self._load().status()
 
     def root(self) -> bytes:
-        """Return the newest root, for new devices to be given.
-
-        Raises:
-            RegistryError: the metadata cannot be trusted.
-        """
+        """Return the newest root, for new devices to be given."""
         return self._load().root_file()
 
     def check_can_sign(self, model: str, channel: str) -> None:
-        """Check, before any work is done, that the keys at hand can change a channel.
-
-        Raises:
-            RegistryError: there is no such model or channel, or keys are missing.
-        """
+        """Check, before any work is done, that the keys at hand can change a channel."""
         metadata = self._load()
         role = metadata.role_of(check_model(model), _check_channel(channel))
         metadata.check_can_sign([role, SNAPSHOT, TIMESTAMP], self._signers)
@@ -178,9 +162,7 @@ class Repository:
         """Have a channel serve a release; what it served before heads its history.
 
         Raises:
-            RegistryError: there is no such model or channel, keys are missing, or the reference is
-                malformed.
-            ConflictError: others kept changing the metadata meanwhile.
+            RegistryError: the reference is malformed.
         """
         wanted = _check_release(release)
         check_model(model), _check_channel(channel)
@@ -198,9 +180,7 @@ class Repository:
         """Change a channel that serves something, such as its rollout: see `publish.rollouts`.
 
         Raises:
-            RegistryError: there is no such model or channel, it serves nothing yet, keys are
-                missing; or what `edit` raises.
-            ConflictError: others kept changing the metadata meanwhile.
+            RegistryError: it serves nothing yet; or what `edit` raises.
         """
         check_model(model), _check_channel(channel)
 
@@ -222,8 +202,7 @@ class Repository:
         are rolled back from leave the history, so that the next rollback goes further back.
 
         Raises:
-            RegistryError: there is no such model or channel, it served nothing (or not `to`)
-                before, or keys are missing.
+            RegistryError: it served nothing (or not `to`) before.
             ConflictError: somebody else changed the channel, or kept changing other metadata.
         """
         check_model(model), _check_channel(channel)
@@ -251,10 +230,6 @@ class Repository:
 
         Snapshot and timestamp always; other roles when less than a third of their time is left and
         their keys are at hand. `roles` tells which are left.
-
-        Raises:
-            RegistryError: the online key is missing.
-            ConflictError: others kept changing the metadata meanwhile.
         """
 
         def change(metadata: MetadataSet) -> list[str]:
@@ -279,9 +254,7 @@ class Repository:
         """Let the holders of `keys` publish a model.
 
         Raises:
-            RegistryError: the model is there already, the name or a key is malformed, or the keys
-                of targets and online are missing.
-            ConflictError: others kept changing the metadata meanwhile.
+            RegistryError: the model is there already, or the name or a key is malformed.
         """
 
         def change(metadata: MetadataSet) -> None:
@@ -295,9 +268,8 @@ class Repository:
         """Let a key enrol devices whose reports on a model count, and another halt its rollouts.
 
         Raises:
-            RegistryError: there is no such model, it has these roles, a key is of the wrong kind or
-                signs something else for the model, or the keys of targets and online are missing.
-            ConflictError: others kept changing the metadata meanwhile.
+            RegistryError: it has these roles, or a key is of the wrong kind or signs something else
+                for the model.
         """
 
         def change(metadata: MetadataSet) -> None:
@@ -307,12 +279,7 @@ class Repository:
         self._update(change)
 
     def fleet(self, model: str) -> Fleet:
-        """Return whose reports on a model count.
-
-        Raises:
-            NotFoundError: the model has no fleet role.
-            RegistryError: the metadata cannot be trusted.
-        """
+        """Return whose reports on a model count."""
         metadata = self._load()
         try:
             status = metadata.status_of(fleet_role(check_model(model)))
@@ -324,12 +291,7 @@ class Repository:
         return Fleet(status.keys, _revoked(metadata, model))
 
     def revoke(self, model: str, devices: Collection[str]) -> None:
-        """Have devices' reports on a model count no more.
-
-        Raises:
-            RegistryError: the model has no fleet role, or its key or the online key is missing.
-            ConflictError: others kept changing the metadata meanwhile.
-        """
+        """Have devices' reports on a model count no more."""
 
         def change(metadata: MetadataSet) -> None:
             before = _revoked(metadata, check_model(model))
@@ -343,11 +305,6 @@ class Repository:
         """Halt a rollout with the key that may do no more than that.
 
         Devices then go back to what the channel serves to all, as after `publish.rollouts.halted`.
-
-        Raises:
-            RegistryError: there is no such rollout, the model has no halt role, or its key or the
-                online key is missing.
-            ConflictError: others kept changing the metadata meanwhile.
         """
         check_model(model), _check_channel(channel)
 
@@ -384,8 +341,7 @@ class Repository:
             draft: Where to write the new root when signatures are missing.
 
         Raises:
-            RegistryError: there is no such role, the change makes no sense, or keys are missing.
-            ConflictError: others kept changing the metadata meanwhile.
+            RegistryError: the change makes no sense.
         """
 
         if role in (SNAPSHOT, TIMESTAMP):
@@ -423,8 +379,7 @@ class Repository:
             draft: Where to write the new root when signatures are missing; see `rotate`.
 
         Raises:
-            RegistryError: a role or a number makes no sense, or keys are missing.
-            ConflictError: others kept changing the metadata meanwhile.
+            RegistryError: a role or a number makes no sense.
         """
         if not days.keys() <= TOP_LEVEL.keys():
             raise RegistryError(f"Root says it for {', '.join(TOP_LEVEL)}; got {', '.join(days)}")
@@ -446,9 +401,7 @@ class Repository:
         makes necessary: with new online or targets keys, the metadata of these roles.
 
         Raises:
-            RegistryError: the file is no draft, the root was changed since it was written, or keys
-                are missing.
-            ConflictError: others kept changing the metadata meanwhile.
+            RegistryError: the file is no draft, or the root was changed since it was written.
         """
         given = RootDraft.read(path)
 

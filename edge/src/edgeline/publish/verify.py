@@ -30,10 +30,9 @@ from edgeline.registry.bundle import Channel
 from edgeline.registry.format import (
     MAX_MANIFEST,
     MAX_MODEL,
-    OCI_MANIFEST,
     Descriptor,
     ReleaseRef,
-    parse_document,
+    blobs_of,
     parse_metadata_tag,
     parse_variant_tag,
     signing_roles,
@@ -355,12 +354,6 @@ def _blobs(store: ReadStore, release: Release) -> Iterator[Descriptor]:
     """Yield every blob that a manifest of the release names, its config included."""
     for variant in release.variants:
         data = store.read_manifest(variant.manifest, limit=MAX_MANIFEST)
-        manifest = parse_document(data, OCI_MANIFEST)
-        for entry in (manifest.get("config"), *manifest["layers"]):
-            blob = Descriptor.from_json(entry)
-            if blob.size > MAX_MODEL:
-                raise IntegrityError(
-                    f"Blob {blob.digest} of {release.tag} is said to have {blob.size} bytes; at "
-                    f"most {MAX_MODEL} are allowed"
-                )
+        for blob in blobs_of(data):
+            blob.check_size(MAX_MODEL)
             yield blob

@@ -28,7 +28,7 @@ by the length and the SHA-256 of the release's index, and signatures vouch for i
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,18 @@ class Descriptor:
     digest: str
     size: int  # bytes
     annotations: Mapping[str, str] = field(default_factory=dict)
+
+    def check_size(self, limit: int) -> None:
+        """Check that the blob has no more than `limit` bytes, by what is said of it.
+
+        Raises:
+            IntegrityError: it has more.
+        """
+        if self.size > limit:
+            raise IntegrityError(
+                f"Blob {self.digest} is said to have {self.size} bytes; at most {limit} are "
+                f"allowed for {quoted(self.media_type)}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return the descriptor as OCI spells it."""
@@ -172,6 +184,19 @@ def parse_document(data: bytes, media_type: str) -> dict[str, Any]:
             f"with schemaVersion {quoted(document.get('schemaVersion'))}"
         )
     return document
+
+
+def blobs_of(manifest: bytes) -> list[Descriptor]:
+    """Return the blobs that an untrusted manifest names: its config, and then its layers.
+
+    Raises:
+        IntegrityError: it is malformed.
+    """
+    document = parse_document(manifest, OCI_MANIFEST)
+    layers = document.get("layers")
+    if not isinstance(layers, list):
+        raise IntegrityError(f"Expected a manifest with layers, got {quoted(layers)}")
+    return [Descriptor.from_json(entry) for entry in (document.get("config"), *layers)]
 
 
 def digest_of(data: bytes) -> str:
@@ -262,46 +287,21 @@ def parse_metadata_tag(tag: str) -> int | None:
     return parse_version_tag(f"v{version}") if prefix == TUF_TAG else None
 
 
-def check_model(name: object) -> str:
-    """Return `name` when it can name a model.
+def _checked_name(kind: str, syntax: re.Pattern[str], separator: str) -> Callable[[object], str]:
+    """Return what checks names of a kind: it returns a good one, and raises RegistryError else."""
 
-    Raises:
-        RegistryError: it cannot.
-    """
-    return _check_name("model", name, _NAME, "-")
+    def check(name: object) -> str:
+        if isinstance(name, str) and len(name) <= _MAX_NAME and syntax.fullmatch(name):
+            return name
+        raise RegistryError(
+            f"A {kind} is named by at most {_MAX_NAME} of a-z and 0-9, in parts joined by "
+            f"{separator!r}; got {quoted(name)}"
+        )
 
-
-def check_channel(name: object) -> str:
-    """Return `name` when it can name a channel.
-
-    Raises:
-        RegistryError: it cannot.
-    """
-    return _check_name("channel", name, _NAME, "-")
+    return check
 
 
-def check_group(name: object) -> str:
-    """Return `name` when it can name a group of devices.
-
-    Raises:
-        RegistryError: it cannot.
-    """
-    return _check_name("group", name, _NAME, "-")
-
-
-def check_variant(name: object) -> str:
-    """Return `name` when it can name a variant.
-
-    Raises:
-        RegistryError: it cannot.
-    """
-    return _check_name("variant", name, _VARIANT, "_")
-
-
-def _check_name(kind: str, name: object, syntax: re.Pattern[str], separator: str) -> str:
-    if isinstance(name, str) and len(name) <= _MAX_NAME and syntax.fullmatch(name):
-        return name
-    raise RegistryError(
-        f"A {kind} is named by at most {_MAX_NAME} of a-z and 0-9, in parts joined by "
-        f"{separator!r}; got {quoted(name)}"
-    )
+check_model = _checked_name("model", _NAME, "-")
+check_channel = _checked_name("channel", _NAME, "-")
+check_group = _checked_name("group", _NAME, "-")
+check_variant = _checked_name("variant", _VARIANT, "_")

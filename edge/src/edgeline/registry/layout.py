@@ -111,11 +111,7 @@ class LayoutFiles:
 
     def read_blob(self, descriptor: Descriptor, *, limit: int) -> bytes:
         """Return a blob, verified; see `ReadStore`."""
-        if descriptor.size > limit:
-            raise IntegrityError(
-                f"Blob {descriptor.digest} is said to have {descriptor.size} bytes; "
-                f"at most {limit} are allowed for {descriptor.media_type}"
-            )
+        descriptor.check_size(limit)
         data = read_file(self._root, *blob_path(descriptor), limit=descriptor.size)
         digest = digest_of(data)
         if len(data) != descriptor.size or digest != descriptor.digest:

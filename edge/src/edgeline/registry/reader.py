@@ -124,7 +124,9 @@ class RegistryReader:
     """Reads releases from a store, which is not trusted.
 
     Nothing is kept between calls, so a reader sees what was published since. Every method raises
-    what `ReadStore` raises, besides what it lists.
+    what `ReadStore` raises; and each that opens a release NotFoundError where a part of it is
+    missing, IntegrityError where one is not what it should be, and ContractError where it needs
+    preprocessing that this edgeline does not know. Their docstrings list what else they raise.
     """
 
     def __init__(self, store: ReadStore) -> None:
@@ -137,13 +139,7 @@ class RegistryReader:
         )
 
     def open(self, ref: ReleaseRef) -> Release:
-        """Open the release that `ref` names.
-
-        Raises:
-            NotFoundError: a part of it is missing.
-            IntegrityError: a part of it is not what it should be.
-            ContractError: it needs preprocessing that this edgeline does not know.
-        """
+        """Open the release that `ref` names."""
         data = self._store.read_manifest(ref.index, limit=MAX_MANIFEST)
         return self._open(ref, data)
 
@@ -154,7 +150,6 @@ class RegistryReader:
             NotFoundError: the model has no such channel.
             TrustError: the signed metadata is not to be trusted, or too old.
             IntegrityError: the release is not what was signed, or is one of another model.
-            ContractError: it needs preprocessing that this edgeline does not know.
         """
         found = channels.channel(model, channel)
         if found is None:
@@ -166,7 +161,6 @@ class RegistryReader:
 
         Raises:
             IntegrityError: the release is not what was signed, or is one of another model.
-            ContractError: it needs preprocessing that this edgeline does not know.
         """
         release = self.open(channel.release)
         if release.model != channel.model:
@@ -180,9 +174,7 @@ class RegistryReader:
         """Open a release by number: it is intact, but no signature vouches for it.
 
         Raises:
-            NotFoundError: the store has no such release, or a part of it is missing.
-            IntegrityError: a part of it is not what it should be.
-            ContractError: it needs preprocessing that this edgeline does not know.
+            NotFoundError: the store has no such release.
         """
         try:
             index, data = self._store.read_tag(version_tag(version), limit=MAX_MANIFEST)
@@ -200,9 +192,7 @@ class RegistryReader:
         """Open the release whose index has this digest; the newest ones are found first.
 
         Raises:
-            NotFoundError: the store has no such release, or a part of it is missing.
-            IntegrityError: a part of it is not what it should be.
-            ContractError: it needs preprocessing that this edgeline does not know.
+            NotFoundError: the store has no such release.
         """
         damaged = []
         for version in reversed(self.versions()):

@@ -132,7 +132,7 @@ class RemoteStore:
 
     def read_blob(self, descriptor: Descriptor, *, limit: int) -> bytes:
         """Return a blob, verified; see `ReadStore`."""
-        self._check_limit(descriptor, limit)
+        descriptor.check_size(limit)
 
         def consume(response: Response) -> bytes:
             self._check_length(response, descriptor, 0)
@@ -190,7 +190,7 @@ class RemoteStore:
         return self._client.call(request, budget, consume)
 
     def _read_manifest(self, descriptor: Descriptor, limit: int, budget: Budget) -> bytes:
-        self._check_limit(descriptor, limit)
+        descriptor.check_size(limit)
         request = self._request(
             f"reading manifest {descriptor.digest}",
             "GET",
@@ -234,13 +234,6 @@ class RemoteStore:
                 f"{self._location} is at no registry: the server does not know /v2/. "
                 "Check the host and the port"
             ) from None
-
-    def _check_limit(self, descriptor: Descriptor, limit: int) -> None:
-        if descriptor.size > limit:
-            raise IntegrityError(
-                f"Blob {descriptor.digest} is said to have {descriptor.size} bytes; "
-                f"at most {limit} are allowed for {quoted(descriptor.media_type)}"
-            )
 
     def _check_length(self, response: Response, descriptor: Descriptor, start: int) -> None:
         """Check what a response says of its length, to not begin with what cannot be right."""
