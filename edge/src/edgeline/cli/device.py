@@ -19,7 +19,7 @@ from edgeline.cli.doctor import add_doctor
 from edgeline.cli.enrol import add_enrol
 from edgeline.cli.examples import add_examples
 from edgeline.cli.options import add_command, add_json
-from edgeline.cli.output import print_json, print_table, printable
+from edgeline.cli.output import answer, print_json, print_table
 from edgeline.cli.watch import add_watch
 
 if TYPE_CHECKING:
@@ -91,16 +91,13 @@ def _pull(options: argparse.Namespace) -> int:
     device.repair()
     outcome = device.update(preference(options))
     installed = outcome.installed
-    if options.json:
-        print_json({"action": outcome.action, **model_json(installed)})
-        return 0
     text = {
         "updated": "is served from now on",
         "current": "is what the channel serves, and installed",
         "held": "is held by `edgeline rollback` until the channel moves",
     }[outcome.action]
-    print(printable(f"{installed.model} {installed.tag} {installed.variant} {text}"))
-    return 0
+    document = {"action": outcome.action, **model_json(installed)}
+    return answer(options, document, f"{installed.name} {text}")
 
 
 def _add_status(commands: Any) -> None:
@@ -249,13 +246,5 @@ def _add_rollback(commands: Any) -> None:
 def _rollback(options: argparse.Namespace) -> int:
     log_to_stderr()
     installed = open_device(options).rollback()
-    if options.json:
-        print_json(model_json(installed))
-    else:
-        print(
-            printable(
-                f"{installed.model} {installed.tag} {installed.variant} is served until the "
-                "channel moves"
-            )
-        )
-    return 0
+    text = f"{installed.name} is served until the channel moves"
+    return answer(options, model_json(installed), text)

@@ -1,5 +1,6 @@
 """What the commands print: tables for people, JSON for programs, progress, and questions."""
 
+import argparse
 import json
 import math
 import os
@@ -99,6 +100,15 @@ def leads_to(stream: TextIO, descriptor: int) -> bool:
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one line of JSON; a number that is not finite becomes null."""
     print(json.dumps(_finite(document), allow_nan=False))
+
+
+def answer(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> int:
+    """Print what a command came to, as `--json` asks, and return the exit code of success."""
+    if options.json:
+        print_json(document)
+    else:
+        print(printable(text))
+    return 0
 
 
 def print_table(

@@ -18,10 +18,10 @@ from edgeline.cli.options import (
 )
 from edgeline.cli.output import (
     Progress,
+    answer,
     confirmed,
     note,
     number,
-    print_json,
     print_table,
     printable,
 )
@@ -191,17 +191,13 @@ def _print_comparison(change: "Change", *, everything: bool, error: bool) -> Non
 def _report(change: "Change", options: argparse.Namespace) -> int:
     from edgeline.publish.channels import Outcome
 
-    if options.json:
-        print_json(_change_json(change))
-    else:
-        where, tag = f"{change.model}/{change.channel}", change.release.tag
-        print(
-            {
-                Outcome.DONE: f"{where} serves {_whom(change)} ({change.release.digest}).",
-                Outcome.UNCHANGED: f"{where} serves {tag} already; nothing was signed.",
-                Outcome.DECLINED: f"Nothing was signed; {where} is as it was.",
-            }[change.outcome]
-        )
+    where, tag = f"{change.model}/{change.channel}", change.release.tag
+    text = {
+        Outcome.DONE: f"{where} serves {_whom(change)} ({change.release.digest}).",
+        Outcome.UNCHANGED: f"{where} serves {tag} already; nothing was signed.",
+        Outcome.DECLINED: f"Nothing was signed; {where} is as it was.",
+    }[change.outcome]
+    answer(options, _change_json(change), text)
     return 1 if change.outcome is Outcome.DECLINED else 0
 
 

@@ -21,7 +21,14 @@ from edgeline.cli.options import (
     add_signing,
     add_store,
 )
-from edgeline.cli.output import note_expired, print_json, print_roles, print_table, role_json
+from edgeline.cli.output import (
+    answer,
+    note_expired,
+    print_json,
+    print_roles,
+    print_table,
+    role_json,
+)
 from edgeline.cli.registry_init import add_no_passphrase, new_passphrase
 from edgeline.cli.registry_rotate import add_apply, add_expiry, add_rotate, add_sign
 
@@ -158,11 +165,8 @@ def _create(options: argparse.Namespace) -> int:
 
     key = generate_key(options.file, new_passphrase(options))
     public = options.file.with_suffix(".pub")
-    if options.json:
-        print_json({"file": str(options.file), "public_file": str(public), "key_id": key.keyid})
-    else:
-        print(f"{options.file} signs as key {key.keyid}; hand on {public}.")
-    return 0
+    document = {"file": str(options.file), "public_file": str(public), "key_id": key.keyid}
+    return answer(options, document, f"{options.file} signs as key {key.keyid}; hand on {public}.")
 
 
 def _public(options: argparse.Namespace) -> int:
@@ -221,13 +225,9 @@ def _add_model(options: argparse.Namespace) -> int:
 
     keys = ModelKeys(ci=key_to_add(options.ci_key), release=key_to_add(options.release_key))
     trusted.add_model(options.model, keys)
-    if options.json:
-        print_json(
-            {"model": options.model, "ci": keys.ci.keyid, "release": keys.release.keyid},
-        )
-    else:
-        print(
-            f"{options.ci_key} signs {options.model}/candidate and canary now, "
-            f"{options.release_key} signs {options.model}/production."
-        )
-    return 0
+    return answer(
+        options,
+        {"model": options.model, "ci": keys.ci.keyid, "release": keys.release.keyid},
+        f"{options.ci_key} signs {options.model}/candidate and canary now, "
+        f"{options.release_key} signs {options.model}/production.",
+    )

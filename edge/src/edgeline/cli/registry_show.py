@@ -18,6 +18,7 @@ from edgeline.cli.output import (
     number,
     print_json,
     print_table,
+    role_json,
     write_file,
 )
 from edgeline.cli.registry_list import release_json
@@ -253,14 +254,7 @@ def _details_json(details: _Details) -> dict[str, Any]:
     return {
         **release_json(details.release, [signed.channel.name for signed in details.signed]),
         "signed": [
-            {
-                "channel": signed.channel.name,
-                "role": signed.role.name,
-                "keys": [key.keyid for key in signed.role.keys],
-                "threshold": signed.role.threshold,
-                "expires": signed.role.expires.isoformat() if signed.role.expires else None,
-            }
-            for signed in details.signed
+            {"channel": signed.channel.name, **role_json(signed.role)} for signed in details.signed
         ],
         "labels": list(details.release.contract.labels),
         "verdict": {

@@ -14,7 +14,7 @@ from edgeline.cli.access import (
     store_to_write,
 )
 from edgeline.cli.options import add_command, add_reading, add_signing, add_store, at_least, version
-from edgeline.cli.output import Progress, day, megabytes, print_json, print_table
+from edgeline.cli.output import Progress, day, megabytes, print_json, print_table, role_json
 
 _NAMED = 10  # of many things, those that a person is told by name
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
@@ -108,15 +108,7 @@ def _refresh(options: argparse.Namespace) -> int:
     store = existing_store(options)
     signed = repository(options, store).refresh()
     if options.json:
-        roles = [
-            {
-                "role": role.name,
-                "version": role.version,
-                "expires": role.expires.isoformat() if role.expires else None,
-            }
-            for role in signed
-        ]
-        print_json({"signed": roles})
+        print_json({"signed": [role_json(role) for role in signed]})
     else:
         rows = [(role.name, str(role.version), day(role.expires)) for role in signed]
         print_table([("SIGNED", "VERSION", "EXPIRES"), *rows], right=(1,))

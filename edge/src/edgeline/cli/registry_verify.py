@@ -42,10 +42,7 @@ def _verify(options: argparse.Namespace) -> int:
                 "channels": found.channels,
                 "roles": found.roles,
                 "bytes": found.size,
-                "findings": [
-                    {"level": each.level, "subject": each.subject, "text": each.text}
-                    for each in found.findings
-                ],
+                "findings": [vars(each) for each in found.findings],
             }
         )
     else:

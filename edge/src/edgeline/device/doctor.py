@@ -13,7 +13,7 @@ from edgeline.device import clock
 from edgeline.device.child import ChildError
 from edgeline.device.download import SPARE
 from edgeline.device.selection import device_name
-from edgeline.device.state import InstalledModel, State
+from edgeline.device.state import State
 from edgeline.device.trial import try_model
 from edgeline.errors import DeviceError, EdgelineError, IntegrityError
 from edgeline.registry.store import open_store
@@ -102,17 +102,13 @@ def _model(device: "Device", state: State) -> Finding:
         return Finding(
             "model",
             "problem",
-            f"{_named(installed)} does not pass its trial any more: {error}. Has ai-edge-litert "
+            f"{installed.name} does not pass its trial any more: {error}. Has ai-edge-litert "
             "been updated? `edgeline rollback`, or `edgeline pull --variant` with another one",
         )
     if state.held is not None:
-        text = f"{_named(installed)}, held by `edgeline rollback` until the channel moves"
+        text = f"{installed.name}, held by `edgeline rollback` until the channel moves"
         return Finding("model", "warning", text)
-    return Finding("model", "ok", f"{_named(installed)}, whole, and it passes its trial")
-
-
-def _named(installed: InstalledModel) -> str:
-    return f"{installed.model} {installed.tag} {installed.variant}"
+    return Finding("model", "ok", f"{installed.name}, whole, and it passes its trial")
 
 
 def _disk(device: "Device") -> Finding:

@@ -89,6 +89,11 @@ class InstalledModel:
         return version_tag(self.version)
 
     @property
+    def name(self) -> str:
+        """What people know it by: model, tag and variant."""
+        return f"{self.model} {self.tag} {self.variant}"
+
+    @property
     def id(self) -> str:
         """The name of its folder."""
         return hashlib.sha256(self.to_json()).hexdigest()

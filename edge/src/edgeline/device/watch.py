@@ -276,7 +276,7 @@ class Watcher:
                 self._reporter.serves(installed, now=time.time())
             except EdgelineError as error:
                 _log.warning("%s", str(error))
-        _log.info("serving %s %s %s", installed.model, installed.tag, installed.variant)
+        _log.info("serving %s", installed.name)
         self._tell(installed)
 
     def _resume_comparison(self, active: str) -> None:

@@ -37,15 +37,9 @@ from edgeline.registry.bundle import Channel
 from edgeline.registry.format import (
     FILEPATH_ANNOTATION,
     GOLDEN,
-    MAX_CONTRACT,
-    MAX_GOLDEN,
+    LAYERS,
     MAX_MANIFEST,
-    MAX_MODEL,
-    MAX_PROVENANCE,
-    MAX_REPORT,
-    MAX_SKETCH,
     MAX_VARIANTS,
-    MAX_VERDICT,
     MODEL_ANNOTATION,
     MODEL_CONFIG,
     MODEL_MANIFEST,
@@ -147,14 +141,23 @@ def publish(
     repository.check_can_sign(model, channel)
     with store.exclusive():
         models = [variant.model for variant in variants]
-        blobs = store.put_files(models, WEIGHTS, limit=MAX_MODEL, name="model.tflite")
+        name, limit = LAYERS[WEIGHTS]
+        blobs = store.put_files(models, WEIGHTS, limit=limit, name=name)
         weights = {variant.name: blob for variant, blob in zip(variants, blobs, strict=True)}
         channels = repository.channels()
         current = next((c for c in channels if (c.model, c.name) == (model, channel)), None)
         if current and (earlier := _earlier(store, current, weights, preprocessing)):
             repository.point(model, channel, earlier)
             return Published(earlier.version, earlier.index.digest, False, earlier.index)
-        shared = _put_shared(store, preprocessing, verdict, report, provenance)
+        shared = _put_layers(
+            store,
+            {
+                PREPROCESSING: preprocessing.to_json(),
+                VERDICT: verdict,
+                REPORT: report,
+                PROVENANCE: provenance,
+            },
+        )
         children = _put_children(store, model, variants, weights, shared)
         index, known = _put_index(store, _index(model, children))
         version = _find(store, index) if known else None
@@ -222,23 +225,11 @@ def _is_release_of(
     )
 
 
-def _put_shared(
-    store: WriteStore,
-    preprocessing: PreprocessingContract,
-    verdict: bytes,
-    report: bytes | None,
-    provenance: bytes | None,
-) -> list[Descriptor]:
-    """Store the layers that all variants have in common."""
-    layers = (
-        (preprocessing.to_json(), PREPROCESSING, MAX_CONTRACT, "preprocessing.json"),
-        (verdict, VERDICT, MAX_VERDICT, "verdict.json"),
-        (report, REPORT, MAX_REPORT, "report.html"),
-        (provenance, PROVENANCE, MAX_PROVENANCE, "provenance.json"),
-    )
+def _put_layers(store: WriteStore, contents: Mapping[str, bytes | None]) -> list[Descriptor]:
+    """Store what there is of some kinds of layers, by their media types."""
     return [
-        store.put_blob(content, media_type, limit=limit, name=name)
-        for content, media_type, limit, name in layers
+        store.put_blob(content, media_type, limit=LAYERS[media_type][1], name=LAYERS[media_type][0])
+        for media_type, content in contents.items()
         if content is not None
     ]
 
@@ -253,13 +244,8 @@ def _put_children(
     """Store every variant's other blobs; return the manifests by variant."""
     children = {}
     for variant in variants:
-        layers = [weights[variant.name], *shared]
-        for content, media_type, limit, name in (
-            (variant.golden, GOLDEN, MAX_GOLDEN, "golden.json"),
-            (variant.sketch, SKETCH, MAX_SKETCH, "sketch.json"),
-        ):
-            if content is not None:
-                layers.append(store.put_blob(content, media_type, limit=limit, name=name))
+        own = _put_layers(store, {GOLDEN: variant.golden, SKETCH: variant.sketch})
+        layers = [weights[variant.name], *shared, *own]
         config = store.put_blob(
             dump_canonical(_config(model, variant.name, layers)), MODEL_CONFIG, limit=MAX_MANIFEST
         )

@@ -81,6 +81,17 @@ MAX_PROVENANCE = 1 << 20
 MAX_TUF_METADATA = 512 << 10
 MAX_MODEL = 2 << 30
 
+# What a variant's manifest refers to: the name of each kind of file, and its bytes at most.
+LAYERS = {
+    WEIGHTS: ("model.tflite", MAX_MODEL),
+    PREPROCESSING: ("preprocessing.json", MAX_CONTRACT),
+    VERDICT: ("verdict.json", MAX_VERDICT),
+    REPORT: ("report.html", MAX_REPORT),
+    PROVENANCE: ("provenance.json", MAX_PROVENANCE),
+    GOLDEN: ("golden.json", MAX_GOLDEN),
+    SKETCH: ("sketch.json", MAX_SKETCH),
+}
+
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _VERSION_TAG = re.compile(r"v([1-9][0-9]{0,8})")

@@ -18,15 +18,9 @@ from edgeline.contract import PreprocessingContract
 from edgeline.errors import IntegrityError, NotFoundError
 from edgeline.registry.format import (
     GOLDEN,
-    MAX_CONTRACT,
-    MAX_GOLDEN,
+    LAYERS,
     MAX_MANIFEST,
-    MAX_MODEL,
-    MAX_PROVENANCE,
-    MAX_REPORT,
-    MAX_SKETCH,
     MAX_VARIANTS,
-    MAX_VERDICT,
     MODEL_ANNOTATION,
     MODEL_MANIFEST,
     OCI_INDEX,
@@ -210,30 +204,34 @@ class RegistryReader:
 
     def read_verdict(self, release: Release) -> bytes:
         """Return the verdict that let `release` pass, verified."""
-        return self._store.read_blob(release.verdict, limit=MAX_VERDICT)
+        return self._read(release.verdict)
 
     def read_report(self, release: Release) -> bytes | None:
         """Return the report on `release` for people, HTML, verified; None if it has none."""
-        return self._read_optional(release.report, limit=MAX_REPORT)
+        return self._read_optional(release.report)
 
     def read_provenance(self, release: Release) -> bytes | None:
         """Return the DSSE envelope that says where `release` comes from; None if it has none."""
-        return self._read_optional(release.provenance, limit=MAX_PROVENANCE)
+        return self._read_optional(release.provenance)
 
     def read_model(self, variant: Variant) -> bytes:
         """Return the TFLite model of `variant`, verified."""
-        return self._store.read_blob(variant.model, limit=MAX_MODEL)
+        return self._read(variant.model)
 
     def read_golden(self, variant: Variant) -> bytes | None:
         """Return an input of `variant` with its output, verified; None if it has none."""
-        return self._read_optional(variant.golden, limit=MAX_GOLDEN)
+        return self._read_optional(variant.golden)
 
     def read_sketch(self, variant: Variant) -> bytes | None:
         """Return the sketch of the test split as `variant` sees it, verified; None without one."""
-        return self._read_optional(variant.sketch, limit=MAX_SKETCH)
+        return self._read_optional(variant.sketch)
 
-    def _read_optional(self, descriptor: Descriptor | None, *, limit: int) -> bytes | None:
-        return self._store.read_blob(descriptor, limit=limit) if descriptor else None
+    def _read(self, layer: Descriptor) -> bytes:
+        _, limit = LAYERS[layer.media_type]
+        return self._store.read_blob(layer, limit=limit)
+
+    def _read_optional(self, layer: Descriptor | None) -> bytes | None:
+        return self._read(layer) if layer else None
 
     def _open(self, ref: ReleaseRef, data: bytes) -> Release:
         index = parse_document(data, OCI_INDEX)
@@ -252,7 +250,7 @@ class RegistryReader:
                 f"Release {ref.index.digest} is broken: expected variants with names of their own "
                 "and one contract, verdict, report and provenance for all"
             )
-        contract = self._store.read_blob(shared.contract, limit=MAX_CONTRACT)
+        contract = self._read(shared.contract)
         return Release(
             model=model,
             version=ref.version,
