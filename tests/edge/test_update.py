@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import logging
 import os
@@ -530,6 +531,12 @@ def test_a_child_is_the_first_to_go_when_memory_runs_out() -> None:
     answer = json.loads(done.stdout)
     assert (answer["score"], answer["core"]) == ("1000", 0)
     assert 0 < answer["data"] < 1 << 50
+
+
+def test_the_service_goes_on_when_the_kernel_ended_a_trial() -> None:
+    unit = configparser.ConfigParser(strict=False)
+    unit.read(Path(__file__).parents[2] / "edge" / "systemd" / "edgeline-watch.service")
+    assert unit["Service"]["OOMPolicy"] == "continue"
 
 
 def test_a_part_that_was_damaged_does_not_count(store: Store, models: Path, state: Path) -> None:
