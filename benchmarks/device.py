@@ -4,7 +4,7 @@ Promised: a prediction from a JPEG file within 1.15 times decode, resize and bar
 prediction of a new process within 1.5 times importing the interpreter and invoking once; a batch on
 two cores at least 1.7 times as fast as on one; memory within 1.2 times the bare interpreter's;
 `import edgeline` under 60 ms and `edgeline --help` under 200 ms beyond or with Python's own start;
-under 15 MB installed beyond ai-edge-litert and NumPy.
+under 25 MB installed beyond ai-edge-litert and NumPy, 20 of which are Pillow with libavif.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def measure(folder: Path, model: Path) -> None:
 
     sizes = {name: installed_size(name) for name in BEYOND}
     told = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
-    rows.append([f"installed ({told})", f"{sum(sizes.values()) / 1e6:.1f} MB", "", "", "< 15 MB"])
+    rows.append([f"installed ({told})", f"{sum(sizes.values()) / 1e6:.1f} MB", "", "", "< 25 MB"])
     header = ["", "edgeline", "compared with", "ratio", "promised"]
     print(tabulate(rows, headers=header, tablefmt="plain", disable_numparse=True))
 
