@@ -362,6 +362,21 @@ def test_a_release_that_is_withdrawn_while_another_is_served_does_not_come_back(
         pets.rollback()
 
 
+def test_what_its_user_went_back_from_does_not_come_back_once_it_is_withdrawn(
+    store: Store, models: Path, state: Path
+) -> None:
+    """The device serves v1 before and after, so that it switches to nothing."""
+    pets = device(store, state)
+    for number in (1, 2):
+        release(store, models, number)
+        pets.update()
+    assert pets.rollback().version == 1
+    store.repository().rollback("pets", "production")
+    assert pets.update().action == "current"
+    with pytest.raises(NotFoundError, match="no model before"):
+        pets.rollback()
+
+
 def test_a_release_that_is_older_than_the_history_may_be_gone_back_to(
     store: Store, models: Path, state: Path
 ) -> None:
