@@ -59,7 +59,7 @@ def load_baseline(deployed: ReleaseReference, labels: Sequence[str]) -> Baseline
             tag=release.tag,
             digest=release.digest,
             variants=tuple(variant.name for variant in release.variants),
-            default=release.variant().name,
+            default=min(release.variants, key=lambda variant: variant.model.size).name,
         ),
         contract=release.contract,
         models={variant.name: reader.read_model(variant) for variant in release.variants},

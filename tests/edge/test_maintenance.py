@@ -219,10 +219,10 @@ def test_what_is_damaged_is_not_copied(part: str, damaged: bytes | None, store: 
     bundle, _ = store.open().read_tag("tuf", limit=MAX_MANIFEST)
     blob = store.blob(
         {
-            "model": served.variant().model,
-            "large model": served.variant().model,
+            "model": served.variants[0].model,
+            "large model": served.variants[0].model,
             "verdict": served.verdict,
-            "manifest": served.variant().manifest,
+            "manifest": served.variants[0].manifest,
             "index": served.index,
             "tuf": bundle,
         }[part].digest

@@ -76,13 +76,13 @@ def test_everything_about_a_release_travels_with_it(any_store: "Store") -> None:
     assert reader.read_verdict(served) == b"verdict"
     assert reader.read_report(served) == b"<!doctype html>"
     assert reader.read_provenance(served) == b"envelope"
-    assert reader.read_golden(served.variant()) == b"golden"
-    assert reader.read_model(served.variant()) == b"weights"
+    assert reader.read_golden(served.variants[0]) == b"golden"
+    assert reader.read_model(served.variants[0]) == b"weights"
 
     other = any_store.serving("others")
     assert reader.read_report(other) is None
     assert reader.read_provenance(other) is None
-    assert reader.read_golden(other.variant()) is None
+    assert reader.read_golden(other.variants[0]) is None
 
 
 def test_the_same_content_again_is_the_same_release(any_store: "Store") -> None:
@@ -191,8 +191,8 @@ def test_publishing_again_repairs(part: str, store: "Store") -> None:
     served = store.serving()
     damaged = {
         "index": served.index,
-        "manifest": served.variant().manifest,
-        "model": served.variant().model,
+        "manifest": served.variants[0].manifest,
+        "model": served.variants[0].model,
         "verdict": served.verdict,
     }[part]
     store.blob(damaged.digest).write_bytes(b"X")
@@ -342,7 +342,7 @@ def test_a_version_that_was_lost_to_another_publisher_is_followed_by_the_next(
     published = server_store.publish({"float32": b"mine"}, writer=writer)
     assert published.version == 3
     contents = [
-        server_store.reader.read_model(each.variant()) for each in server_store.read_everything()
+        server_store.reader.read_model(each.variants[0]) for each in server_store.read_everything()
     ]
     assert contents == [b"first", b"second", b"mine"]
     assert server_store.serving("dogs").version == 2

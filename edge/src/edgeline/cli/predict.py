@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
                 note(str(found))
                 code = found.exit_code
             elif options.json:
-                print(json.dumps(_prediction_json(path, found, classifier)))
+                print(json.dumps({"path": path, **classifier.described(found)}))
             else:
                 print(_prediction_line(printable(path), found.top(options.top), columns))
     return code
@@ -190,19 +190,3 @@ def _paths(given: Sequence[str]) -> Iterator[str]:
 def _prediction_line(path: str, top: list[tuple[str, float]], columns: tuple[int, int]) -> str:
     cells = [f"{label:<{columns[1]}}  {probability:.4f}" for label, probability in top]
     return "  ".join([f"{path:<{columns[0]}}", *cells])
-
-
-def _prediction_json(
-    path: str, prediction: "Prediction", classifier: "Classifier"
-) -> dict[str, Any]:
-    probabilities = prediction.probabilities.tolist()
-    return {
-        "path": path,
-        "label": prediction.label,
-        "probability": prediction.probability,
-        "probabilities": dict(zip(prediction.labels, probabilities, strict=True)),
-        "model": classifier.model,
-        "version": classifier.version,
-        "digest": classifier.digest,
-        "variant": classifier.variant,
-    }

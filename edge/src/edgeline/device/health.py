@@ -137,18 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         except EdgelineError as error:
             status = 422 if isinstance(error, ImageError) else 503
             return self._json(status, {"error": str(error)})
-        probabilities = dict(zip(prediction.labels, prediction.probabilities.tolist(), strict=True))
-        return self._json(
-            200,
-            {
-                "label": prediction.label,
-                "probability": prediction.probability,
-                "probabilities": probabilities,
-                "model": classifier.model,
-                "version": classifier.version,
-                "variant": classifier.variant,
-            },
-        )
+        return self._json(200, classifier.described(prediction))
 
     def _is_for_another(self) -> bool:
         """Tell whether this is a browser's request that somebody else's page had it make."""

@@ -263,13 +263,9 @@ class MetadataSet:
 
     def set_channel(self, channel: Channel) -> None:
         """Make a channel serve a release."""
-        path = channel.path
-        name = self.role_of(channel.model, channel.name)
-        role = self._delegated(name) or self._add_delegated(name)
         index = channel.release.index
-        hashes = {"sha256": index.digest.removeprefix("sha256:")}
-        role.targets[path] = TargetFile(index.size, hashes, path, {"custom": custom_of(channel)})
-        self._changed.add(name)
+        sha256 = index.digest.removeprefix("sha256:")
+        self._set_target(channel.path, index.size, sha256, custom_of(channel))
 
     def note(self, path: str) -> TargetFile | None:
         """Return a target that is no channel, None when nobody signed it yet or may.
@@ -288,11 +284,7 @@ class MetadataSet:
         Raises:
             NotFoundError: there is no such role.
         """
-        name = self.role_of(*path.split("/"))
-        role = self._delegated(name) or self._add_delegated(name)
-        nothing = {"sha256": hashlib.sha256(b"").hexdigest()}
-        role.targets[path] = TargetFile(0, nothing, path, {"custom": dict(custom)})
-        self._changed.add(name)
+        self._set_target(path, 0, hashlib.sha256(b"").hexdigest(), custom)
 
     def touch(self, role: str) -> None:
         """Have `commit` sign a role anew, or for the first time. Root is changed with `set_root`.
@@ -469,6 +461,13 @@ class MetadataSet:
                 return None
             self._load(name, file_name(name, meta.version), self.targets, meta)
         return self._signed(name, Targets)
+
+    def _set_target(self, path: str, size: int, sha256: str, custom: Mapping[str, Any]) -> None:
+        name = self.role_of(*path.split("/"))
+        role = self._delegated(name) or self._add_delegated(name)
+        fields = {"custom": dict(custom)}
+        role.targets[path] = TargetFile(size, {"sha256": sha256}, path, fields)
+        self._changed.add(name)
 
     def _bound_of(self, name: str) -> int | None:
         """Return for how many days a role may sign, None if the role above does not say it."""

@@ -160,10 +160,11 @@ def publish(
         )
         children = _put_children(store, model, variants, weights, shared)
         index, known = _put_index(store, _index(model, children))
-        version = _find(store, index) if known else None
-        created = version is None
-        if version is None:
+        there = RegistryReader(store).find(index.digest) if known else None
+        if there is None:
             version, created = _claim(store, index, _last_named(channels))
+        else:
+            version, created = there.version, False
         tags = [(variant_tag(version, name), child) for name, child in children.items()]
         store.commit(tags, expected={})
         repository.point(model, channel, ReleaseRef(version, index))
@@ -307,18 +308,6 @@ def _put_index(store: WriteStore, document: dict[str, Any]) -> tuple[Descriptor,
     return store.put_manifest(content, OCI_INDEX), known
 
 
-def _find(store: WriteStore, index: Descriptor) -> int | None:
-    """Return the version that names `index`; None for one that a crash left without."""
-    for version in reversed(RegistryReader(store).versions()):
-        try:
-            found, _ = store.read_tag(version_tag(version), limit=MAX_MANIFEST)
-        except (NotFoundError, IntegrityError):
-            continue  # it is another one, since `index` was just stored and is intact
-        if found.digest == index.digest:
-            return version
-    return None
-
-
 def _claim(store: WriteStore, index: Descriptor, last: int) -> tuple[int, bool]:
     """Name `index` by a version after `last`; tell also whether it was us or another publisher."""
     for attempt in range(_ATTEMPTS):
@@ -326,9 +315,9 @@ def _claim(store: WriteStore, index: Descriptor, last: int) -> tuple[int, bool]:
         try:
             store.commit([(tag, index)], expected={tag: None})
         except ConflictError:
-            claimed = _find(store, index)
+            claimed = RegistryReader(store).find(index.digest)
             if claimed is not None:
-                return claimed, False
+                return claimed.version, False
             time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.1 * 2**attempt)))
         else:
             return version, True

@@ -11,6 +11,7 @@ no further than its expected size, and hashed before anybody sees a byte of it.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,14 +88,12 @@ class Release:
         """The release as signed metadata names it."""
         return ReleaseRef(self.version, self.index)
 
-    def variant(self, name: str | None = None) -> Variant:
-        """Return the variant called `name`, or by default the one with the smallest model.
+    def variant(self, name: str) -> Variant:
+        """Return the variant called `name`.
 
         Raises:
             NotFoundError: the release has no variant of that name.
         """
-        if name is None:
-            return min(self.variants, key=lambda variant: variant.model.size)
         for variant in self.variants:
             if variant.name == name:
                 return variant
@@ -182,25 +181,27 @@ class RegistryReader:
             ) from None
         return self._open(ReleaseRef(version, index), data)
 
+    def find(self, digest: str) -> ReleaseRef | None:
+        """Return the newest release whose index has this digest, passing over damaged ones."""
+        for version in reversed(self.versions()):
+            with suppress(NotFoundError, IntegrityError):
+                index, _ = self._store.read_tag(version_tag(version), limit=MAX_MANIFEST)
+                if index.digest == digest:
+                    return ReleaseRef(version, index)
+        return None
+
     def open_digest(self, digest: str) -> Release:
-        """Open the release whose index has this digest; the newest ones are found first.
+        """Open the newest release whose index has this digest.
 
         Raises:
-            NotFoundError: the store has no such release.
+            NotFoundError: the store has no such release that is intact.
         """
-        damaged = []
-        for version in reversed(self.versions()):
-            try:
-                index, data = self._store.read_tag(version_tag(version), limit=MAX_MANIFEST)
-            except (NotFoundError, IntegrityError):
-                damaged.append(version)  # another release's damage must not hide this one
-                continue
-            if index.digest == digest:
-                return self._open(ReleaseRef(version, index), data)
-        besides = f"; {_listed_versions(damaged)} could not be read" if damaged else ""
-        raise NotFoundError(
-            f"{self._store.location} has no release with the digest {digest}{besides}"
-        )
+        found = self.find(digest)
+        if found is None:
+            raise NotFoundError(
+                f"{self._store.location} has no intact release with the digest {digest}"
+            )
+        return self.open(found)
 
     def read_verdict(self, release: Release) -> bytes:
         """Return the verdict that let `release` pass, verified."""

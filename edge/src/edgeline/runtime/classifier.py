@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -249,6 +249,19 @@ class Classifier:
             ModelError: the model fails on it, or the classifier is closed.
         """
         return self.predict_pixels(self.prepare(image))
+
+    def described(self, prediction: Prediction) -> dict[str, Any]:
+        """Return a prediction for programs: every label's probability, and which model said so."""
+        probabilities = prediction.probabilities.tolist()
+        return {
+            "label": prediction.label,
+            "probability": prediction.probability,
+            "probabilities": dict(zip(prediction.labels, probabilities, strict=True)),
+            "model": self.model,
+            "version": self.version,
+            "digest": self.digest,
+            "variant": self.variant,
+        }
 
     def prepare(self, image: ImageSource) -> NDArray[np.float32]:
         """Return what the model takes for an image: `[height, width, 3]`, from 0 to 1.
