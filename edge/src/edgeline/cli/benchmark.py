@@ -17,7 +17,6 @@ _HEADER = ("VARIANT", "THREADS", "P50", "P95", "P99", "FIRST", "LOAD", "MEMORY",
 
 
 def add_benchmark(commands: Any) -> None:
-    """Add the command to the parser."""
     parser = add_command(
         commands,
         "benchmark",

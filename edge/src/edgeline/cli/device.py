@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 
 def add_device_commands(commands: Any) -> None:
-    """Add the commands to the parser."""
     _add_pull(commands)
     _add_retry(commands)
     add_watch(commands)

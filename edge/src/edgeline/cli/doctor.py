@@ -9,7 +9,6 @@ from edgeline.cli.output import print_json, printable
 
 
 def add_doctor(commands: Any) -> None:
-    """Add the command to the parser."""
     parser = add_command(
         commands,
         "doctor",

@@ -12,7 +12,6 @@ from edgeline.errors import DeviceError
 
 
 def add_enrol(commands: Any) -> None:
-    """Add the command to the parser."""
     parser = add_command(
         commands,
         "enrol",

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def add_examples(commands: Any) -> None:
-    """Add the group of commands to the parser."""
     add_group(
         commands,
         "examples",

@@ -40,7 +40,6 @@ _EXAMPLES = """\
 
 
 def add_predict(commands: Any) -> None:
-    """Add the command to the parser."""
     predict = add_command(
         commands,
         "predict",

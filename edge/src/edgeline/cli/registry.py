@@ -6,7 +6,6 @@ from edgeline.cli.options import add_group
 
 
 def add_registry(commands: Any) -> None:
-    """Add the group of commands to the parser."""
     add_group(
         commands,
         "registry",

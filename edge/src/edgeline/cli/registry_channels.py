@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 
 def add_promote(group: Any) -> None:
-    """Add `promote` to the parser."""
     parser = add_command(
         group,
         "promote",
@@ -65,7 +64,6 @@ def add_promote(group: Any) -> None:
 
 
 def add_rollback(group: Any) -> None:
-    """Add `rollback` to the parser."""
     parser = add_command(
         group,
         "rollback",

@@ -16,7 +16,6 @@ MAX_OF_DEVICE = 2000  # images that are taken of a device at once: what it may k
 
 
 def add_inbox(commands: Any) -> None:
-    """Add the commands to the parser."""
     key = add_command(
         commands,
         "inbox-key",

@@ -33,7 +33,6 @@ _ROLES = ("root", "targets", "delegated", "snapshot", "timestamp")
 
 
 def add_init(group: Any) -> None:
-    """Add `init` to the parser."""
     parser = add_command(
         group,
         "init",

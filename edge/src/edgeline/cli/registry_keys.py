@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 
 def add_key_commands(group: Any) -> None:
-    """Add `keys` and its commands to the parser."""
     add_group(
         group,
         "keys",

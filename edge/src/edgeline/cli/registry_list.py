@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 
 def add_list(group: Any) -> None:
-    """Add `list` to the parser."""
     parser = add_command(
         group,
         "list",

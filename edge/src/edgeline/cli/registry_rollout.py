@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 def add_rollout(group: Any) -> None:
-    """Add the group of commands to the parser."""
     add_group(
         group,
         "rollout",

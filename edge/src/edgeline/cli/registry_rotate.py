@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 
 def add_rotate(commands: Any) -> None:
-    """Add `rotate` to the parser."""
     parser = add_command(
         commands,
         "rotate",
@@ -76,7 +75,6 @@ def add_rotate(commands: Any) -> None:
 
 
 def add_expiry(commands: Any) -> None:
-    """Add `expiry` to the parser."""
     parser = add_command(
         commands,
         "expiry",
@@ -100,7 +98,6 @@ def add_expiry(commands: Any) -> None:
 
 
 def add_sign(commands: Any) -> None:
-    """Add `sign` to the parser."""
     parser = add_command(
         commands,
         "sign",
@@ -122,7 +119,6 @@ def add_sign(commands: Any) -> None:
 
 
 def add_apply(commands: Any) -> None:
-    """Add `apply` to the parser."""
     parser = add_command(
         commands,
         "apply",

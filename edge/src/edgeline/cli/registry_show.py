@@ -35,7 +35,6 @@ _MAX_LABELS = 20  # that are named to a person
 
 
 def add_show(group: Any) -> None:
-    """Add `show` to the parser."""
     parser = add_command(
         group,
         "show",

@@ -21,7 +21,6 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 
 def add_refresh(group: Any) -> None:
-    """Add `refresh` to the parser."""
     parser = add_command(
         group,
         "refresh",
@@ -40,7 +39,6 @@ def add_refresh(group: Any) -> None:
 
 
 def add_gc(group: Any) -> None:
-    """Add `gc` to the parser."""
     parser = add_command(
         group,
         "gc",
@@ -75,7 +73,6 @@ def add_gc(group: Any) -> None:
 
 
 def add_copy(group: Any) -> None:
-    """Add `copy` to the parser."""
     parser = add_command(
         group,
         "copy",

@@ -10,7 +10,6 @@ from edgeline.errors import IntegrityError
 
 
 def add_verify(group: Any) -> None:
-    """Add `verify` to the parser."""
     parser = add_command(
         group,
         "verify",

@@ -32,7 +32,6 @@ _LONGEST_INTERVAL = 3600.0  # seconds that failures let the time between two che
 
 
 def add_watch(commands: Any) -> None:
-    """Add the command to the parser."""
     parser = add_command(
         commands,
         "watch",
