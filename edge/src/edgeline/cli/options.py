@@ -1,12 +1,15 @@
 """What the commands' options have in common: their help, their shared arguments, their syntax."""
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgeline.registry.format import MAX_EXPIRY_DAYS
+
+_Number = TypeVar("_Number", int, float)
 
 EXIT_CODES = """\
 exit codes:
@@ -103,7 +106,7 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--timeout",
-        type=_seconds,
+        type=within(float, 0.001, 3600),
         default=60.0,
         metavar="SECONDS",
         help="for one request and its retries, default: 60",
@@ -218,11 +221,17 @@ def add_signing(parser: argparse.ArgumentParser) -> None:
 
 def at_least(least: int) -> Callable[[str], int]:
     """Return a type for whole numbers from `least` on."""
+    return within(int, least, math.inf)
 
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"expected at least {least}, got {value}")
+
+def within(kind: Callable[[str], _Number], least: float, most: float) -> Callable[[str], _Number]:
+    """Return a type for numbers of a kind, from `least` to `most`."""
+
+    def number(text: str) -> _Number:
+        value = kind(text)
+        if not least <= value <= most:
+            range = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+            raise argparse.ArgumentTypeError(f"expected {range}, got {text}")
         return value
 
     return number
@@ -234,10 +243,3 @@ def version(text: str) -> int:
     if not digits.isascii() or not digits.isdecimal() or len(digits) > 9 or int(digits) < 1:
         raise argparse.ArgumentTypeError(f"expected a version such as v7, got {text!r}")
     return int(digits)
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 3600:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0 and up to 3600, got {text}")
-    return value

@@ -15,7 +15,7 @@ from edgeline.cli.device_options import (
     open_device,
     preference,
 )
-from edgeline.cli.options import add_command, at_least
+from edgeline.cli.options import add_command, at_least, within
 from edgeline.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -55,13 +55,16 @@ def add_watch(commands: Any) -> None:
     add_threads(parser)
     parser.add_argument(
         "--interval",
-        type=_seconds,
+        type=within(float, 1, _DAY),
         default=300.0,
         metavar="SECONDS",
         help="between two checks, give or take a fifth, default: 300",
     )
     parser.add_argument(
-        "--port", type=_port, metavar="PORT", help="serve health and predictions on 127.0.0.1"
+        "--port",
+        type=within(int, 0, 65_535),
+        metavar="PORT",
+        help="serve health and predictions on 127.0.0.1",
     )
     parser.add_argument(
         "--report",
@@ -208,24 +211,7 @@ def _hook(command: Sequence[str], device: "Device") -> Callable[["InstalledModel
     return run
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 1 <= value <= _DAY:
-        raise argparse.ArgumentTypeError(f"expected seconds from 1 to {_DAY:.0f}, got {text}")
-    return value
-
-
 def _images_a_day(text: str) -> int:
     from edgeline.device.examples import MAX_PER_DAY
 
-    value = int(text)
-    if not 1 <= value <= MAX_PER_DAY:
-        raise argparse.ArgumentTypeError(f"expected 1 to {MAX_PER_DAY} images a day, got {text}")
-    return value
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 1 << 16:
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text}")
-    return value
+    return within(int, 1, MAX_PER_DAY)(text)
