@@ -86,6 +86,15 @@ def test_help_loads_nothing_that_it_does_not_need(python: Python) -> None:
     assert done.stdout.endswith("\nset()\n")
 
 
+def test_a_start_loads_no_commands_of_a_group_that_it_does_not_ask_for(python: Python) -> None:
+    code = (
+        "import sys; from edgeline.cli import main\n"
+        "try: main(['predict', '--help'])\n"
+        "finally: print([name for name in sys.modules if name.startswith('edgeline.cli.registry_')])"
+    )
+    assert python("-c", code).stdout.endswith("\n[]\n")
+
+
 def test_the_package_offers_its_public_names_and_no_others(python: Python) -> None:
     code = "import edgeline; [getattr(edgeline, n) for n in dir(edgeline)]; edgeline.Clasifier"
     done = python("-c", code)
