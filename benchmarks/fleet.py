@@ -1,7 +1,7 @@
 """Rollouts to a fleet of 200 devices: how soon a bad one is halted, and how many devices got it.
 
 First, a fleet for each kind of release, through the device package itself: see
-`benchmarks.whole_fleet`. Then 100 fleets for each kind, so that rates can be told: their devices
+`benchmarks.whole_fleet`. Then 1,000 fleets for each kind, so that rates can be told: their devices
 are arithmetic, without folders, keys and models. Real there are the channel and its rollout, who is
 in it, and what the rules of `watch-rollout --advance` make of reports, twice a day for two weeks.
 With the same chance, both come to the same end, which the first table checks.
@@ -9,20 +9,21 @@ With the same chance, both come to the same end, which the first table checks.
 One in five devices is offline at a time, and one in twenty has a clock that is years off. By a
 clock that is ahead every signature has expired, so that such a device stays with what it has.
 
-Promised: of good rollouts, whose devices fail at the tolerated rate, at most 2% are halted, and
-none of the others reaches more than the first share and one step of the devices, but for one in
-twenty of a release that fails on a tenth of them.
+Promised: of good rollouts, whose devices fail at the tolerated rate, at most 2% are halted. Of a
+release that is bad on a tenth of the devices, at most 5% go on beyond the first share and one step;
+of one that is bad on all, none. It ends with 1 where that does not hold.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from tabulate import tabulate
 
+from components.intervals import share_interval
 from edgeline.fleet.halting import Rules, judge, next_share
 from edgeline.fleet.report import LATENCY_BOUNDS, Compared, Counts, Report, Served
 from edgeline.publish.rollouts import advanced, begun, halted
@@ -31,12 +32,19 @@ from edgeline.registry.format import OCI_INDEX, Descriptor, ReleaseRef
 from edgeline.registry.rollout import Member
 
 DEVICES = 200
-FLEETS = 100  # of each kind of release
+SIZES = (DEVICES, 2 * DEVICES)  # of fleets of which rates are told
+FLEETS = 1000  # of each kind of release and size
 STEPS = (500, 2500, 10_000)
 HALF_DAYS = 28
 HALF_A_DAY = 43_200.0  # seconds
 YEAR = 365 * 86_400.0
 PREDICTIONS = 100  # of a device in half a day
+_ROW = "{:<22} {:>5} {:>7} {:>8} {:>6}  {:<20} {:<20} {:>4} {:>4}"
+_HEADERS = (
+    *("release", "fleet", "halted", "complete", "waits", "halted or beyond"),
+    *("devices that got it", "days", "kept"),
+)
+
 RULES = Rules(max_latency=0.05, min_agreement=0.95)
 
 
@@ -106,19 +114,19 @@ class _Device:
         self._since: int | None = None  # half day at which it had the release, or tried it
         self.report: Report | None = None
 
-    def live(self, half_day: int, channel: Channel, old: ReleaseRef) -> None:
+    def is_in(self, channel: Channel) -> bool:
+        """Whether it is to have the release that is rolled out, and can."""
+        return self._fate.skew <= 0 and channel.seen_by(Member(self._fate.id)) != channel
+
+    def live(self, half_day: int, channel: Channel, old: ReleaseRef, release: ReleaseRef) -> None:
         """Update and report, unless it is offline."""
         fate = self._fate
         if not fate.online[half_day]:
             return
-        release = old if fate.skew > 0 else channel.seen_by(Member(fate.id)).release
-        is_new = release != old
-        if is_new and self._since is None:
+        if self._since is None:
             self._since = half_day
-        rejected = is_new and fate.rejects
-        serves_new = is_new and not rejected
-        active = release if serves_new else old
-        served = half_day - self._since if serves_new and self._since is not None else 0
+        active = old if fate.rejects else release
+        served = 0 if fate.rejects else half_day - self._since
         latency = [0] * (len(LATENCY_BOUNDS) + 1)
         latency[sum(self._kind.seconds > bound for bound in LATENCY_BOUNDS)] = served * PREDICTIONS
         now = half_day * HALF_A_DAY + YEAR
@@ -132,7 +140,7 @@ class _Device:
             checked=now,
             error=None,
             active=Served(active.version, active.index.digest, "float32"),
-            rejected=Served(release.version, release.index.digest) if rejected else None,
+            rejected=Served(release.version, release.index.digest) if fate.rejects else None,
             counts=Counts(
                 since=now - served * HALF_A_DAY,
                 predictions=served * PREDICTIONS,
@@ -164,10 +172,11 @@ def roll_out(
     old, new = releases
     channel = begun(new, steps[0])(Channel("cells", "production", old))
     fleet = [_Device(fate, kind) for fate in draw(kind, seed, devices)]
+    concerned = [each for each in fleet if each.is_in(channel)]
     largest = steps[0]
     for half_day in range(HALF_DAYS):
-        for each in fleet:
-            each.live(half_day, channel, old)
+        for each in concerned:
+            each.live(half_day, channel, old, new)
         rollout = channel.active_rollout
         assert rollout is not None
         judged = judge(rollout, _reports(fleet), RULES)
@@ -176,6 +185,7 @@ def roll_out(
             channel = halted(rollout.number)(channel)
         elif share is not None:
             channel, largest = advanced(rollout.number, share)(channel), share
+            concerned = [each for each in fleet if each.is_in(channel)]
         if channel.active_rollout is None:
             break
     assert channel.rollout is not None
@@ -188,29 +198,46 @@ def main() -> None:
     """Roll out to a whole fleet with every kind of release, then to many; print two tables."""
     from benchmarks import whole_fleet
 
-    whole_fleet.main()
-    rows = [_row(kind, [roll_out(kind, seed) for seed in range(FLEETS)]) for kind in KINDS]
-    headers = ("release", "halted", "complete", "waits", "devices that got it", "days", "kept")
-    print(f"\n{FLEETS} fleets of {DEVICES} devices that are arithmetic, for each release")
-    print(tabulate(rows, headers=headers))
+    kept = whole_fleet.main()
+    print(f"\n{FLEETS:,} fleets whose devices are arithmetic, for each release", flush=True)
+    print(_ROW.format(*_HEADERS), flush=True)
+    for devices in SIZES:
+        for kind in KINDS:
+            ends = [roll_out(kind, seed, devices) for seed in range(FLEETS)]
+            keeps = _interval(kind, ends)[1] <= _most(kind)
+            kept &= keeps
+            print(_row(kind, devices, ends, keeps), flush=True)
+    raise SystemExit(not kept)
 
 
-def _row(kind: Kind, ends: list[End]) -> tuple[object, ...]:
-    states = [end.state for end in ends]
+def _undesired(kind: Kind, ends: list[End]) -> int:
+    """Return how many good ones were halted, or bad ones went beyond the first share and a step."""
+    if kind.is_good:
+        return sum(end.state == "halted" for end in ends)
+    return sum(end.largest > STEPS[1] for end in ends)
+
+
+def _interval(kind: Kind, ends: list[End]) -> tuple[float, float]:
+    return share_interval(_undesired(kind, ends) / len(ends), len(ends))
+
+
+def _most(kind: Kind) -> float:
+    return RULES.false_halts if kind.is_good else RULES.false_passes
+
+
+def _row(kind: Kind, devices: int, ends: list[End], keeps: bool) -> str:
+    states = Counter(end.state for end in ends)
     got = sorted(end.got for end in ends)
-    kept = (
-        states.count("halted") <= RULES.false_halts * len(ends)
-        if kind.is_good
-        else sum(end.largest > STEPS[1] for end in ends) <= len(ends) // 20
-    )
-    return (
+    low, high = _interval(kind, ends)
+    share = _undesired(kind, ends) / len(ends)
+    return _ROW.format(
         kind.name,
-        states.count("halted"),
-        states.count("complete"),
-        states.count("active"),
-        f"{median(got):g} ({got[0]} to {got[-1]}) of {DEVICES}",
-        median(end.days for end in ends),
-        kept,
+        devices,
+        *(f"{states[state] / len(ends):.1%}" for state in ("halted", "complete", "active")),
+        f"{share:.1%} ({low:.1%} to {high:.1%})",
+        f"{median(got):g} ({got[0]} to {got[-1]})",
+        f"{median(end.days for end in ends):g}",
+        "yes" if keeps else "NO",
     )
 
 

@@ -6,7 +6,9 @@ Wald's sequential probability ratio test (Wald, "Sequential Tests of Statistical
 Math. Statist. 16, 1945). Of good releases, whose devices fail at the tolerated rate or less, a part
 of at most a ever reaches a ratio of 1/a, however often one looks (Ville's inequality; see Ramdas et
 al., "Game-Theoretic Statistics and Safe Anytime-Valid Inference", Statist. Sci. 38, 2023). That a
-device which is well so far may yet fail only makes the ratio smaller than it would be.
+device which is well so far may yet fail only makes the ratio smaller than it would be. For a
+release to pass, it has to be so good that it would even if of the devices which are neither well
+nor failed yet as many failed as of a bad release.
 """
 
 import math
@@ -72,8 +74,11 @@ def judge(rollout: Rollout, reports: Iterable[Report], rules: Rules) -> Judged:
     decision: Literal["halt", "pass", "wait"] = "wait"
     if evidence >= limit and len(failed) >= rules.least_failed:
         decision = "halt"
-    elif log_ratio(len(failed), len(failed) + well, rules) <= math.log(rules.false_passes):
-        decision = "pass"
+    else:
+        # The first to say that they are well must not outrun those that are about to fail.
+        feared = len(failed) + math.ceil(rules.bad * (heard - well - len(failed)))
+        if log_ratio(feared, heard, rules) <= math.log(rules.false_passes):
+            decision = "pass"
     return Judged(decision, heard, well, failed, evidence, limit)
 
 
