@@ -199,7 +199,7 @@ def _gather_all(
         keys=[fleet.public_key],
         revoked=options.pop("revoked", ()),
         memory=memory or Memory(),
-        at=NOW,
+        at=options.pop("at", NOW),
     )
 
 
@@ -225,6 +225,27 @@ def test_an_older_report_counts_for_nothing(place: str, mine: Reporting, tmp_pat
     assert "11 was read" in found.refused[mine.id]
 
 
+def test_what_devices_served_is_remembered_day_by_day(
+    mine: Reporting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, file = str(tmp_path / "reports"), tmp_path / "memory.json"
+    for number, version in enumerate((1, 2, 2, 1)):  # two looks a day
+        active = Served(version, NEW if version == 2 else OLD, "int8")
+        open_place(place).put(mine.id, mine.report(sequence=number, active=active))
+        memory = Memory.load(file)
+        found = _gather(place, mine.fleet, memory, at=NOW + number * DAY / 2)
+        memory.save(file)
+    served = [(NOW + DAY / 2, {"2": 1}), (NOW + 1.5 * DAY, {"1": 1})]
+    assert [(day.time, day.devices) for day in found.days] == served
+    kept = Memory.load(file)
+    monkeypatch.setattr("edgeline.fleet.gather.MAX_DAYS", 2)
+    monkeypatch.setattr("edgeline.fleet.gather.MAX_RELEASES", 1)
+    reports = [replace(well(each), active=Served(int(each) // 2, NEW)) for each in IDS[:4]]
+    days = kept.add(f"{MODEL}/production", [*reports, well(IDS[5])], at=NOW + 9 * DAY)
+    assert [len(day.devices) for day in days] == [1, 1], "two days, and a release of each"
+    assert kept.add(f"{MODEL}/candidate", [], at=NOW)[0].devices == {}, "another channel's"
+
+
 @pytest.mark.parametrize("order", [(10, 11), (11, 10)])
 def test_of_two_places_the_newer_report_counts(
     order: tuple[int, int], mine: Reporting, tmp_path: Path
@@ -247,8 +268,9 @@ def test_of_a_place_so_much_is_read_and_no_more(
     assert [*open_place(place, kind=small).entries()] == [], "each is larger than its kind"
 
 
-def test_a_damaged_memory_is_not_taken_for_none(tmp_path: Path) -> None:
-    (tmp_path / "memory.json").write_text("{")
+@pytest.mark.parametrize("kept", ["{", "{}", '{"sequences": [], "days": {}}', '{"days": 1}'])
+def test_a_damaged_memory_is_not_taken_for_none(kept: str, tmp_path: Path) -> None:
+    (tmp_path / "memory.json").write_text(kept)
     with pytest.raises(RegistryError, match="an older report could pass"):
         Memory.load(tmp_path / "memory.json")
 
@@ -339,9 +361,14 @@ def test_a_rollout_goes_on_one_step_without_proof_and_then_with_it() -> None:
     many = judge(second, map(well, IDS[:50]), Rules())
     assert many.decision == "pass"
     assert next_share(second, many, steps) == 10_000
+    fresh = replace(well(IDS[0]), counts=Counts(since=NOW - 60))
+    rest = replace(fresh, device=IDS[-1])
+    some = judge(second, [rest, *map(well, IDS[:50])], Rules())
+    assert some.decision == "wait", "the one that is left may fail"
+    large = judge(second, [rest, *map(well, IDS[:100])], Rules())
+    assert large.decision == "pass", "whatever the one that is left does"
     harmed = judge(ROLLOUT, map(_failing, IDS[:2]), Rules())
     assert next_share(ROLLOUT, harmed, steps) is None, "too few to halt it, and no good sign"
-    fresh = replace(well(IDS[0]), counts=Counts(since=NOW - 60))
     soaking = judge(ROLLOUT, [fresh, *map(well, IDS[1:10])], Rules())
     assert next_share(ROLLOUT, soaking, steps) is None, "one has not served it for long enough"
 

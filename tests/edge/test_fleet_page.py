@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgeline.drift import QUANTITIES, Shift
-from edgeline.fleet.gather import Gathered
+from edgeline.fleet.gather import Day, Gathered
 from edgeline.fleet.page import MAX_ROWS, render
 from edgeline.fleet.report import Counts, Drift, Report, Served
 from edgeline.registry.bundle import Channel
@@ -83,6 +84,21 @@ def test_what_devices_say_is_text_and_nothing_else() -> None:
     assert not {"script", "img"} & page.tags
     assert page.text.count(evil) == 3, "among the failures, beside the device, and as a reason"
     assert "://" not in render(Gathered((), {}), CHANNEL, now=NOW)
+
+
+def test_a_release_that_no_device_has_any_more_keeps_its_curve() -> None:
+    reports = (replace(well(IDS[0], OLD), active=Served(1, OLD, "int8")),)
+    served = ({"1": 10}, {"1": 5, "2": 5}, {"1": 10})
+    days = tuple(Day(NOW + (n - 2) * DAY, devices) for n, devices in enumerate(served))
+    text = render(Gathered(reports, {}, days), None, now=NOW)
+    after, before = re.findall(r'<polyline points="([^"]+)"', text)
+    levels = [float(point.split(",")[1]) for point in after.split()]
+    assert levels[0] == levels[-1] == max(levels), "none before, and none at last"
+    assert min(levels) == pytest.approx((levels[0] + 34) / 2), "half of the ten between"
+    assert before.count(",34.0") > 1
+    assert "v2" in _Page(text).text
+    without = render(Gathered(reports, {}, days[-1:]), None, now=NOW)
+    assert without.count("<polyline") == 1, "one look says nothing of before"
 
 
 @pytest.mark.parametrize("when", [0.0, float(1 << 53)])

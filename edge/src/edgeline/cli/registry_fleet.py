@@ -145,7 +145,7 @@ def _add_page(commands: Any) -> None:
         "by release, releases over time, failures by reason, drift.",
         examples="""\
   edgeline registry fleet report registry solar-cells --root keys/root.json \\
-      --reports reports --output fleet.html
+      --reports reports --memory seen.json --output fleet.html
 """,
     )
     add_channel(parser)
@@ -213,7 +213,8 @@ def _add_reports(parser: argparse.ArgumentParser) -> None:
         "--memory",
         type=Path,
         metavar="FILE",
-        help="remembers which reports were read, so that older ones count for nothing",
+        help="remembers which reports were read, so that older ones count for nothing, and how "
+        "many devices served which release on each day",
     )
 
 

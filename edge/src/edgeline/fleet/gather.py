@@ -1,12 +1,15 @@
 """Bringing the fleet's reports together, and believing none that is not an enrolled device's.
 
 What was read is remembered, by each device's number of its last report: an older report that
-somebody files again counts for nothing.
+somebody files again counts for nothing. So is how many devices served which release, once a day:
+what was halted is on no device any more, and in no report.
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from securesystemslib.signer import Key
 
@@ -16,14 +19,27 @@ from edgeline.errors import IntegrityError, RegistryError, TrustError
 from edgeline.fleet.places import Place
 from edgeline.fleet.report import Report, check_device, open_report
 
+MAX_DAYS = 400  # of which is remembered what a channel's devices served
+MAX_RELEASES = 20  # of a day, the most common ones
+
 _MAX_MEMORY = 64 << 20  # bytes
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Day:
+    """What the devices of a channel served, when it was last looked at on a day."""
+
+    time: float  # seconds since 1970
+    devices: Mapping[str, int]  # how many, by the release's version
 
 
 @dataclass
 class Memory:
-    """The number of the last report of each device that was read."""
+    """What is remembered of the reports that were read."""
 
-    sequences: dict[str, int] = field(default_factory=dict)
+    sequences: dict[str, int] = field(default_factory=dict)  # each device's last report's number
+    days: dict[str, list[Day]] = field(default_factory=dict)  # by channel: "model/channel"
 
     @classmethod
     def load(cls, path: Path) -> "Memory":
@@ -34,10 +50,20 @@ class Memory:
         """
         try:
             document = parse_object(read_bounded(path, _MAX_MEMORY))
-            return cls({check_device(name): int(last) for name, last in document.items()})
+            return cls(
+                {check_device(name): int(last) for name, last in document["sequences"].items()},
+                {name: [*map(_day, days)] for name, days in document["days"].items()},
+            )
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, TypeError, IntegrityError) as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            IntegrityError,
+        ) as error:
             raise RegistryError(
                 f"{path}, which remembers the reports that were read, cannot be used: {error}. "
                 "Without it, an older report could pass for the newest; delete it to begin anew"
@@ -51,9 +77,32 @@ class Memory:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, dump_canonical(self.sequences))
+            write_whole(path, dump_canonical(asdict(self)))
         except OSError as error:
             raise RegistryError(f"{path} cannot be written: {error.strerror}") from None
+
+    def add(self, channel: str, reports: Iterable[Report], *, at: float) -> tuple[Day, ...]:
+        """Remember what devices serve in the place of what they did earlier that day.
+
+        Args:
+            channel: "model/channel".
+            reports: The newest of each device.
+            at: The time, in seconds since 1970.
+
+        Returns:
+            The days of the channel, oldest first.
+        """
+        serving = Counter(str(each.active.version) for each in reports if each.active)
+        today = Day(at, dict(serving.most_common(MAX_RELEASES)))
+        others = (day for day in self.days.get(channel, ()) if day.time // _DAY != at // _DAY)
+        days = sorted((*others, today), key=lambda day: day.time)[-MAX_DAYS:]
+        self.days[channel] = days
+        return tuple(days)
+
+
+def _day(value: Mapping[str, Any]) -> Day:
+    devices = {str(int(name)): int(count) for name, count in value["devices"].items()}
+    return Day(float(value["time"]), devices)
 
 
 @dataclass(frozen=True)
@@ -62,6 +111,7 @@ class Gathered:
 
     reports: tuple[Report, ...]  # the newest of each device, sorted by id
     refused: dict[str, str]  # why, by the id that it was filed under
+    days: tuple[Day, ...] = ()  # what devices served, oldest first, today included
 
 
 def gather(
@@ -109,4 +159,6 @@ def gather(
                 newest[device] = report
     memory.sequences.update({device: each.sequence for device, each in newest.items()})
     reports = tuple(newest[device] for device in sorted(newest))
-    return Gathered(reports, {name: why for name, why in refused.items() if name not in newest})
+    days = memory.add(f"{model}/{channel}", reports, at=at)
+    refused = {name: why for name, why in refused.items() if name not in newest}
+    return Gathered(reports, refused, days)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from html import escape
+from typing import TypeAlias
 
 from edgeline._text import in_utc
 from edgeline.drift import QUANTITIES
-from edgeline.fleet.gather import Gathered
+from edgeline.fleet.gather import Day, Gathered
 from edgeline.fleet.report import Report
 from edgeline.registry.bundle import Channel
 from edgeline.registry.format import version_tag
@@ -45,6 +46,9 @@ svg text { fill: currentColor; }
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
+_Curve: TypeAlias = list[tuple[float, int]]  # seconds since 1970, and devices from then on
+
+
 @dataclass(frozen=True)
 class Failure:
     """What went wrong on a device."""
@@ -67,7 +71,7 @@ def render(gathered: Gathered, channel: Channel | None, *, now: float) -> str:
         f"<p>{len(reports):,} devices reported. Made {_when(now)}.</p>",
         *_rollout(channel),
         *_section("Devices by release", _versions(reports)),
-        *_section("Releases over time", _adoption(reports, now)),
+        *_section("Releases over time", _adoption(gathered, now)),
         *_section("Failures by reason", _failures(reports, gathered.refused)),
         *_section("Drift", _drift(reports)),
         *_section("Devices", _devices(reports)),
@@ -135,31 +139,39 @@ def _versions(reports: Sequence[Report]) -> Iterator[str]:
     yield from _table(("release", "variant", "devices", ""), rows, numbers=(2,))
 
 
-def _adoption(reports: Sequence[Report], now: float) -> Iterator[str]:
-    """Draw since when devices serve what they serve; a curve a release."""
-    begun: dict[int, list[float]] = {}
-    for each in reports:
-        # By a clock that is off, nothing can be said of when.
-        if each.active and 0 < each.counts.since <= min(each.time, now + _DAY):
-            begun.setdefault(each.active.version, []).append(each.counts.since)
-    if not begun:
+def _adoption(gathered: Gathered, now: float) -> Iterator[str]:
+    """Draw how many devices served each release over time; a curve a release."""
+    if len(gathered.days) > 1:
+        curves = _remembered(gathered.days)
+        told = "How many devices served a release, at each day's last look."
+    else:
+        curves = _since(gathered.reports, now)
+        told = (
+            "How many of the devices that serve a release now had it by when, by their own clocks. "
+            "Read with <code>--memory</code> each day, it shows what was halted, too."
+        )
+    if not curves:
         yield '<p class="note">No device said since when.</p>'
         return
-    newest = sorted(begun, reverse=True)[:_CURVES]
-    first = min(min(begun[version]) for version in newest)
-    most = max(len(begun[version]) for version in newest)
+    newest = sorted(curves, reverse=True)[:_CURVES]
+    first = min(curves[version][0][0] for version in newest)
+    most = max(count for version in newest for _, count in curves[version])
     span = max(now - first, 1.0)
 
     def across(when: float) -> float:
         return _MARGIN + (min(when, now) - first) / span * (_WIDTH - 2 * _MARGIN)
 
     def down(count: int) -> float:
-        return _HEIGHT - _MARGIN - count / most * (_HEIGHT - 2 * _MARGIN)
+        return _HEIGHT - _MARGIN - count / max(most, 1) * (_HEIGHT - 2 * _MARGIN)
 
     yield f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Devices by release">'
     for number, version in enumerate(newest):
         colour = _COLOURS[number]
-        yield _curve(begun[version], now, across, down, colour)
+        points = (f"{x:.1f},{y:.1f}" for x, y in _stairs(curves[version], now, across, down))
+        yield (
+            f'<polyline points="{" ".join(points)}" fill="none" style="stroke:{colour}" '
+            'stroke-width="2"/>'
+        )
         yield (
             f'<text x="{_MARGIN + 48 * number}" y="14" style="fill:{colour}">'
             f"{version_tag(version)}</text>"
@@ -168,33 +180,43 @@ def _adoption(reports: Sequence[Report], now: float) -> Iterator[str]:
     for place, anchor, when in ends:
         yield (f'<text x="{place}" y="{_HEIGHT - 12}" text-anchor="{anchor}">{_when(when)}</text>')
     yield f'<text x="2" y="{down(most) + 4:.1f}">{most:,}</text></svg>'
-    yield (
-        '<p class="note">How many of the devices that serve a release now had it by when, by '
-        "their own clocks.</p>"
-    )
+    yield f'<p class="note">{told}</p>'
 
 
-def _curve(
-    begun: Iterable[float],
-    now: float,
-    across: Callable[[float], float],
-    down: Callable[[int], float],
-    colour: str,
-) -> str:
-    points: list[str] = []
-    for count, when in enumerate(sorted(begun)):
-        points += (
-            f"{across(when):.1f},{down(count):.1f}",
-            f"{across(when):.1f},{down(count + 1):.1f}",
-        )
-        end = count + 1
+def _remembered(days: Sequence[Day]) -> dict[int, _Curve]:
+    """Return the counts of each release from the day on which it was first seen."""
+    curves: dict[int, _Curve] = {}
+    for day in days:
+        for version in {*curves, *map(int, day.devices)}:
+            count = day.devices.get(str(version), 0)
+            curves.setdefault(version, []).append((day.time, count))
+    return curves
+
+
+def _since(reports: Iterable[Report], now: float) -> dict[int, _Curve]:
+    """Return since when devices serve what they serve."""
+    begun: dict[int, list[float]] = {}
+    for each in reports:
+        # By a clock that is off, nothing can be said of when.
+        if each.active and 0 < each.counts.since <= min(each.time, now + _DAY):
+            begun.setdefault(each.active.version, []).append(each.counts.since)
+    return {
+        version: [(when, count) for count, when in enumerate(sorted(times), 1)]
+        for version, times in begun.items()
+    }
+
+
+def _stairs(
+    curve: _Curve, now: float, across: Callable[[float], float], down: Callable[[int], float]
+) -> Iterator[tuple[float, float]]:
     # As many points as pixels show: the curve of 100,000 devices is no larger than that.
-    points = list(dict.fromkeys(points))[:: max(1, len(points) // (2 * _WIDTH))]
-    points.append(f"{across(now):.1f},{down(end):.1f}")
-    return (
-        f'<polyline points="{" ".join(points)}" fill="none" style="stroke:{colour}" '
-        'stroke-width="2"/>'
-    )
+    sampled = curve[:: max(1, len(curve) // _WIDTH)]
+    before = 0
+    for when, count in sampled:
+        yield across(when), down(before)
+        yield across(when), down(count)
+        before = count
+    yield across(now), down(curve[-1][1])
 
 
 def _failures(reports: Sequence[Report], refused: dict[str, str]) -> Iterator[str]:
