@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner, Signer
 
 from benchmarks import fleet
+from edgeline.cli import watch
 from edgeline.device import reporting, update
 from edgeline.device.reporting import Reporter, accept_enrolment, request_enrolment
 from edgeline.device.shadow import Shadow, ShadowSettings
@@ -599,6 +601,19 @@ def test_a_place_that_is_away_keeps_nothing_from_predicting(
         watcher.check()
         watcher.predict(np.zeros((8, 8, 3), np.uint8))
     assert "not reported" in caplog.text
+
+
+def test_nothing_is_reported_until_one_setting_says_where(
+    enrolled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = argparse.Namespace(report=None)
+    monkeypatch.delenv(watch.REPORTS_VARIABLE, raising=False)
+    assert watch._reporter(options, enrolled) is None
+    with Watcher(enrolled) as watcher:
+        watcher.check()
+    assert not [*enrolled.folder.path.glob("counts*")]
+    monkeypatch.setenv(watch.REPORTS_VARIABLE, str(tmp_path / "reports"))
+    assert isinstance(watch._reporter(options, enrolled), Reporter)
 
 
 def test_who_is_not_enrolled_is_told_what_to_do(store: Store, tmp_path: Path) -> None:
