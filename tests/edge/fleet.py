@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from securesystemslib.signer import CryptoSigner, Signer
@@ -17,6 +18,7 @@ from edgeline.fleet.report import (
     seal_enrolment,
     seal_report,
 )
+from edgeline.publish.keys import Signers
 from tests.edge.devices import MODEL
 
 NOW = 1_800_000_000.0  # seconds since 1970
@@ -44,6 +46,14 @@ class Reporting:
         return seal_report(
             replace(well(self.id), **changes), enrolment or self.enrolment(), self.key
         )
+
+
+def signer_of(file: Path) -> Signer:
+    """The key in a file."""
+    signers = Signers.load([str(file)])
+    signer = signers.for_key(signers.public_keys[0])
+    assert signer is not None
+    return signer
 
 
 def well(device: str, digest: str = NEW) -> Report:

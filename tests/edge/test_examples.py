@@ -38,7 +38,7 @@ from edgeline.fleet.sealing import Opener, generate_key, read_public_key, seal_t
 from edgeline.publish.keys import Signers
 from edgeline.publish.keys import generate_key as generate_signing_key
 from tests.edge.devices import MODEL, device, release
-from tests.edge.fleet import DAY, NEW, NOW, Reporting, settled
+from tests.edge.fleet import DAY, NEW, NOW, Reporting, settled, signer_of
 from tests.edge.servers import RegistryServer
 
 if TYPE_CHECKING:
@@ -319,11 +319,8 @@ def test_images_come_home_by_commands(
     for name in ("fleet", "halt"):
         generate_signing_key(keys / f"{name}.pem", None)
     repository = store.repository()
-    signers = Signers.load([str(keys / "fleet.pem"), str(keys / "halt.pem")])
-    fleet_key, halt_key = signers.public_keys
-    repository.add_fleet(MODEL, fleet_key, halt_key)
-    signer = signers.for_key(fleet_key)
-    assert signer is not None
+    signer, halts = (signer_of(keys / f"{name}.pem") for name in ("fleet", "halt"))
+    repository.add_fleet(MODEL, signer.public_key, halts.public_key)
     ring = HardExamples(pets.folder.path / FOLDER)
     for number in range(3):
         offer(ring, number, label="=cat", time=NOW + number * MINUTE)

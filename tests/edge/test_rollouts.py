@@ -26,7 +26,7 @@ from edgeline.registry.bundle import Channel, channel_of, custom_of
 from edgeline.registry.format import MAX_HISTORY, Descriptor, ReleaseRef, halt_path
 from edgeline.registry.rollout import WHOLE, Member, Rollout, place
 from tests.edge.devices import MODEL, device, serve, serving
-from tests.edge.fleet import Reporting
+from tests.edge.fleet import Reporting, signer_of
 from tests.edge.judged import judged
 from tests.edge.servers import RegistryServer
 from tests.edge.terminal import Done
@@ -164,6 +164,13 @@ def _edit(store: Store, edit: Callable[[Channel], Channel], *keys: str) -> Chann
     writer = open_for_writing(store.location)
     signers = store.authority.signers_of(*(keys or ("release", "online")))
     return Repository(writer, root=store.root, signers=signers).edit(MODEL, "production", edit)
+
+
+def _rollout(store: Store) -> Rollout:
+    channel = store.repository().channel(MODEL, "production")
+    assert channel is not None
+    assert channel.rollout is not None
+    return channel.rollout
 
 
 def test_devices_follow_a_rollout_and_its_halt(store: Store, tmp_path: Path) -> None:
@@ -351,10 +358,7 @@ def test_the_halt_key_halts_for_good_and_does_no_more(
         watcher.stop(MODEL, "production", 2)
     watcher.stop(MODEL, "production", 1)
     watcher.stop(MODEL, "production", 1)
-    channel = store.repository().channel(MODEL, "production")
-    assert channel is not None
-    assert channel.rollout is not None
-    assert channel.rollout.state == "halted"
+    assert _rollout(store).state == "halted"
     lab.update()
     assert serving(lab) == 1
     # Whoever stole the halt key takes back what it said.
@@ -419,13 +423,8 @@ def test_a_fleet_by_commands(
     assert "no rollout under way" in run("watch-rollout", *watch).error
     run("promote", *PROMOTE, "--share", "5%")
     assert "no folder" in run("watch-rollout", *watch).error
-    channel = store.repository().channel("pets", "production")
-    assert channel is not None
-    assert channel.rollout is not None
-    digest = channel.rollout.release.index.digest
-    key = Signers.load([str(keys / "fleet.pem")])
-    signer = key.for_key(key.public_keys[0])
-    assert signer is not None
+    digest = _rollout(store).release.index.digest
+    signer = signer_of(keys / "fleet.pem")
     devices = [Reporting(f"{number:032x}", signer) for number in range(5)]
     expires = time.time() + 3600
     for number, each in enumerate(devices):
@@ -458,15 +457,10 @@ def test_a_rollout_advances_by_command(
     run: Callable[..., Done], store: Store, tmp_path: Path, fleet: Path
 ) -> None:
     run("promote", *PROMOTE, "--share", "5%")
-    channel = store.repository().channel("pets", "production")
-    assert channel is not None
-    assert channel.rollout is not None
-    keys = Signers.load([str(fleet / "fleet.pem")])
-    signer = keys.for_key(keys.public_keys[0])
-    assert signer is not None
+    digest, signer = _rollout(store).release.index.digest, signer_of(fleet / "fleet.pem")
     for number in range(50):
         each = Reporting(f"{number:032x}", signer)
-        served = Served(2, channel.rollout.release.index.digest, "float32")
+        served = Served(2, digest, "float32")
         report = each.report(each.enrolment(expires=time.time() + 3600), active=served)
         open_place(str(tmp_path / "reports")).put(each.id, report)
     watch = ("pets", "--reports", str(tmp_path / "reports"), "--json")

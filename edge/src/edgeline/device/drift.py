@@ -13,12 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeline._files import read_bounded, write_whole
-from edgeline._json import dump_canonical, parse_object
+from edgeline._files import write_whole
+from edgeline._json import dump_canonical, read_kept
 from edgeline.device.state import DRIFT_FILE, InstalledModel
 from edgeline.drift import Seen, Sketch, image_statistics
 from edgeline.errors import EdgelineError
-from edgeline.fleet.report import Drift, parse_drift
+from edgeline.fleet.report import Drift, number, parse_drift
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,35 +99,29 @@ class DriftMonitor:
 
     def _load(self) -> tuple[float, Seen, Drift | None]:
         """Return what was counted of this model; nothing the first time, or when damaged."""
-        seen = self._sketch.empty()
-        document = _read(self._file)
-        if document is None or document.get("model") != self._installed.id:
-            return 0.0, seen, None
+        document, seen = read_kept(self._file, _MAX_FILE), self._sketch.empty()
+        last = _last(document, self._installed.id)
         try:
-            last = parse_drift(document["last"])
-            kept = Seen(seen.bounds, document["counts"], document["images"])
-            if document["window"] != self._window or not _is_alike(kept, seen):
-                return 0.0, seen, last
-            return float(document["since"]), kept, last
-        except (KeyError, TypeError, ValueError, EdgelineError):
-            return 0.0, seen, None
+            kept = Seen(seen.bounds, dict(document["counts"]), document["images"])
+            is_ours = (document["model"], document["window"]) == (self._installed.id, self._window)
+            if is_ours and _is_alike(kept, seen):
+                return number(document["since"]), kept, last
+        except (KeyError, TypeError, ValueError):
+            pass
+        return 0.0, seen, last
 
 
 def last_drift(folder: Path, model_id: str | None) -> Drift | None:
     """Return what the last window of the model that is served showed, None when there is none."""
-    document = _read(folder / DRIFT_FILE)
-    if document is None or document.get("model") != model_id:
+    return _last(read_kept(folder / DRIFT_FILE, _MAX_FILE), model_id)
+
+
+def _last(document: Mapping[str, Any], model_id: str | None) -> Drift | None:
+    if document.get("model") != model_id:
         return None
     try:
-        return parse_drift(document["last"])
+        return parse_drift(document.get("last"))
     except (KeyError, TypeError, ValueError, EdgelineError):
-        return None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return parse_object(read_bounded(path, _MAX_FILE))
-    except (OSError, ValueError):
         return None
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeline._files import read_bounded, write_whole
-from edgeline._json import dump_canonical, parse_object
+from edgeline._json import dump_canonical, read_kept
 from edgeline.device.identity import device_id
 from edgeline.device.selection import versions
 from edgeline.device.state import InstalledModel, State
@@ -277,9 +277,9 @@ def _need_cryptography() -> None:
 def _load(path: Path) -> _Kept:
     """Return what was kept; nothing the first time, or when it was damaged."""
     try:
-        document = parse_object(read_bounded(path, MAX_REPORT))
+        document = read_kept(path, MAX_REPORT)
         counts = parse_counts(document["counts"])
         shadow = parse_compared(document["shadow"])
         return _Kept(**{**document, "counts": counts, "shadow": shadow})
-    except (OSError, ValueError, TypeError, KeyError, EdgelineError):
+    except (ValueError, TypeError, KeyError, EdgelineError):
         return _Kept()

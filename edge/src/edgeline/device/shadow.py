@@ -6,7 +6,6 @@ far it has come is kept beside the models, so that a restart of the process goes
 """
 
 import logging
-import math
 import queue
 import threading
 import time
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeline._files import read_bounded, write_whole
-from edgeline._json import dump_canonical, parse_object
+from edgeline._files import write_whole
+from edgeline._json import dump_canonical, read_kept
 from edgeline.device.state import InstalledModel
 from edgeline.errors import EdgelineError
-from edgeline.fleet.report import Compared, parse_compared
+from edgeline.fleet.report import Compared, number, parse_compared
 
 if TYPE_CHECKING:
     from edgeline.preprocessing import ImageSource
@@ -55,13 +54,12 @@ class Comparison:
     def load(cls, file: Path) -> "Comparison | None":
         """Return what was kept; None when there is nothing, or it was damaged."""
         try:
-            document = parse_object(read_bounded(file, _MAX_FILE))
+            document = read_kept(file, _MAX_FILE)
             compared = parse_compared(document["compared"])
-            elapsed, spent = float(document["elapsed"]), float(document["spent"])
-            if compared is None or not 0 <= spent < math.inf or not 0 <= elapsed < math.inf:
-                return None
-            return cls(str(document["model"]), str(document["served"]), compared, elapsed, spent)
-        except (OSError, ValueError, TypeError, KeyError, EdgelineError):
+            elapsed, spent = number(document["elapsed"]), number(document["spent"])
+            model, served = str(document["model"]), str(document["served"])
+            return cls(model, served, compared, elapsed, spent) if compared else None
+        except (ValueError, TypeError, KeyError, EdgelineError):
             return None
 
     def save(self, file: Path) -> None:

@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from securesystemslib.signer import Key, Signer
 
-from edgeline._json import parse_object
-from edgeline._text import one_line
 from edgeline.contract import MAX_LABEL_LENGTH
-from edgeline.errors import EdgelineError, IntegrityError
+from edgeline.errors import IntegrityError
 from edgeline.fleet.places import Kind
 from edgeline.fleet.report import (
+    FORMAT,
     Signed,
-    check_device,
+    number,
     open_with_enrolment,
+    read_document,
     seal_with_enrolment,
 )
 from edgeline.fleet.sealing import Opener, seal_to
@@ -48,7 +48,6 @@ EXAMPLES = Kind(
 )
 
 _SIGNED = Signed("example", "An example", EXAMPLE_TYPE, MAX_EXAMPLE)
-_FORMAT = 1
 _END_OF_TIME = 253_402_300_799.0  # the end of the year 9999, in seconds since 1970
 
 
@@ -98,7 +97,7 @@ def seal_example(
         RegistryError: the key cannot be used, or `cryptography` is too old.
     """
     document = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "device": example.device,
         "model": example.model,
         "guess": vars(example.guess),
@@ -137,43 +136,30 @@ def parse_guess(value: Any) -> Guess:
     """Read what a model said.
 
     Raises:
-        IntegrityError: it is malformed.
+        KeyError, TypeError, ValueError: it is malformed.
+        IntegrityError: its digest is.
     """
-    try:
-        return Guess(
-            label=_label(value["label"]),
-            probability=_number(value["probability"], 1.0),
-            margin=_number(value["margin"], 1.0),
-            digest=check_digest(value["digest"]),
-            shadow=None if value["shadow"] is None else _label(value["shadow"]),
-            time=_number(value["time"], _END_OF_TIME),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"An example is malformed: {one_line(error)}") from None
+    return Guess(
+        label=_label(value["label"]),
+        probability=number(value["probability"], 1.0),
+        margin=number(value["margin"], 1.0),
+        digest=check_digest(value["digest"]),
+        shadow=None if value["shadow"] is None else _label(value["shadow"]),
+        time=number(value["time"], _END_OF_TIME),
+    )
 
 
 def _parse(data: bytes) -> Example:
-    try:
-        document = parse_object(data)
-        if document.get("format") != _FORMAT:
-            raise ValueError("it is of another format")
-        return Example(
-            device=check_device(document["device"]),
-            model=check_model(document["model"]),
-            guess=parse_guess(document["guess"]),
-            image=base64.b64decode(document["image"], validate=True),
-        )
-    except (EdgelineError, KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"An example is malformed: {one_line(error)}") from None
+    return read_document(
+        data, _SIGNED.one, Example, model=check_model, guess=parse_guess, image=_decoded
+    )
+
+
+def _decoded(value: str) -> bytes:
+    return base64.b64decode(value, validate=True)
 
 
 def _label(value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_LABEL_LENGTH:
         raise ValueError("expected a label")
     return value
-
-
-def _number(value: object, most: float) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
-        raise ValueError(f"expected a number from 0 to {most:g}")
-    return float(value)

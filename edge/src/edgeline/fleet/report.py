@@ -13,8 +13,8 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 
 from securesystemslib.signer import ED25519, Key, Signer, SSlibKey
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 REPORT_TYPE = "application/vnd.edgeline.report.v1+json"
 ENROLMENT_TYPE = "application/vnd.edgeline.enrolment.v1+json"
 
+FORMAT = 1  # of what is signed
 MAX_REPORT = 32 << 10  # bytes, with its enrolment
 MAX_LABELS = 100  # that are counted each by its name; the rest are counted together
 MAX_LABEL_BYTES = 8 << 10  # of the names of these labels, all together, so that a report fits
@@ -41,7 +42,8 @@ OTHER_LABELS = "(others)"  # under which the rest is counted
 # Upper bounds of the latency histogram, in seconds; what takes longer is counted after the last.
 LATENCY_BOUNDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 
-_FORMAT = 1
+Read = TypeVar("Read")
+
 _MOST = 1 << 53  # beyond it, numbers are not exact in every language
 _PATH = re.compile(r"(?:/[^\s/:,;()]+)+/?")
 
@@ -160,7 +162,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return what is signed."""
-        return {"format": _FORMAT, **asdict(self)}
+        return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_json(cls, data: bytes) -> "Report":
@@ -169,28 +171,18 @@ class Report:
         Raises:
             IntegrityError: it is no report.
         """
-        try:
-            document = parse_object(data)
-            if document.get("format") != _FORMAT:
-                raise ValueError("it is of another format")
-            return cls(
-                device=check_device(document["device"]),
-                model=check_model(document["model"]),
-                channel=check_channel(document["channel"]),
-                sequence=_count(document["sequence"]),
-                time=_number(document["time"]),
-                software=one_line(_text(document["software"])),
-                checked=_number(document["checked"]),
-                error=None if document["error"] is None else one_line(_text(document["error"])),
-                active=_served(document["active"]),
-                rejected=_served(document["rejected"]),
-                counts=parse_counts(document["counts"]),
-                shadow=parse_compared(document["shadow"]),
-                # A device with an earlier edgeline knows nothing of it.
-                drift=parse_drift(document.get("drift")),
-            )
-        except (EdgelineError, KeyError, TypeError, ValueError) as error:
-            raise IntegrityError(f"A report is malformed: {one_line(error)}") from None
+        return read_document(
+            data,
+            "A report",
+            cls,
+            model=check_model,
+            channel=check_channel,
+            active=_served,
+            rejected=_served,
+            counts=parse_counts,
+            shadow=parse_compared,
+            drift=parse_drift,
+        )
 
 
 @dataclass(frozen=True)
@@ -206,7 +198,7 @@ class Enrolment:
         """Return what is signed."""
         key = {"id": self.key.keyid, **self.key.to_dict()}
         named = {"device": self.device, "model": self.model, "key": key, "expires": self.expires}
-        return {"format": _FORMAT, **named}
+        return {"format": FORMAT, **named}
 
     @classmethod
     def from_json(cls, data: bytes) -> "Enrolment":
@@ -215,14 +207,31 @@ class Enrolment:
         Raises:
             IntegrityError: it is none.
         """
-        try:
-            document = parse_object(data)
-            if document.get("format") != _FORMAT:
-                raise ValueError("it is of another format")
-            device, model = check_device(document["device"]), check_model(document["model"])
-            return cls(device, model, parse_key(document["key"]), _number(document["expires"]))
-        except (EdgelineError, KeyError, TypeError, ValueError) as error:
-            raise IntegrityError(f"An enrolment is malformed: {one_line(error)}") from None
+        return read_document(data, "An enrolment", cls, model=check_model, key=parse_key)
+
+
+def read_document(
+    data: bytes, one: str, kind: type[Read], **readers: Callable[[Any], object]
+) -> Read:
+    """Read what a device has signed, or was signed for it, and may be anybody's by now.
+
+    Args:
+        data: JSON, with the fields of `kind`; those that are missing are null.
+        one: What it should be, with an article, to begin a sentence with.
+        kind: A dataclass whose `device` is a device's id.
+        readers: Of fields that are no numbers and no lines of text.
+
+    Raises:
+        IntegrityError: it is malformed.
+    """
+    try:
+        document = parse_object(data)
+        if document.get("format") != FORMAT:
+            raise ValueError("it is of another format")
+        named = {name: document.get(name) for name in get_type_hints(kind)}
+        return _read(kind, named, device=check_device, **readers)
+    except (EdgelineError, KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{one} is malformed: {one_line(error)}") from None
 
 
 def seal_enrolment(enrolment: Enrolment, signer: Signer) -> bytes:
@@ -396,7 +405,7 @@ def parse_key(value: object) -> Key:
     if not isinstance(value, dict):
         raise ValueError("expected a public key")
     entry = dict(value)
-    key = SSlibKey.from_dict(_text(entry.pop("id")), entry)
+    key = SSlibKey.from_dict(_line(entry.pop("id")), entry)
     if key.scheme != ED25519:
         raise ValueError(f"expected an Ed25519 key, got {one_line(key.scheme, limit=40)}")
     return key
@@ -408,14 +417,7 @@ def parse_counts(value: object) -> Counts:
     Raises:
         ValueError, TypeError: they are malformed.
     """
-    document = _fields(value, Counts)
-    labels, latency = document["labels"], document["latency"]
-    if not isinstance(labels, dict) or len(labels) > MAX_LABELS + 1:
-        raise ValueError(f"expected at most {MAX_LABELS} labels")
-    if not isinstance(latency, list) or len(latency) != len(LATENCY_BOUNDS) + 1:
-        raise ValueError("expected a latency histogram with other bounds")
-    labels = {one_line(name): _count(count) for name, count in labels.items()}
-    return Counts(**{**document, "labels": labels, "latency": [*map(_count, latency)]})
+    return _read(Counts, value, labels=_labels, latency=_latency)
 
 
 def parse_compared(value: object) -> Compared | None:
@@ -425,11 +427,8 @@ def parse_compared(value: object) -> Compared | None:
         ValueError, TypeError: it is malformed.
         IntegrityError: its digest is.
     """
-    if value is None:
-        return None
-    document = _fields(value, Compared)
-    found = Compared(**{**document, "digest": check_digest(document["digest"])})
-    if found.agreed > found.predictions:
+    found = None if value is None else _read(Compared, value, digest=check_digest)
+    if found and found.agreed > found.predictions:
         raise ValueError("more agreed than were compared")
     return found
 
@@ -441,25 +440,44 @@ def parse_drift(value: object) -> Drift | None:
         ValueError, TypeError: it is malformed.
         IntegrityError: its digest is.
     """
+    return None if value is None else _read(Drift, value, digest=check_digest, shifts=_shifts)
+
+
+def _read(kind: type[Read], value: object, **readers: Callable[[Any], object]) -> Read:
+    """Read a dataclass from its fields, all and no others."""
+    hints = get_type_hints(kind)
+    if not isinstance(value, dict) or value.keys() != hints.keys():
+        raise ValueError(f"expected {', '.join(hints)} and nothing else")
+    return kind(
+        **{name: (readers.get(name) or _READERS[of])(value[name]) for name, of in hints.items()}
+    )
+
+
+def _served(value: object) -> Served | None:
     if value is None:
         return None
-    document = _fields(value, Drift)
-    shifts = document["shifts"]
-    if not isinstance(shifts, dict) or shifts.keys() != set(QUANTITIES):
+    return _read(Served, value, digest=check_digest, variant=_optional(check_variant))
+
+
+def _labels(value: object) -> dict[str, int]:
+    if not isinstance(value, dict) or len(value) > MAX_LABELS + 1:
+        raise ValueError(f"expected at most {MAX_LABELS} labels")
+    return {one_line(name): _count(count) for name, count in value.items()}
+
+
+def _latency(value: object) -> list[int]:
+    if not isinstance(value, list) or len(value) != len(LATENCY_BOUNDS) + 1:
+        raise ValueError("expected a latency histogram with other bounds")
+    return [*map(_count, value)]
+
+
+def _shifts(value: object) -> dict[str, Shift]:
+    if not isinstance(value, dict) or value.keys() != set(QUANTITIES):
         raise ValueError(f"expected shifts of {', '.join(QUANTITIES)}")
-    read = {name: Shift(**_fields(shifts[name], Shift)) for name in QUANTITIES}
-    if any(each.p_value > 1 for each in read.values()):
+    found = {name: _read(Shift, value[name]) for name in QUANTITIES}
+    if any(each.p_value > 1 for each in found.values()):
         raise ValueError("expected a probability")
-    return Drift(**{**document, "digest": check_digest(document["digest"]), "shifts": read})
-
-
-def _fields(value: object, kind: type) -> dict[str, Any]:
-    """Return a dataclass's fields, all and no others, of which the numbers are read."""
-    named = {each.name: each.type for each in fields(kind)}
-    if not isinstance(value, dict) or value.keys() != named.keys():
-        raise ValueError(f"expected {', '.join(named)} and nothing else")
-    readers: dict[Any, Callable[[object], object]] = {int: _count, float: _number}
-    return {name: readers.get(of, lambda each: each)(value[name]) for name, of in named.items()}
+    return found
 
 
 def without_paths(text: str) -> str:
@@ -467,22 +485,14 @@ def without_paths(text: str) -> str:
     return one_line(_PATH.sub("(path)", text), limit=MAX_REASON)
 
 
-def _served(value: Mapping[str, Any] | None) -> Served | None:
-    if value is None:
-        return None
-    variant, reason = value["variant"], value["reason"]
-    return Served(
-        version=_count(value["version"]),
-        digest=check_digest(value["digest"]),
-        variant=None if variant is None else check_variant(variant),
-        reason=None if reason is None else one_line(_text(reason), limit=MAX_REASON),
-    )
+def _optional(read: Callable[[Any], object]) -> Callable[[object], object]:
+    return lambda value: None if value is None else read(value)
 
 
-def _text(value: object) -> str:
+def _line(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("expected text")
-    return value
+    return one_line(value, limit=MAX_REASON)
 
 
 def _count(value: object) -> int:
@@ -491,7 +501,20 @@ def _count(value: object) -> int:
     return value
 
 
-def _number(value: object) -> float:
-    if type(value) not in (int, float) or not 0 <= float(value) <= _MOST:  # type: ignore[arg-type]
-        raise ValueError("expected a number that is not negative")
+def number(value: object, most: float = _MOST) -> float:
+    """Return `value` when it is a number from 0 to `most`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if type(value) not in (int, float) or not 0 <= float(value) <= most:  # type: ignore[arg-type]
+        raise ValueError(f"expected a number from 0 to {most:g}")
     return float(value)  # type: ignore[arg-type]
+
+
+_READERS: dict[Any, Callable[[Any], object]] = {
+    int: _count,
+    float: number,
+    str: _line,
+    str | None: _optional(_line),
+}
