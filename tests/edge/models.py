@@ -20,6 +20,7 @@ def make_models(folder: Path) -> None:
     for name, converter in converters.items():
         (folder / f"{name}.tflite").write_bytes(converter.convert())
     (folder / "garbage.tflite").write_bytes(b"this is no model")
+    (folder / "newer.tflite").write_bytes(_newer((folder / "float32.tflite").read_bytes()))
 
 
 def _converter(classes: int, weight: float = 1.0, output: str = "probabilities") -> Any:
@@ -36,6 +37,16 @@ def _converter(classes: int, weight: float = 1.0, output: str = "probabilities")
     pixels = tf.TensorSpec([1, SIDE, SIDE, 3], tf.float32, name="pixels")
     function = tf.function(classify, input_signature=[pixels]).get_concrete_function()
     return tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+
+
+def _newer(model: bytes) -> bytes:
+    """A model with operations of a version that the interpreter is too old for."""
+    from components.tflite_rewriter.flatbuffer import pack, unpack
+
+    table = unpack(model)
+    for code in table.operatorCodes:
+        code.version = 99
+    return pack(table)
 
 
 def _quantized(converter: Any) -> Any:
