@@ -79,7 +79,7 @@ def _parts(world: World) -> dict[str, Path]:
     """Return the files that a device reads for the channel candidate."""
     bundle = read_bundle(world.store)
     release = RegistryReader(world.store).open(world.releases[3])
-    variant = release.variant()
+    variant = release.variants[0]
     return {
         "the bundle": _blob(world, bundle.digest),
         "timestamp": _blob(world, bundle.files["timestamp.json"].digest),
@@ -264,7 +264,7 @@ def _another_models_release(world: World) -> None:
 
 
 def _a_manifest_for_a_release(world: World) -> None:
-    variant = RegistryReader(world.store).open(world.releases[3]).variant()
+    variant = RegistryReader(world.store).open(world.releases[3]).variants[0]
     release = type(world.releases[3])(3, variant.manifest)
     world.repository().point("cells", "candidate", release)
 

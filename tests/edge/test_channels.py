@@ -175,7 +175,7 @@ def _change_the_report(store: "Store") -> None:
 def _lose_the_golden_pair(store: "Store") -> None:
     variants = {"int8": b"first"}
     store.publish(variants, verdict=judged(variants), golden=b"{}")
-    golden = store.serving().variant().golden
+    golden = store.serving().variants[0].golden
     assert golden is not None
     store.blob(golden.digest).unlink()
 
