@@ -384,10 +384,9 @@ def _report(
     share: int | None,
 ) -> None:
     from edgeline.publish.rollouts import percent
-    from edgeline.registry.format import version_tag
     from edgeline.registry.rollout import WHOLE
 
-    tag, now = version_tag(rollout.release.version), share or rollout.share
+    tag, now = rollout.release.tag, share or rollout.share
     if options.json:
         print_json(
             {

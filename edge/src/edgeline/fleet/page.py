@@ -66,7 +66,7 @@ def render(gathered: Gathered, channel: Channel | None, *, now: float) -> str:
         now: The time, in seconds since 1970.
     """
     reports = gathered.reports
-    title = f"{channel.model}/{channel.name}" if channel else "a channel that serves nothing"
+    title = channel.path if channel else "a channel that serves nothing"
     parts = (
         f"<p>{len(reports):,} devices reported. Made {_when(now)}.</p>",
         *_rollout(channel),
@@ -108,8 +108,8 @@ def _rollout(channel: Channel | None) -> Iterator[str]:
     rollout = channel.rollout if channel else None
     if channel is None or rollout is None:
         return
-    named = f"Rollout {rollout.number}, of {version_tag(rollout.release.version)}"
-    served = version_tag(channel.release.version)
+    named = f"Rollout {rollout.number}, of {rollout.release.tag}"
+    served = channel.release.tag
     if not rollout.is_active:
         yield f"<p>{named}: <strong>{rollout.state}</strong>. The channel serves {served}.</p>"
         return
