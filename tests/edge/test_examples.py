@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import io
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from securesystemslib.signer import CryptoSigner
 
-from edgeline.cli import main
+from edgeline.cli import main, watch
 from edgeline.device import update
 from edgeline.device.examples import DAYS, FOLDER, HardExamples
 from edgeline.device.reporting import accept_enrolment, request_enrolment
@@ -276,6 +277,7 @@ def test_a_watcher_keeps_images_only_when_it_is_told_to(pets: Any) -> None:
     with Watcher(pets) as watcher:
         watcher.predict(picture(1))
     assert not folder.exists()
+    assert watch._hard_examples(argparse.Namespace(keep_hard=None), pets) is None
     ring = HardExamples(folder, per_day=5)
     with Watcher(pets, hard_examples=ring) as watcher:
         watcher.predict(picture(1))
