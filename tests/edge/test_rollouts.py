@@ -465,13 +465,13 @@ def test_a_rollout_advances_by_command(
         open_place(str(tmp_path / "reports")).put(each.id, report)
     watch = ("pets", "--reports", str(tmp_path / "reports"), "--json")
     assert run("watch-rollout", *watch).document["action"] == "waits", "nobody said --advance"
-    for share in (0.25, 1):
-        done = run("watch-rollout", *watch, "--advance")
-        assert (done.code, done.document["action"], done.document["share"]) == (
-            0,
-            "advanced",
-            share,
-        )
+    advance = ("watch-rollout", *watch, "--advance")
+    first = run(*advance)
+    assert (first.code, first.document["action"], first.document["share"]) == (0, "advanced", 0.25)
+    strict = run(*advance, "--false-passes", "0.001")
+    assert strict.document["action"] == "waits", "50 devices are too few for that"
+    last = run(*advance)
+    assert (last.code, last.document["action"], last.document["share"]) == (0, "advanced", 1)
     assert run("rollout status", "pets", "--json").document["state"] == "complete"
 
 
