@@ -1,4 +1,4 @@
-"""Two layouts of the field, trained to a release and to files, where paths are full of odd signs.
+"""Three layouts of the field, trained to a release and to files, where paths are full of odd signs.
 
 TFX and TensorFlow read files by patterns: in a path, `[`, `*` and `?` mean something to them.
 """
@@ -35,6 +35,7 @@ height = 32
 width = 32
 
 [trainer]
+base = "mobilenetv3small"
 base_weights = "random"
 epochs = 1
 fine_tune_epochs = 0
@@ -49,11 +50,11 @@ require = ["float32"]
 """
 
 
-def photo(label: int, number: int) -> bytes:
-    """A JPEG of 32x32 pixels, like no other."""
+def photo(label: int, number: int, kind: str = "JPEG") -> bytes:
+    """An image of 32x32 pixels, like no other."""
     coarse = np.random.default_rng([label, number]).integers(0, 256, (8, 8, 3), np.uint8)
     file = io.BytesIO()
-    Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC).save(file, "JPEG")
+    Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC).save(file, kind)
     return file.getvalue()
 
 
@@ -72,6 +73,25 @@ def write_tfds(folder: Path) -> Path:
     return folder
 
 
+def write_tfx(folder: Path) -> Path:
+    """As TFX's CIFAR-10 example has its data: folders for the splits, and no names of labels."""
+    for split, numbers in (("train", range(60, 80)), ("test", range(80, 85))):
+        write(
+            folder / split / f"cifar10_with_split_info_{split}.tfrecord",
+            (
+                {
+                    "id": f"{split}_{number}".encode(),
+                    "image": photo(label, number, "PNG"),
+                    "label": label,
+                    "is_train": int(split == "train"),
+                }
+                for number in numbers
+                for label in range(len(LABELS))
+            ),
+        )
+    return folder
+
+
 def write_folders(folder: Path) -> Path:
     """As in Keras' tutorials: `train/<class>` and `validation/<class>`."""
     for split, numbers in (("train", range(30, 46)), ("validation", range(46, 51))):
@@ -85,7 +105,7 @@ def write_folders(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Workplace:
-    """A folder with an odd name, where two datasets were ingested and trained on."""
+    """A folder with an odd name, where three datasets were ingested and trained on."""
 
     folder: Path
     said: dict[str, str]  # by dataset, what the run printed
@@ -102,9 +122,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     make_registry(folder, "flowers")
     (folder / "records.toml").write_text(f"{CONFIG}\n[registry]\n")
     (folder / "folders.toml").write_text(CONFIG)
+    (folder / "numbers.toml").write_text(CONFIG.replace("flowers", "numbers"))
     sources = {
         "records": write_tfds(folder / f"tfds {ODD}"),
         "folders": write_folders(folder / f"photos {ODD}"),
+        "numbers": write_tfx(folder / f"tfx {ODD}"),
     }
     said = {}
     for name, source in sources.items():
@@ -170,6 +192,22 @@ def test_folders_become_files_where_there_is_no_registry(workplace: Workplace) -
         assert (workplace.folder / "files" / file.name).read_bytes() == file.read_bytes()
     listed = command(workplace.folder, "runs", *settings, "--json")
     assert [run["outcome"] for run in json.loads(listed.stdout)["runs"]] == ["released", "passed"]
+
+
+def test_records_of_tfx_train_by_the_numbers_of_their_labels(workplace: Workplace) -> None:
+    dataset = workplace.dataset("numbers")
+    assert dataset.labels == ("0", "1", "2")
+    test = sources(dataset, "test")
+    assert len(test) == 15
+    assert all(source.startswith("test/") for source in test)
+    # No split is given for it, so that it is of the train split.
+    eval_images = sources(dataset, "eval")
+    assert all(source.startswith("train/") for source in eval_images)
+    assert f"features: {60 - len(eval_images)} views" in workplace.said["numbers"]
+    made = workplace.folder.parent / RUNS / "numbers" / "export"
+    assert f"{made}: float32, with" in workplace.said["numbers"]
+    with Classifier.from_file(made / "float32.tflite") as classifier:
+        assert classifier.predict(photo(0, 90)).label in dataset.labels
 
 
 def test_a_run_root_that_is_a_pattern_is_refused_at_once(workplace: Workplace) -> None:
