@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,13 +80,23 @@ class Prepared:
 
 
 def compiled(
-    config: Path, output: Path, *arguments: str, image: str = IMAGE
+    config: Path,
+    output: Path,
+    *arguments: str,
+    image: str = IMAGE,
+    checkout: Path = PROJECT,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python kubeflow/compile.py` as a user does."""
-    command: Sequence[str] = [sys.executable, str(PROJECT / "kubeflow" / "compile.py")]
+    command: Sequence[str] = [sys.executable, str(checkout / "kubeflow" / "compile.py")]
     options = ["--config", str(config), "--image", image, "--output", str(output), *arguments]
     return subprocess.run(
-        [*command, *options], capture_output=True, text=True, timeout=300, check=False
+        [*command, *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=environment,
     )
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import Config, parse_config
+from pipeline.config import Config, load_config, parse_config
 from pipeline.errors import UserError
 from pipeline.orchestration.kubeflow.checks import check
 from pipeline.orchestration.kubeflow.compiler import ALONE, Compiled, compile_pipeline
 from pipeline.orchestration.kubeflow.names import INPUTS_SPEC, SHARED, STEP
 from pipeline.orchestration.kubeflow.step import _parse
+from tests.conftest import odd_checkout
 from tests.kubeflow.argo import tried_again
 from tests.kubeflow.conftest import IMAGE, compiled
 
@@ -481,10 +482,12 @@ def test_the_command_line_writes_the_file_and_says_mistakes_in_one_line(
         '[kubeflow]\nsigning_keys = "signing-keys"\n'
     )
     output = tmp_path / "pipeline.yaml"
-    done = compiled(config, output)
+    # Where the code is makes no difference.
+    checkout, environment = odd_checkout(tmp_path)
+    done = compiled(config, output, checkout=checkout, environment=environment)
     assert (done.returncode, done.stdout) == (0, f"{output}\n")
     assert done.stderr.startswith("warning: kubeflow.registry_login: not set")
-    assert len(list(yaml.safe_load_all(output.read_text()))) == 2
+    assert output.read_text() == compile_pipeline(load_config(config), IMAGE).to_yaml()
 
     refused = compiled(config, output, "--set", "trainer.epochs=ten")
     assert refused.returncode == 2

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.data.dataset import Dataset
+from tests.conftest import odd_checkout
 from tests.pipeline.data.test_ingest import save, save_large, two_classes
 
 
@@ -187,23 +186,8 @@ def test_records_of_any_kind_are_read_by_naming_their_features(tmp_path: Path) -
 
 
 def test_the_path_of_the_checkout_may_have_odd_characters(tmp_path: Path) -> None:
-    project, checkout = Path(__file__).parents[3], tmp_path / "odd [a] {b} *? ü ]["
-    for code in ("pipeline", "components", "edge/src/edgeline"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(project / code, checkout / code, ignore=ignored)
+    checkout, environment = odd_checkout(tmp_path)
     two_classes(checkout / "photos")
-    # A spawned worker writes each shard, and has to find the code, too.
-    paths = os.pathsep.join([str(checkout), str(checkout / "edge/src")])
-    environment = {**os.environ, "PYTHONPATH": paths}
     done = command("photos", "dataset", cwd=checkout, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert (checkout / "dataset/data.html").is_file()
-    where = subprocess.run(
-        [sys.executable, "-c", "import pipeline.data.ingest as code; print(code.__file__)"],
-        cwd=checkout,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert where.stdout.strip() == str(checkout / "pipeline/data/ingest.py")
