@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,6 +172,31 @@ def publish_release(
         preprocessing=contract,
         verdict=verdict,
     )
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often this process has read each file of examples to its end, by the file's name."""
+    import tensorflow as tf
+
+    from components import examples
+    from components.statistics_gen import describe
+
+    found = Counter[str]()
+    read = examples.serialized_examples
+
+    def counted(files: Sequence[str]) -> tf.data.Dataset:
+        def one_pass() -> Iterator[bytes]:
+            yield from read(files).as_numpy_iterator()
+            found.update(Path(file).name for file in files)
+
+        return tf.data.Dataset.from_generator(
+            one_pass, output_signature=tf.TensorSpec((), tf.string)
+        )
+
+    for reader in (examples, describe):
+        monkeypatch.setattr(reader, "serialized_examples", counted)
+    return found
 
 
 def odd_checkout(folder: Path) -> tuple[Path, dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,8 +106,11 @@ def features(statistics: DatasetFeatureStatisticsList) -> dict[str, FeatureNameS
     return {feature.path.step[0]: feature for feature in dataset.features}
 
 
-def test_images_are_described_by_their_sizes(tmp_path: Path, schema: schema_pb2.Schema) -> None:
+def test_images_are_described_by_their_sizes_in_one_pass(
+    tmp_path: Path, schema: schema_pb2.Schema, passes: Counter[str]
+) -> None:
     statistics = described(tmp_path, schema, rows(IMAGES), rows(IMAGES[:1]))
+    assert passes == {"0": 1, "1": 1}
     assert statistics.datasets[0].num_examples == 4
     image = features(statistics)["image"]
     sizes = [len(each) for each in (*IMAGES, IMAGES[0])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,12 @@ def test_the_model_is_the_same_with_a_cache_and_without(make_job: MakeJob, head:
 
 
 def test_the_joined_model_scores_what_the_parts_scored_on_cached_activations(
-    make_job: MakeJob,
+    make_job: MakeJob, passes: Counter[str]
 ) -> None:
     job = make_job(fine_tune_epochs=2, fine_tune_learning_rate=1e-3, fine_tune_from="conv5_block3")
     job = replace(job, keep_features=True)
     model, curves = trained(job)
+    assert passes == {"train.gz": 1, "eval.gz": 1}, "one pass over the images, for all epochs"
     reached = best(curves, job.config)
     probabilities = predictions(model, job)
     loss = -np.log(probabilities[np.arange(20), job.evaluation.label_ids]).mean()
