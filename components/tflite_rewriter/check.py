@@ -48,8 +48,10 @@ class Op:
         custom: not one of TFLite's built-in operations; Flex ops are custom ops.
         types: of all its tensors, "INT8" and so on.
         weights: types of those among them that are constant.
-        kernel: type of what a convolution or a dense layer multiplies with, if that is constant.
+        kernel: type of what a convolution or a dense layer multiplies with, as it is stored, if
+            that is constant.
         kernel_values: how many numbers that has.
+        unpacked: whether a DEQUANTIZE makes floats of it before.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Op:
     weights: frozenset[str]
     kernel: str | None = None
     kernel_values: int = 0
+    unpacked: bool = False
 
     @property
     def computes_in_float(self) -> bool:
@@ -70,9 +73,8 @@ class Op:
 def read_ops(model: bytes) -> list[Op]:
     """Reads every operation of a TFLite flatbuffer, in order of execution."""
     table = schema.ModelT.InitFromPackedBuf(model)
-    return [
-        _read_op(table, graph.tensors, op) for graph in table.subgraphs for op in graph.operators
-    ]
+    graphs = [(graph, _unpacked(table, graph)) for graph in table.subgraphs]
+    return [_read_op(table, graph, op, made) for graph, made in graphs for op in graph.operators]
 
 
 def check(
@@ -101,10 +103,7 @@ def check(
     """
     ops = read_ops(model)
     _check_builtin(ops)
-    if recipe is None or recipe == Recipe(variant):
-        _check_types(ops, VARIANTS[variant])
-    else:
-        _check_layers(ops, recipe)
+    _check_layers(ops, recipe or Recipe(variant))
     _check_signature(model, VARIANTS[variant], pixels.shape[1:], classes)
     return _check_answers(predict(model, pixels, classes), expected, variant)
 
@@ -134,30 +133,55 @@ def runner(model: bytes, shape: tuple[int, ...], classes: int) -> PixelModel:
     return PixelModel(model, height=height, width=width, classes=classes, num_threads=THREADS)
 
 
-def _read_op(table: schema.ModelT, tensors: list[schema.TensorT], op: schema.OperatorT) -> Op:
-    code = table.operatorCodes[op.opcodeIndex]
-    # Codes above 127 don't fit the old field, which small codes still use.
-    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
-    custom = builtin == schema.BuiltinOperator.CUSTOM
+def _unpacked(table: schema.ModelT, graph: schema.SubGraphT) -> dict[int, int]:
+    """The constants of which a DEQUANTIZE makes floats, by the tensors that these are."""
+    return {
+        op.outputs[0]: op.inputs[0]
+        for op in graph.operators
+        if _kind(table, op) == "DEQUANTIZE" and _constant(table, graph.tensors[op.inputs[0]])
+    }
+
+
+def _read_op(
+    table: schema.ModelT, graph: schema.SubGraphT, op: schema.OperatorT, unpacked: dict[int, int]
+) -> Op:
+    tensors, kind = graph.tensors, _kind(table, op)
     used = [tensors[index] for index in (*op.inputs, *op.outputs) if index >= 0]
-    weights = [tensor for tensor in used if table.buffers[tensor.buffer].data is not None]
-    kind = code.customCode.decode() if custom else _OP_NAMES[builtin]
-    kernel = tensors[op.inputs[1]] if kind in _WITH_KERNEL else None
-    kernel = kernel if kernel in weights else None
+    multiplies = op.inputs[1] if kind in _WITH_KERNEL else None
+    kernel = None if multiplies is None else tensors[unpacked.get(multiplies, multiplies)]
+    kernel = kernel if kernel and _constant(table, kernel) else None
     return Op(
         name=tensors[op.outputs[0]].name.decode(),
         inputs=tuple(
             tensors[index].name.decode()
             for index in op.inputs
-            if index >= 0 and table.buffers[tensors[index].buffer].data is None
+            if index >= 0 and not _constant(table, tensors[index])
         ),
         kind=kind,
-        custom=custom,
+        custom=_builtin(table, op) == schema.BuiltinOperator.CUSTOM,
         types=frozenset(_TYPE_NAMES[tensor.type] for tensor in used),
-        weights=frozenset(_TYPE_NAMES[tensor.type] for tensor in weights),
+        weights=frozenset(_TYPE_NAMES[t.type] for t in used if _constant(table, t)),
         kernel=_TYPE_NAMES[kernel.type] if kernel else None,
         kernel_values=int(np.prod(kernel.shape)) if kernel else 0,
+        unpacked=multiplies in unpacked,
     )
+
+
+def _kind(table: schema.ModelT, op: schema.OperatorT) -> str:
+    builtin = _builtin(table, op)
+    if builtin == schema.BuiltinOperator.CUSTOM:
+        return str(table.operatorCodes[op.opcodeIndex].customCode.decode())
+    return _OP_NAMES[builtin]
+
+
+def _builtin(table: schema.ModelT, op: schema.OperatorT) -> int:
+    code = table.operatorCodes[op.opcodeIndex]
+    # Codes above 127 don't fit the old field, which small codes still use.
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+
+
+def _constant(table: schema.ModelT, tensor: schema.TensorT) -> bool:
+    return table.buffers[tensor.buffer].data is not None
 
 
 def _check_builtin(ops: list[Op]) -> None:
@@ -166,51 +190,22 @@ def _check_builtin(ops: list[Op]) -> None:
         raise CheckError(f"expected built-in operations only, the file has: {', '.join(custom)}")
 
 
-def _check_types(ops: list[Op], variant: Variant) -> None:
-    if variant.integer:
-        _check_integer(ops)
-    elif variant.weights == "FLOAT32":
-        _check_all_float32(ops)
-    else:
-        _check_weights(ops, variant.weights)
-
-
-def _check_all_float32(ops: list[Op]) -> None:
-    types = frozenset[str]().union(*(op.weights for op in ops))
-    reduced = sorted(types & {"FLOAT16", "INT4", "INT8", "UINT8", "INT16"})
-    if reduced:
-        raise CheckError(f"expected float32 weights only, the file has {', '.join(reduced)}")
-
-
-def _check_weights(ops: list[Op], expected: str) -> None:
-    """Every kernel is of the type: of a constant, which the op has itself or by a DEQUANTIZE."""
-    kernels = {op.kernel for op in ops if op.kernel}
-    kernels |= {kind for op in ops if op.kind == "DEQUANTIZE" for kind in op.weights}
-    if expected not in kernels:
-        raise CheckError(f"expected {expected.lower()} weights, no operation has any")
-    others = [op.name for op in ops if op.kernel and op.kernel != expected]
-    if others:
-        raise CheckError(
-            f"expected {expected.lower()} weights, {len(others)} operations have others: "
-            f"{_some(others)}"
-        )
-
-
-def _check_integer(ops: list[Op]) -> None:
-    floats = [op.name for op in ops if op.computes_in_float]
-    if floats:
-        raise CheckError(
-            f"expected integer operations, {len(floats)} of {len(ops)} compute in float: "
-            f"{_some(floats)}"
-        )
-
-
 def _check_layers(ops: list[Op], recipe: Recipe) -> None:
     """Every op is what the recipe has it be; also what the quantizer can't do, and says nothing."""
-    others = [op.name for op in ops if not _is_as_asked(op, recipe.variant_of(op.name))]
+    everywhere = VARIANTS[recipe.everywhere]
+    small = everywhere.weights != "FLOAT32" and not everywhere.integer
+    if small and not any(op.kernel for op in ops):
+        raise CheckError(f"expected {everywhere.weights.lower()} weights, no operation has any")
+    asked = [(op, recipe.variant_of(op.name)) for op in ops]
+    others = [
+        f"{op.name} (expected {variant.quantization}; it has {op.kernel or 'floats'})"
+        for op, variant in asked
+        if not _is_as_asked(op, variant)
+    ]
     if others:
         raise CheckError(
-            f"expected operations as the recipe has them, {len(others)} are not: {_some(others)}"
+            f"expected operations as the recipe has them, {len(others)} of {len(ops)} are not: "
+            f"{_some(others)}"
         )
 
 
@@ -218,8 +213,7 @@ def _is_as_asked(op: Op, variant: Variant) -> bool:
     if variant.integer and op.computes_in_float:
         return False
     unpacked = variant.activations == "FLOAT32" and variant.weights != "FLOAT32"
-    # What is unpacked comes from a DEQUANTIZE: it is not the operation's own constant.
-    return op.kernel in (None, None if unpacked else variant.weights)
+    return op.kernel is None or (op.kernel, op.unpacked) == (variant.weights, unpacked)
 
 
 def _check_signature(

@@ -265,11 +265,13 @@ class Trials:
     def harms(self, variant: str) -> Mapping[str, float]:
         """By layer, how far the answers move if it alone is made as a variant.
 
-        What there was no time for counts as the most harmful.
+        Not of those that are not made so even where all are. What there was no time for counts as
+        the most harmful.
         """
         if variant not in self._harms:
-            integer = VARIANTS[variant].integer
-            layers = [op.name for op in self.layers if integer or op.kernel]
+            integer, others = VARIANTS[variant].integer, whole(variant, self.layers).layers
+            made = [op.name for op in self.layers if integer or op.kernel]
+            layers = [name for name in made if name not in others]
             self._harms[variant] = harms = dict.fromkeys(layers, np.inf)
             for number, layer in enumerate(layers):
                 if self._minutes() >= self.settings.minutes:
@@ -400,7 +402,8 @@ def _lifted(trials: Trials, lower: str, upper: str, lifted: Sequence[Op]) -> Rec
 def in_words(recipe: Recipe) -> str:
     """A recipe in a few words."""
     choices = list(recipe.layers.values())
-    exceptions = [f"{choices.count(name)} layers {name}" for name in sorted(set(choices))]
+    counts = [(choices.count(name), name) for name in sorted(set(choices))]
+    exceptions = [f"{count} layer{'s' * (count > 1)} {name}" for count, name in counts]
     return ", ".join((recipe.everywhere, *exceptions))
 
 

@@ -44,6 +44,7 @@ _EVERYWHERE = ".*"
 _INPUTS_AND_OUTPUTS = "^"
 _BITS = {"FLOAT16": 16, "INT16": 16, "INT8": 8, "INT4": 4}
 _WITHOUT_INT4 = frozenset({"DEPTHWISE_CONV_2D"})
+_SMALL = 0.05  # of all weights
 _UINT8 = OpQuantizationConfig(
     TensorQuantizationConfig(8, symmetric=False, dtype=TensorDataType.UINT),
     TensorQuantizationConfig(8, granularity=QuantGranularity.CHANNELWISE),
@@ -91,11 +92,19 @@ def ranges_from_json(content: str) -> Ranges:
 
 
 def whole(variant: str, layers: Iterable[Op]) -> Recipe:
-    """Every layer as one variant, as far as the runtime has kernels for that."""
+    """Every layer as one variant, as far as the runtime has kernels for that.
+
+    But for the last dense layer in four bits: where it is a small part of the weights, it has
+    eight, which cost next to nothing and keep the answers nearer to the float model's.
+    """
     eight_bits = VARIANTS[variant].eight_bits
     if eight_bits is None:
         return Recipe(variant)
+    layers = list(layers)
+    small = _SMALL * sum(op.kernel_values for op in layers)
+    dense = [op for op in layers if op.kind == "FULLY_CONNECTED"]
     others = [op.name for op in layers if op.kind in _WITHOUT_INT4]
+    others += [op.name for op in dense[-1:] if op.kernel_values <= small]
     return Recipe(variant, dict.fromkeys(others, eight_bits))
 
 
