@@ -26,6 +26,8 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils as schema
+from litert_quantizer.qtyping import QuantGranularity
+from litert_quantizer.quantizer import Quantizer
 from numpy.typing import NDArray
 
 from components.tflite_models import (
@@ -37,6 +39,7 @@ from components.tflite_models import (
 )
 from components.tflite_rewriter.check import CheckError, Op, check, read_ops
 from components.tflite_rewriter.convert import to_float32
+from components.tflite_rewriter.flatbuffer import pack, unpack
 from components.tflite_rewriter.images import Images, StoredPixels, load_label_ids
 from components.tflite_rewriter.layers import layer_errors
 from components.tflite_rewriter.metadata import METADATA_IDENTIFIER, METADATA_NAME, read_labels
@@ -50,7 +53,13 @@ from components.tflite_rewriter.mixed import (
     search,
 )
 from components.tflite_rewriter.mixed import answers as search_answers
-from components.tflite_rewriter.recipes import Ranges, calibrate, quantize, whole
+from components.tflite_rewriter.recipes import (
+    Ranges,
+    calibrate,
+    quantize,
+    recipe_manager,
+    whole,
+)
 from components.tflite_rewriter.rewrite import Memory, RewriteError, rewrite
 from components.tflite_rewriter.variants import PRESETS, VARIANTS, Recipe, SearchSettings
 from edgeline._files import sha256_of
@@ -560,6 +569,22 @@ def test_a_kernel_that_a_recipe_left_in_float_is_found(
         model = quantize(float32, replace(recipe, layers={**recipe.layers, left: "float32"}), {})
         with pytest.raises(CheckError, match=rf"1 of \d+ are not: {re.escape(left)} .* FLOAT32"):
             check(model, variant, len(LABELS), pixels, expected, recipe)
+
+
+def test_convolutions_that_blocks_of_four_bits_leave_in_float_are_found(
+    models: TFLiteModelsFolder, saved_model: Path
+) -> None:
+    pixels = random_images(2, seed=3)
+    expected = answers(saved_model, pixels)
+    recipe, float32 = Recipe("dynamic_int4"), content(models, "float32")
+    manager = recipe_manager(recipe)
+    manager.add_dynamic_config(".*", "*", 4, QuantGranularity.BLOCKWISE_32)
+    manager.add_dynamic_config(".*", "FULLY_CONNECTED", 4)
+    quantizer = Quantizer(float32, manager.get_quantization_recipe())
+    made = quantizer.quantize(enable_progress_bar=False, enable_progress_report=False)
+    model = pack(unpack(bytes(made.quantized_model)))
+    with pytest.raises(CheckError, match=r"2 of \d+ are not: .*it has FLOAT32.*it has FLOAT32"):
+        check(model, "dynamic_int4", len(LABELS), pixels, expected, recipe)
 
 
 @pytest.mark.parametrize("variant", ["weight_int4", "dynamic_int4"])
