@@ -222,7 +222,7 @@ class Verdict:
         float_model: the verdict on the model the variants were made from.
         variants: the verdicts on them, in the order they were asked for.
         policy: what a release needs.
-        deployed: what they were compared with; None if the channel had no release yet.
+        deployed: what they were compared with; None if no release was deployed yet.
         inputs_digest: of everything the model was made from; equal for a run that makes it again,
             also with other thresholds.
         left_out: how many checks of each model are not on record, see `recorded`.

@@ -195,7 +195,7 @@ def _not_on_record(verdict: Verdict) -> Iterator[str]:
 
 def _comparison(verdict: Verdict) -> str:
     if verdict.deployed is None:
-        return "The channel had no release yet: nothing deployed to compare with"
+        return "No release is deployed yet: nothing to compare with"
     return f"Compared with {verdict.deployed.tag}, which was on the channel"
 
 

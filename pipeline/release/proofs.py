@@ -83,7 +83,9 @@ def check_proofs(config: Config, dataset: Dataset) -> list[str]:
 def _budgets(config: Config) -> Iterator[tuple[str, float]]:
     """What accuracy may drop by, with the names of the settings that say so."""
     gate = config.gate
-    budgets = {"max_drop": gate.max_drop, "max_drop_deployed": gate.max_drop_deployed}
+    # Without a registry nothing is deployed.
+    deployed = gate.max_drop_deployed if config.registry else None
+    budgets = {"max_drop": gate.max_drop, "max_drop_deployed": deployed}
     for budget in sorted({value for value in budgets.values() if value is not None}):
         yield " and gate.".join(name for name, value in budgets.items() if value == budget), budget
 

@@ -240,7 +240,7 @@ FEW = replace(DATASET, counts={**COUNTS, "test": {"cat": 40, "dog": 25}})
 
 def test_what_too_few_images_cannot_prove_is_warned_about() -> None:
     gate = {"min_recall": {"dog": 0.9}, "min_accuracy": 0.93}
-    warnings = checked(FEW, gate=gate, rewriter={"variants": ["float32"]})
+    warnings = checked(FEW, gate=gate, rewriter={"variants": ["float32"]}, registry={})
     assert warnings == [
         "gate.max_drop and gate.max_drop_deployed = 0.01 can't be proved with 65 images: a variant "
         "that never differs on them may still drop by 0.0558; it takes 381",
@@ -251,11 +251,15 @@ def test_what_too_few_images_cannot_prove_is_warned_about() -> None:
 
 def test_a_run_that_could_only_lack_proof_is_refused() -> None:
     with pytest.raises(UserError, match=r"(?s)max_drop_deployed = 0.01 can't be proved.*refuse"):
-        checked(FEW, gate={"unproven": "refuse"})
+        checked(FEW, gate={"unproven": "refuse", "max_drop": 0.5}, registry={})
+
+
+def test_without_a_registry_no_drop_against_a_release_is_to_be_proved() -> None:
+    assert checked(FEW, gate={"unproven": "refuse", "max_drop": 0.5, "min_accuracy": 0.7}) == []
 
 
 def test_where_figures_decide_a_budget_of_less_than_an_image_is_warned_about() -> None:
-    assert checked(FEW, gate={"unproven": "refuse", "evidence": "point"}) == [
+    assert checked(FEW, gate={"unproven": "refuse", "evidence": "point"}, registry={}) == [
         "gate.max_drop and gate.max_drop_deployed = 0.01 is less than one of 65 images: a variant "
         "may lose none"
     ]

@@ -85,7 +85,7 @@ def test_the_summary_names_metrics_variants_and_release(workspace: Workspace) ->
     assert re.search(r"^  accuracy( +0\.\d+){4} +>= 0\.3000$", summary, re.MULTILINE)
     assert re.search(r"^  float16 +1[34]\.\d MB .* passed$", summary, re.MULTILINE)
     assert re.search(r"^  int8 +[78]\.\d MB .* (not )?passed$", summary, re.MULTILINE)
-    assert "nothing deployed to compare with" in summary
+    assert "No release is deployed yet" in summary
     # Whatever was trained: of 67 images, on which float32 says what the float model says.
     unproved = r"float32: not proved: accuracy drop is 0\.0000, .* it takes about 109 images"
     assert re.search(unproved, summary)
