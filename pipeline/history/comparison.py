@@ -84,7 +84,9 @@ def changed_settings(before: RunRecord, after: RunRecord) -> tuple[Change, ...]:
 
 
 def _texts(values: Mapping[str, JsonValue]) -> dict[str, str]:
-    return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+    # A setting of nothing is none: what a new section leaves open is no change.
+    given = {name: value for name, value in values.items() if value is not None}
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in given.items()}
 
 
 def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Change]:

@@ -138,6 +138,14 @@ def test_settings_data_and_versions_that_differ_are_told() -> None:
     assert what_changed(FIRST, after) == ("trainer.epochs 3 -> 5, trainer.seed - -> 1, the dataset")
 
 
+def test_what_a_new_section_leaves_open_is_no_change() -> None:
+    without = FIRST.model_copy(update={"config": {"registry": None}})
+    section = {"location": "registry", "ca_file": None}
+    added = FIRST.model_copy(update={"config": {"registry": section}})
+    (change,) = compare(without, added).settings
+    assert (change.name, change.before, change.after) == ("registry.location", "-", '"registry"')
+
+
 def test_an_unchanged_rerun_is_known() -> None:
     cached = FIRST.model_copy(update={"steps": ()})
     assert what_changed(FIRST, cached) == "nothing: all cached"
