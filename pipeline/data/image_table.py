@@ -27,8 +27,8 @@ SLICE_PREFIX = "slice."
 # Distinct values that are told apart in a column of codes. A key of more, such as a serial number,
 # is no slice to measure, and must not fill the memory.
 MAX_VALUES = 10_000
-# A batch of paths, which are the widest of the columns, takes about 10 MB.
-_BATCH = 65_536
+# A batch of paths, which are the widest of the columns, takes about 1 MB.
+_BATCH = 8_192
 _NONE = -1  # the code of a null
 _REPEATED = ("label", "split", "format", "reason")  # text, which is read as codes
 
