@@ -310,7 +310,7 @@ def _nothing(store: "Store") -> None:
         pytest.param(_nothing, ["--to", "live"], 3, "no channel 'live'", id="unknown channel"),
         pytest.param(_nothing, ["--root", "no.json"], 3, "cannot be read", id="missing root"),
         pytest.param(_nothing, ["--root", "KEYS/ci.pub"], 4, "is broken JSON", id="no root"),
-        pytest.param(_nothing, ["--timeout", "0"], 2, "above 0", id="no time"),
+        pytest.param(_nothing, ["--timeout", "0"], 2, "0.001 to 3600", id="no time"),
     ],
 )
 def test_a_promotion_is_refused(
