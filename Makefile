@@ -10,7 +10,7 @@ ALONE := "not arm64 and not peers and not cluster and not image and not lines"
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 
 .PHONY: setup demo test test-smoke test-newer test-peers test-kubeflow test-image test-trixie \
-    test-arm64 image check format bench lock clean help $(LOCKED)
+    test-arm64 test-scale image check format bench lock clean help $(LOCKED)
 
 help:
 	@echo "make setup        the locked environment in .venv, and nothing else"
@@ -23,6 +23,7 @@ help:
 	@echo "                   and LAUNCHER=, by Kubeflow's own programs (kubeflow/INSIDE.md)"
 	@echo "make test-image   build the steps' image and run a step in it (as root)"
 	@echo "make test-arm64   the device package in a Debian 12 for 64-bit ARM that it installs (as root)"
+	@echo "make test-scale   60,000 photos through ingest and run, with the memory and time of each step"
 	@echo "make image        build the steps' image with Docker, Podman or Buildah"
 	@echo "make check        lint, format and types"
 	@echo "make format       apply the formatter and the linter's fixes"
@@ -79,6 +80,9 @@ test-arm64: $(LOCKED)
 	$(ON_ARM64) -m arm64 tests/arm64
 	QEMU_CPU=cortex-a76 $(ON_ARM64) -m arm64 tests/arm64
 	$(ON_ARM64) $(FIT_ARM64)
+
+test-scale: $(LOCKED)
+	$(RUN) -m benchmarks.scale --images 60000 $(ARGS)
 
 test-peers: $(LOCKED) .tools/kfp/.locked
 	tests/peers/install.sh

@@ -230,8 +230,8 @@ def within(kind: Callable[[str], _Number], least: float, most: float) -> Callabl
     def number(text: str) -> _Number:
         value = kind(text)
         if not least <= value <= most:
-            range = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
-            raise argparse.ArgumentTypeError(f"expected {range}, got {text}")
+            bounds = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+            raise argparse.ArgumentTypeError(f"expected {bounds}, got {text}")
         return value
 
     return number
