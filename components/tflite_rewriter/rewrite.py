@@ -176,7 +176,10 @@ class _Workers:
 
 
 def _make_all(workers: _Workers, variants: Sequence[str], output: Path) -> tuple[ModelFile, ...]:
-    """Makes the variants, those last that wait for the calibration; returns them in their order."""
+    """Makes the variants, those last that wait for the calibration; returns them in their order.
+
+    Of these the longest come first, so that the others are made beside them.
+    """
 
     def record(variant: str, outcome: _Outcome) -> ModelFile:
         return _record(variant, outcome, workers.work / variant, output)
@@ -184,7 +187,7 @@ def _make_all(workers: _Workers, variants: Sequence[str], output: Path) -> tuple
     prepared = workers.run(PREPARE)
     if prepared.error:
         return tuple(record(variant, prepared) for variant in variants)
-    ordered = sorted(variants, key=lambda variant: VARIANTS[variant].needs_ranges)
+    ordered = sorted(variants, key=lambda name: _place_in_turn(VARIANTS[name]))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         needed = VARIANTS[ordered[-1]].needs_ranges
         calibrated = pool.submit(workers.run, CALIBRATE) if needed else None
@@ -196,6 +199,11 @@ def _make_all(workers: _Workers, variants: Sequence[str], output: Path) -> tuple
 
         made = dict(zip(ordered, pool.map(make, ordered), strict=True))
     return tuple(made[variant] for variant in variants)
+
+
+def _place_in_turn(variant: Variant) -> tuple[bool, bool]:
+    long = variant.searched or variant.activations == "INT16"  # which runs on reference kernels
+    return variant.needs_ranges, not long
 
 
 def _converter(variant: Variant) -> str:
