@@ -44,7 +44,7 @@ FLOAT32 = np.dtype(np.float32)
 PREDICT_BATCH = 32  # images; larger batches are no faster on a CPU and take more memory
 # Batches that are computed at once: DenseNet's many small layers leave cores idle in between.
 AT_ONCE = 2
-MEMORY_LIMIT = 512 * 2**20  # bytes; beyond, a file is as fast and outlives a killed run
+MEMORY_LIMIT = 128 * 2**20  # bytes; beyond, a file is as fast and outlives a killed run
 MEMORY_SHARE = 0.25  # of what is available
 DISK_SHARE = 0.9  # of what is free
 SAY_SECONDS = 5.0
