@@ -9,7 +9,6 @@ thousands of them don't fit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
 from functools import reduce
 from pathlib import Path
 
@@ -80,15 +79,6 @@ class TransformedExamples:
         self._raw_spec = self.transform.raw_feature_spec()
         self._label_ids = LabelIds(self.labels)
         self._layer = self.transform.transform_features_layer()
-
-    def beside(self, file_patterns: Sequence[str]) -> TransformedExamples:
-        """Those of another split, by the same graph, which is loaded once.
-
-        Args and raises: as the constructor.
-        """
-        other = copy(self)
-        other.files = example_files(file_patterns)
-        return other
 
     def batches(
         self,

@@ -14,13 +14,11 @@ import tensorflow as tf
 IMAGE = "image"
 
 
-# There is no Python control flow on tensors to rewrite, and looking for it takes seconds.
-as_written = tf.autograph.experimental.do_not_convert
-
-
 def mapped(batches: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
     """Applies a function to several batches at once; they stay in order."""
-    return batches.map(as_written(function), num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+    # There is no Python control flow on tensors to rewrite, and looking for it takes seconds.
+    function = tf.autograph.experimental.do_not_convert(function)
+    return batches.map(function, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
 
 def transformed(

@@ -16,7 +16,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from components.saved_transform import as_written
 from pipeline.errors import UserError
 from pipeline.training.hardware import limit_threads
 
@@ -70,7 +69,7 @@ class Devices:
             found = map(functools.partial(part, structure), range(self.replicas))
             return functools.reduce(tf.data.Dataset.concatenate, found)
 
-        return batches.flat_map(as_written(parts))
+        return batches.flat_map(parts)
 
     def part_size(self, images: tf.Tensor) -> tf.Tensor:
         """How many elements of a batch of so many this device has; to be asked on a device."""

@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 
 from components.examples import TransformedExamples
 from components.feature_names import UNKNOWN_LABEL
-from components.saved_transform import mapped
 from edgeline._files import write_whole
 from pipeline.data.preprocessing import LABEL, PIXELS
 from pipeline.errors import TrainingError
@@ -332,7 +331,9 @@ def extract_from_pixels(
     count = math.ceil((len(data) - skip) / images)
     # Before they are decoded.
     wanted = data.examples.batches(images, skip=skip, cut=lambda batches: batches.take(count))
-    for rows in _computed(network, mapped(wanted.enumerate(), augment), _Pace(store)):
+    batches = wanted.enumerate()
+    batches = batches.map(augment, num_parallel_calls=tf.data.AUTOTUNE).prefetch(AT_ONCE)
+    for rows in _computed(network, batches, _Pace(store)):
         # The last batch has more where the store is for the first images of a split only.
         store.append(rows[: store.rows - store.written])
 

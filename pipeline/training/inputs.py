@@ -15,7 +15,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from components.feature_names import LABEL_ID
-from components.saved_transform import as_written, mapped
 from pipeline.config import TrainerConfig
 from pipeline.data.preprocessing import PIXELS
 from pipeline.training.augmentation import Augmentation
@@ -117,7 +116,8 @@ def cached_inputs(cache: Cache, job: Job) -> Inputs:
             label_ids = tf.gather(job.train.label_ids, indices)
             return values, tf.one_hot(label_ids, classes), tf.gather(weights, label_ids)
 
-        return mapped(tf.data.Dataset.range(first, last).flat_map(as_written(order)), load)
+        batches = tf.data.Dataset.range(first, last).flat_map(order)
+        return batches.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def load_evaluation(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         values = tf.numpy_function(cache.evaluation.read, [indices], tf.float32)
@@ -127,7 +127,7 @@ def cached_inputs(cache: Cache, job: Job) -> Inputs:
     evaluation = job.devices.cut(
         tf.data.Dataset.range(len(job.evaluation)).batch(_evaluation_batch(job))
     )
-    return _inputs(job, epochs, mapped(evaluation, load_evaluation))
+    return _inputs(job, epochs, evaluation.map(load_evaluation).prefetch(tf.data.AUTOTUNE))
 
 
 def pixel_inputs(job: Job) -> Inputs:
@@ -147,13 +147,13 @@ def pixel_inputs(job: Job) -> Inputs:
         batches = job.train.examples.epochs(
             config.batch_size, first, last, config.seed, cut=job.devices.cut
         )
-        return mapped(batches, load)
+        return batches.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
     def load_evaluation(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         return batch[PIXELS], tf.one_hot(batch[LABEL_ID], classes)
 
     evaluation = job.evaluation.examples.batches(_evaluation_batch(job), cut=job.devices.cut)
-    return _inputs(job, epochs, evaluation.map(as_written(load_evaluation)))
+    return _inputs(job, epochs, evaluation.map(load_evaluation))
 
 
 def _evaluation_batch(job: Job) -> int:

@@ -36,11 +36,10 @@ class Setup:
     def of(cls, fn_args: FnArgs) -> Setup:
         """Reads what the DAG put into `custom_config`, and opens the splits."""
         custom = fn_args.custom_config
-        train = TransformedExamples(fn_args.train_files, fn_args.transform_graph_path)
         return cls(
             config=TrainerConfig(**custom["trainer"]),
-            train=train,
-            evaluation=train.beside(fn_args.eval_files),
+            train=TransformedExamples(fn_args.train_files, fn_args.transform_graph_path),
+            evaluation=TransformedExamples(fn_args.eval_files, fn_args.transform_graph_path),
         )
 
     @property
