@@ -45,7 +45,7 @@ from benchmarks.fleet import (
 from components.verdict import Check, Deployed, VariantVerdict, Verdict
 from edgeline import golden
 from edgeline.cli import main as edgeline
-from edgeline.cli.registry_fleet import HALTED
+from edgeline.cli.registry.fleet import HALTED
 from edgeline.contract import PreprocessingContract
 from edgeline.device.identity import ID_FILE
 from edgeline.device.reporting import Reporter, accept_enrolment, request_enrolment

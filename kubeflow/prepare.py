@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from edgeline.cli import main as edgeline
-from edgeline.cli.registry_init import add_no_passphrase, new_passphrase
+from edgeline.cli.registry.init import add_no_passphrase, new_passphrase
 from edgeline.errors import EdgelineError
 from edgeline.publish.keys import PASSPHRASE_VARIABLE
 from pipeline.config import Config, load_config

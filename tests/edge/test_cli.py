@@ -90,7 +90,7 @@ def test_a_start_loads_no_commands_of_a_group_that_it_does_not_ask_for(python: P
     code = (
         "import sys; from edgeline.cli import main\n"
         "try: main(['predict', '--help'])\n"
-        "finally: print([name for name in sys.modules if 'edgeline.cli.registry_' in name])"
+        "finally: print([name for name in sys.modules if 'edgeline.cli.registry.' in name])"
     )
     assert python("-c", code).stdout.endswith("\n[]\n")
 

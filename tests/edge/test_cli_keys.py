@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from edgeline.cli import main, registry_init
+from edgeline.cli import main
+from edgeline.cli.registry import init as registry_init
 from edgeline.errors import RegistryError
 from edgeline.publish.keys import Signers
 from edgeline.publish.repository import Repository

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edgeline.cli import _parser, main
-from edgeline.cli.output import Progress, note_expired
+from edgeline.cli.output import Progress
+from edgeline.cli.registry.output import note_expired
 from edgeline.publish import provenance
 from edgeline.publish.release import Published
 from tests.edge.judged import judged

@@ -368,7 +368,7 @@ def test_images_come_home_by_commands(
     assert {row["label"] for row in rows} == {""}
     shown = {np.asarray(Image.open(home / row["path"])).tobytes() for row in rows}
     assert shown == {picture(number).tobytes() for number in range(3)}
-    monkeypatch.setattr("edgeline.cli.registry_inbox.MAX_OF_DEVICE", 1)
+    monkeypatch.setattr("edgeline.cli.registry.inbox.MAX_OF_DEVICE", 1)
     table.write_text(table.read_text().replace(".png,,", ".png,cat,"))
     assert main(opening) == 0
     assert table.read_text().count(".png,cat,") == 3, "labels stay"

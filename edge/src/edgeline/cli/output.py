@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, JSON for programs, progress, and questions."""
+"""What the commands print: tables for people, JSON for programs, and progress."""
 
 import argparse
 import json
@@ -8,17 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from edgeline.errors import EdgelineError, RegistryError
 
-if TYPE_CHECKING:
-    from edgeline.publish.metadata import RoleStatus
-
 _REMARK = b"Created TensorFlow Lite XNNPACK delegate"
-_SHORT = 12  # digits of a key's id that tables show
 _PATIENCE = 2.0  # seconds before progress is told, and between two lines of it
 
 
@@ -135,68 +130,6 @@ def printable(text: str) -> str:
 def megabytes(size: int) -> str:
     """Return a size for people."""
     return f"{size / 1e6:.1f} MB"
-
-
-def number(value: float | None) -> str:
-    """Return a metric for people; a dash where there is none."""
-    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
-
-
-def day(time: datetime | None) -> str:
-    """Return a date for people; a dash where there is none."""
-    return "-" if time is None else f"{time:%Y-%m-%d}"
-
-
-def note_expired(roles: Sequence["RoleStatus"]) -> None:
-    """Say on stderr which signatures expired."""
-    now = datetime.now(timezone.utc)
-    expired = [f"{role.name} on {day(role.expires)}" for role in roles if _is_past(role, now)]
-    if expired:
-        note(
-            f"signatures expired, and devices refuse the registry: {', '.join(expired)}; "
-            "sign anew with `edgeline registry refresh`"
-        )
-
-
-def print_roles(roles: Sequence["RoleStatus"]) -> None:
-    """Print roles as a table."""
-    header = ("ROLE", "KEYS", "NEEDED", "VERSION", "EXPIRES")
-    print_table([header, *map(_role_row, roles)], right=(2, 3))
-
-
-def role_json(role: "RoleStatus") -> dict[str, Any]:
-    """Return a role for programs."""
-    return {
-        "role": role.name,
-        "version": role.version,
-        "threshold": role.threshold,
-        "keys": [key.keyid for key in role.keys],
-        "expires": role.expires.isoformat() if role.expires else None,
-    }
-
-
-def confirmed(question: str, *, yes: bool) -> bool:
-    """Ask, unless the answer was given with --yes.
-
-    Raises:
-        UsageError: there is no terminal to ask on.
-    """
-    if yes:
-        return True
-    if not sys.stdin.isatty():
-        raise UsageError("Nothing was signed: without a terminal to ask on, --yes has to say so")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def _role_row(role: "RoleStatus") -> tuple[str, ...]:
-    keys = ", ".join(key.keyid[:_SHORT] for key in role.keys)
-    signed = str(role.version) if role.version else "-"
-    return role.name, keys, str(role.threshold), signed, day(role.expires)
-
-
-def _is_past(role: "RoleStatus", now: datetime) -> bool:
-    return role.expires is not None and role.expires <= now
 
 
 def _finite(value: Any) -> Any:

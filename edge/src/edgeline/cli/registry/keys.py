@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeline.cli.access import (
+from edgeline.cli.options import add_command, add_group, add_json
+from edgeline.cli.output import answer, print_json, print_table
+from edgeline.cli.registry.access import (
     existing_store,
     key_to_add,
     public_key,
@@ -12,25 +14,10 @@ from edgeline.cli.access import (
     repository_to_read,
     require_publishing,
 )
-from edgeline.cli.options import (
-    add_command,
-    add_group,
-    add_json,
-    add_model,
-    add_reading,
-    add_signing,
-    add_store,
-)
-from edgeline.cli.output import (
-    answer,
-    note_expired,
-    print_json,
-    print_roles,
-    print_table,
-    role_json,
-)
-from edgeline.cli.registry_init import add_no_passphrase, new_passphrase
-from edgeline.cli.registry_rotate import add_apply, add_expiry, add_rotate, add_sign
+from edgeline.cli.registry.init import add_no_passphrase, new_passphrase
+from edgeline.cli.registry.options import add_model, add_reading, add_signing, add_store
+from edgeline.cli.registry.output import note_expired, print_roles, role_json
+from edgeline.cli.registry.rotate import add_apply, add_expiry, add_rotate, add_sign
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key

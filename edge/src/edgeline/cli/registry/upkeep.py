@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from edgeline.cli.access import (
-    existing_store,
-    repository,
-    required_root,
-    store_to_read,
-    store_to_write,
-)
-from edgeline.cli.options import add_command, add_reading, add_signing, add_store, at_least, version
-from edgeline.cli.output import Progress, day, megabytes, print_json, print_table, role_json
+from edgeline.cli.access import required_root
+from edgeline.cli.options import add_command, at_least
+from edgeline.cli.output import Progress, megabytes, print_json, print_table
+from edgeline.cli.registry.access import existing_store, repository, store_to_read, store_to_write
+from edgeline.cli.registry.options import add_reading, add_signing, add_store, version
+from edgeline.cli.registry.output import day, role_json
 
 _NAMED = 10  # of many things, those that a person is told by name
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}

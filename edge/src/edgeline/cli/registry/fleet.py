@@ -7,29 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeline.cli.access import (
-    connection,
+from edgeline.cli.access import connection
+from edgeline.cli.enrol import read_small
+from edgeline.cli.options import add_command, add_connection, add_group, add_root, at_least
+from edgeline.cli.output import UsageError, note, print_json, print_table, printable, write_file
+from edgeline.cli.registry.access import (
     existing_store,
     key_to_add,
     repository,
     repository_to_read,
     signers,
 )
-from edgeline.cli.enrol import read_small
-from edgeline.cli.options import (
-    add_command,
-    add_connection,
-    add_group,
-    add_model,
-    add_reading,
-    add_root,
-    add_signing,
-    at_least,
-    share,
-)
-from edgeline.cli.output import UsageError, note, print_json, print_table, printable, write_file
-from edgeline.cli.registry_inbox import add_inbox
-from edgeline.cli.registry_rollout import add_channel
+from edgeline.cli.registry.inbox import add_inbox
+from edgeline.cli.registry.options import add_model, add_reading, add_signing, share
+from edgeline.cli.registry.rollout import add_channel
 from edgeline.errors import IntegrityError, RegistryError
 
 if TYPE_CHECKING:

@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgeline.cli.access import existing_store, repository_to_read
-from edgeline.cli.options import add_command, add_reading, add_store, at_least
-from edgeline.cli.output import Progress, megabytes, note, note_expired, print_json, print_table
+from edgeline.cli.options import add_command, at_least
+from edgeline.cli.output import Progress, megabytes, note, print_json, print_table
+from edgeline.cli.registry.access import existing_store, repository_to_read
+from edgeline.cli.registry.options import add_reading, add_store
+from edgeline.cli.registry.output import note_expired
 
 if TYPE_CHECKING:
     from edgeline.registry.reader import Release

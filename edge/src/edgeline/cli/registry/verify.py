@@ -3,9 +3,10 @@
 import argparse
 from typing import Any
 
-from edgeline.cli.access import existing_store, repository_to_read
-from edgeline.cli.options import add_command, add_reading, add_store
+from edgeline.cli.options import add_command
 from edgeline.cli.output import Progress, megabytes, print_json, print_table
+from edgeline.cli.registry.access import existing_store, repository_to_read
+from edgeline.cli.registry.options import add_reading, add_store
 from edgeline.errors import IntegrityError
 
 

@@ -4,17 +4,11 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from edgeline.cli.access import existing_store, repository, repository_to_read
-from edgeline.cli.options import (
-    add_command,
-    add_group,
-    add_model,
-    add_reading,
-    add_share,
-    add_signing,
-    add_yes,
-)
-from edgeline.cli.output import UsageError, confirmed, note, print_json, print_table
+from edgeline.cli.options import add_command, add_group
+from edgeline.cli.output import UsageError, note, print_json, print_table
+from edgeline.cli.registry.access import existing_store, repository, repository_to_read
+from edgeline.cli.registry.options import add_model, add_reading, add_share, add_signing, add_yes
+from edgeline.cli.registry.output import confirmed
 from edgeline.errors import NotFoundError
 
 if TYPE_CHECKING:

@@ -6,10 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from edgeline.cli.access import connection, existing_store, repository_to_read, require_publishing
-from edgeline.cli.options import add_command, add_connection, add_model, add_root
+from edgeline.cli.access import connection
+from edgeline.cli.options import add_command, add_connection, add_root
 from edgeline.cli.output import Progress, note
-from edgeline.cli.registry_init import add_no_passphrase, new_passphrase
+from edgeline.cli.registry.access import existing_store, repository_to_read, require_publishing
+from edgeline.cli.registry.init import add_no_passphrase, new_passphrase
+from edgeline.cli.registry.options import add_model
 from edgeline.errors import IntegrityError, TrustError
 
 MAX_OF_DEVICE = 2000  # images that are taken of a device at once: what it may keep, and more

@@ -5,25 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeline.cli.access import (
-    existing_store,
-    key_to_add,
-    require_publishing,
-    required_root,
-    signers,
-)
-from edgeline.cli.options import (
-    add_command,
-    add_expires,
-    add_json,
-    add_keys,
-    add_root,
-    add_signing,
-    add_store,
-    add_yes,
-    at_least,
-)
-from edgeline.cli.output import confirmed, note, print_json, print_roles, role_json
+from edgeline.cli.access import required_root
+from edgeline.cli.options import add_command, add_json, add_root, at_least
+from edgeline.cli.output import note, print_json
+from edgeline.cli.registry.access import existing_store, key_to_add, require_publishing, signers
+from edgeline.cli.registry.options import add_expires, add_keys, add_signing, add_store, add_yes
+from edgeline.cli.registry.output import confirmed, print_roles, role_json
 from edgeline.errors import RegistryError
 
 if TYPE_CHECKING:

@@ -10,16 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeline._files import create_whole
-from edgeline.cli.access import first_root, require_publishing, store_to_write
-from edgeline.cli.options import (
-    add_command,
-    add_connection,
-    add_expires,
-    add_json,
-    add_store,
-    at_least,
-)
+from edgeline.cli.options import add_command, add_connection, add_json, at_least
 from edgeline.cli.output import UsageError, note, print_json, print_table
+from edgeline.cli.registry.access import first_root, require_publishing, store_to_write
+from edgeline.cli.registry.options import add_expires, add_store
 from edgeline.errors import NotFoundError, RegistryError
 from edgeline.registry.format import signing_roles
 

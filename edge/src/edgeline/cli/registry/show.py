@@ -7,21 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeline._text import one_line
-from edgeline.cli.access import existing_store, repository_to_read
-from edgeline.cli.options import add_command, add_reading, add_store
-from edgeline.cli.output import (
-    UsageError,
-    day,
-    megabytes,
-    note,
-    note_expired,
-    number,
-    print_json,
-    print_table,
-    role_json,
-    write_file,
-)
-from edgeline.cli.registry_list import release_json
+from edgeline.cli.options import add_command
+from edgeline.cli.output import UsageError, megabytes, note, print_json, print_table, write_file
+from edgeline.cli.registry.access import existing_store, repository_to_read
+from edgeline.cli.registry.list import release_json
+from edgeline.cli.registry.options import add_reading, add_store
+from edgeline.cli.registry.output import day, note_expired, number, role_json
 from edgeline.errors import IntegrityError, NotFoundError
 
 if TYPE_CHECKING:

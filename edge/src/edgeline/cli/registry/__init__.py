@@ -1,4 +1,4 @@
-"""`edgeline registry`: the group of its commands, which are in the modules beside this one."""
+"""`edgeline registry`: the group of its commands, which are in the modules of this folder."""
 
 from typing import Any
 
@@ -23,15 +23,15 @@ def add_registry(commands: Any) -> None:
 
 
 def _add_commands(group: Any) -> None:
-    from edgeline.cli.registry_channels import add_promote, add_rollback
-    from edgeline.cli.registry_fleet import add_fleet, add_watch_rollout
-    from edgeline.cli.registry_init import add_init
-    from edgeline.cli.registry_keys import add_key_commands
-    from edgeline.cli.registry_list import add_list
-    from edgeline.cli.registry_rollout import add_rollout
-    from edgeline.cli.registry_show import add_show
-    from edgeline.cli.registry_upkeep import add_copy, add_gc, add_refresh
-    from edgeline.cli.registry_verify import add_verify
+    from edgeline.cli.registry.channels import add_promote, add_rollback
+    from edgeline.cli.registry.fleet import add_fleet, add_watch_rollout
+    from edgeline.cli.registry.init import add_init
+    from edgeline.cli.registry.keys import add_key_commands
+    from edgeline.cli.registry.list import add_list
+    from edgeline.cli.registry.rollout import add_rollout
+    from edgeline.cli.registry.show import add_show
+    from edgeline.cli.registry.upkeep import add_copy, add_gc, add_refresh
+    from edgeline.cli.registry.verify import add_verify
 
     for add in (
         add_init,

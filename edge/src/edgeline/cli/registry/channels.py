@@ -7,24 +7,11 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edgeline.cli.access import existing_store, repository
-from edgeline.cli.options import (
-    add_command,
-    add_model,
-    add_share,
-    add_signing,
-    add_yes,
-    version,
-)
-from edgeline.cli.output import (
-    Progress,
-    answer,
-    confirmed,
-    note,
-    number,
-    print_table,
-    printable,
-)
+from edgeline.cli.options import add_command
+from edgeline.cli.output import Progress, answer, note, print_table, printable
+from edgeline.cli.registry.access import existing_store, repository
+from edgeline.cli.registry.options import add_model, add_share, add_signing, add_yes, version
+from edgeline.cli.registry.output import confirmed, number
 
 if TYPE_CHECKING:
     from edgeline.publish.channels import Change, Metric
