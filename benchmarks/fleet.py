@@ -25,11 +25,11 @@ import numpy as np
 
 from components.intervals import share_interval
 from edgeline.fleet.halting import Rules, judge, next_share
-from edgeline.fleet.report import LATENCY_BOUNDS, Compared, Counts, Report, Served
 from edgeline.publish.rollouts import advanced, begun, halted
 from edgeline.registry.bundle import Channel
 from edgeline.registry.format import OCI_INDEX, Descriptor, ReleaseRef
 from edgeline.registry.rollout import Member
+from edgeline.telemetry.report import LATENCY_BOUNDS, Compared, Counts, Report, Served
 
 DEVICES = 200
 SIZES = (DEVICES, 2 * DEVICES)  # of fleets of which rates are told

@@ -51,7 +51,6 @@ from edgeline.device.identity import ID_FILE
 from edgeline.device.reporting import Reporter, accept_enrolment, request_enrolment
 from edgeline.device.update import Device, Limits
 from edgeline.device.watch import Watcher
-from edgeline.fleet.report import Compared, Enrolment, parse_key, seal_enrolment
 from edgeline.publish.keys import Signers, generate_key
 from edgeline.publish.layout import LayoutWriter
 from edgeline.publish.release import VariantFiles, publish
@@ -59,6 +58,7 @@ from edgeline.publish.repository import Keys, ModelKeys, Repository, initialize
 from edgeline.publish.rollouts import percent
 from edgeline.registry.format import ReleaseRef
 from edgeline.runtime.classifier import Prediction
+from edgeline.telemetry.report import Compared, Enrolment, parse_key, seal_enrolment
 
 MODEL = "cells"
 SIDE = 8  # px

@@ -10,15 +10,8 @@ from typing import Any
 from securesystemslib.signer import CryptoSigner, Signer
 
 from edgeline.device.shadow import Shadow
-from edgeline.fleet.report import (
-    Counts,
-    Enrolment,
-    Report,
-    Served,
-    seal_enrolment,
-    seal_report,
-)
 from edgeline.publish.keys import Signers
+from edgeline.telemetry.report import Counts, Enrolment, Report, Served, seal_enrolment, seal_report
 from tests.edge.devices import MODEL
 
 NOW = 1_800_000_000.0  # seconds since 1970

@@ -70,7 +70,7 @@ def test_looking_after_a_registry_needs_neither_numpy_nor_pillow_nor_litert(
     python: Python,
 ) -> None:
     publish = "publish.release, edgeline.publish.channels, edgeline.publish.verify"
-    fleet = "fleet.gather, edgeline.fleet.halting, edgeline.fleet.page, edgeline.fleet.places"
+    fleet = "fleet.gather, edgeline.fleet.halting, edgeline.fleet.page, edgeline.telemetry.places"
     code = f"import sys, edgeline.{publish}, edgeline.{fleet}; "
     done = python("-c", code + "print({'PIL', 'ai_edge_litert', 'numpy'} & {*sys.modules})")
     assert done.stdout == "set()\n", done.stderr

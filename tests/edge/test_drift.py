@@ -28,8 +28,8 @@ from edgeline.drift import (
     shift_between,
 )
 from edgeline.errors import IntegrityError
-from edgeline.fleet.report import Drift, Report
 from edgeline.runtime.classifier import Classifier
+from edgeline.telemetry.report import Drift, Report
 from tests.edge.devices import device, release
 from tests.edge.fleet import NEW, NOW, well
 

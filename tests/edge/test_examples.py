@@ -24,7 +24,9 @@ from edgeline.device.reporting import accept_enrolment, request_enrolment
 from edgeline.device.shadow import Shadow, ShadowSettings
 from edgeline.device.watch import Watcher
 from edgeline.errors import IntegrityError, RegistryError, TrustError
-from edgeline.fleet.examples import (
+from edgeline.publish.keys import Signers
+from edgeline.publish.keys import generate_key as generate_signing_key
+from edgeline.telemetry.examples import (
     EXAMPLES,
     MAX_EXAMPLE,
     Example,
@@ -33,11 +35,9 @@ from edgeline.fleet.examples import (
     open_example,
     seal_example,
 )
-from edgeline.fleet.places import open_place
-from edgeline.fleet.report import Enrolment, parse_key, seal_enrolment
-from edgeline.fleet.sealing import Opener, generate_key, read_public_key, seal_to
-from edgeline.publish.keys import Signers
-from edgeline.publish.keys import generate_key as generate_signing_key
+from edgeline.telemetry.places import open_place
+from edgeline.telemetry.report import Enrolment, parse_key, seal_enrolment
+from edgeline.telemetry.sealing import Opener, generate_key, read_public_key, seal_to
 from tests.edge.devices import MODEL, device, release
 from tests.edge.fleet import DAY, NEW, NOW, Reporting, settled, signer_of
 from tests.edge.servers import RegistryServer

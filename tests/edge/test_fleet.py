@@ -27,8 +27,10 @@ from edgeline.drift import QUANTITIES, Shift
 from edgeline.errors import DeviceError, IntegrityError, ModelError, RegistryError, TrustError
 from edgeline.fleet.gather import Memory, gather
 from edgeline.fleet.halting import Rules, judge, next_share
-from edgeline.fleet.places import REPORTS, Place, open_place
-from edgeline.fleet.report import (
+from edgeline.registry.format import Descriptor, ReleaseRef
+from edgeline.registry.rollout import Rollout
+from edgeline.telemetry.places import REPORTS, Place, open_place
+from edgeline.telemetry.report import (
     LATENCY_BOUNDS,
     MAX_REPORT,
     Compared,
@@ -41,8 +43,6 @@ from edgeline.fleet.report import (
     seal_enrolment,
     without_paths,
 )
-from edgeline.registry.format import Descriptor, ReleaseRef
-from edgeline.registry.rollout import Rollout
 from tests.edge.devices import MODEL, device, release
 from tests.edge.fleet import DAY, NEW, NOW, OLD, YEAR, Reporting, settled, well
 from tests.edge.servers import RegistryServer
@@ -265,7 +265,7 @@ def test_of_a_place_so_much_is_read_and_no_more(
 ) -> None:
     for name in IDS[:3]:
         open_place(place).put(name, mine.report())
-    monkeypatch.setattr("edgeline.fleet.places.MAX_ENTRIES", 2)
+    monkeypatch.setattr("edgeline.telemetry.places.MAX_ENTRIES", 2)
     assert [name for name, _ in open_place(place).entries()] == IDS[:2]
     small = replace(REPORTS, limit=len(mine.report()) - 1)
     assert [*open_place(place, kind=small).entries()] == [], "each is larger than its kind"

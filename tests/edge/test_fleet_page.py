@@ -12,10 +12,10 @@ import pytest
 from edgeline.drift import QUANTITIES, Shift
 from edgeline.fleet.gather import Day, Gathered
 from edgeline.fleet.page import MAX_ROWS, render
-from edgeline.fleet.report import Counts, Drift, Report, Served
 from edgeline.registry.bundle import Channel
 from edgeline.registry.format import Descriptor, ReleaseRef
 from edgeline.registry.rollout import Rollout
+from edgeline.telemetry.report import Counts, Drift, Report, Served
 from tests.edge.fleet import DAY, NEW, NOW, OLD, well
 
 IDS = [f"{number:032x}" for number in range(3000)]

@@ -15,8 +15,6 @@ from edgeline.device import update
 from edgeline.device.identity import device_id, known_id
 from edgeline.device.update import Device
 from edgeline.errors import NotFoundError, RegistryError
-from edgeline.fleet.places import open_place
-from edgeline.fleet.report import Served
 from edgeline.publish.keys import Signers, generate_key, read_public_key
 from edgeline.publish.release import Published
 from edgeline.publish.repository import Repository
@@ -25,6 +23,8 @@ from edgeline.publish.store import open_for_writing
 from edgeline.registry.bundle import Channel, channel_of, custom_of
 from edgeline.registry.format import MAX_HISTORY, Descriptor, ReleaseRef, halt_path
 from edgeline.registry.rollout import WHOLE, Member, Rollout, place
+from edgeline.telemetry.places import open_place
+from edgeline.telemetry.report import Served
 from tests.edge.devices import MODEL, device, serve, serving
 from tests.edge.fleet import Reporting, signer_of
 from tests.edge.judged import judged

@@ -25,7 +25,7 @@ from edgeline.cli.watch import add_watch
 if TYPE_CHECKING:
     from edgeline.device.state import InstalledModel, State
     from edgeline.device.update import Device
-    from edgeline.fleet.report import Drift
+    from edgeline.telemetry.report import Drift
 
 
 def add_device_commands(commands: Any) -> None:

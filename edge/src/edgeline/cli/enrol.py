@@ -57,7 +57,7 @@ def read_small(path: Path) -> bytes:
         DeviceError: it cannot be read, or is larger than one.
     """
     from edgeline._files import read_bounded
-    from edgeline.fleet.report import MAX_REPORT
+    from edgeline.telemetry.report import MAX_REPORT
 
     try:
         return read_bounded(path, MAX_REPORT)

@@ -111,9 +111,9 @@ def _list(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from edgeline.device.identity import device_id
     from edgeline.device.reporting import enrolment_of
-    from edgeline.fleet.examples import EXAMPLES, Example, name_of, seal_example
-    from edgeline.fleet.places import open_place
-    from edgeline.fleet.sealing import read_public_key
+    from edgeline.telemetry.examples import EXAMPLES, Example, name_of, seal_example
+    from edgeline.telemetry.places import open_place
+    from edgeline.telemetry.sealing import read_public_key
 
     device = open_device(options)
     enrolment, signer = enrolment_of(device)

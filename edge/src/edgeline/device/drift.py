@@ -18,7 +18,7 @@ from edgeline._json import dump_canonical, read_kept
 from edgeline.device.state import DRIFT_FILE, InstalledModel
 from edgeline.drift import Seen, Sketch, image_statistics
 from edgeline.errors import EdgelineError
-from edgeline.fleet.report import Drift, number, parse_drift
+from edgeline.telemetry.report import Drift, number, parse_drift
 
 if TYPE_CHECKING:
     import numpy as np

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from edgeline._files import locked, read_bounded, write_whole
 from edgeline._json import dump_canonical, parse_object
 from edgeline.errors import EdgelineError, ImageError
-from edgeline.fleet.examples import MAX_SIDE, Guess, parse_guess
+from edgeline.telemetry.examples import MAX_SIDE, Guess, parse_guess
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,7 +21,7 @@ from edgeline.device.identity import device_id
 from edgeline.device.selection import versions
 from edgeline.device.state import InstalledModel, State
 from edgeline.errors import DeviceError, EdgelineError, TrustError
-from edgeline.fleet.report import (
+from edgeline.telemetry.report import (
     LATENCY_BOUNDS,
     MAX_REPORT,
     Compared,
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
     from edgeline.device.update import Device
-    from edgeline.fleet.places import Place
     from edgeline.runtime.classifier import Prediction
+    from edgeline.telemetry.places import Place
 
 REPORT_SECONDS = 3600.0  # between two reports
 CHANGED_SECONDS = 900.0  # between two of which the second tells of another release
@@ -77,7 +77,7 @@ class Reporter:
     """
 
     def __init__(self, device: "Device", place: str) -> None:
-        from edgeline.fleet.places import open_place
+        from edgeline.telemetry.places import open_place
 
         self._device = device
         self._place: Place = open_place(place, device.connection)

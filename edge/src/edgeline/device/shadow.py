@@ -20,7 +20,7 @@ from edgeline._files import write_whole
 from edgeline._json import dump_canonical, read_kept
 from edgeline.device.state import InstalledModel
 from edgeline.errors import EdgelineError
-from edgeline.fleet.report import Compared, number, parse_compared
+from edgeline.telemetry.report import Compared, number, parse_compared
 
 if TYPE_CHECKING:
     from edgeline.preprocessing import ImageSource

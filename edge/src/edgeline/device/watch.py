@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from edgeline.device.examples import HardExamples
     from edgeline.device.reporting import Reporter
     from edgeline.device.shadow import Comparison, Shadow, ShadowSettings
-    from edgeline.fleet.report import Drift
     from edgeline.preprocessing import ImageSource
     from edgeline.runtime.classifier import Classifier, Prediction
+    from edgeline.telemetry.report import Drift
 
 LOOK_SECONDS = 3600.0  # between two looks at every byte of what is installed
 
@@ -409,7 +409,7 @@ class Watcher:
         """Offer an image to those that are kept for the owner."""
         if self._hard_examples is None or classifier.digest is None:
             return
-        from edgeline.fleet.examples import Guess
+        from edgeline.telemetry.examples import Guess
 
         second = prediction.top(2)[-1][1]
         guess = Guess(

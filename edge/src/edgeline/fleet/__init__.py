@@ -1,1 +1,1 @@
-"""What devices report, whose reports count, and what follows from them."""
+"""What follows, for whoever looks after a fleet, from what its devices report."""

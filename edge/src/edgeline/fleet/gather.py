@@ -16,8 +16,8 @@ from securesystemslib.signer import Key
 from edgeline._files import read_bounded, write_whole
 from edgeline._json import dump_canonical, parse_object
 from edgeline.errors import IntegrityError, RegistryError, TrustError
-from edgeline.fleet.places import Place
-from edgeline.fleet.report import Report, check_device, open_report
+from edgeline.telemetry.places import Place
+from edgeline.telemetry.report import Report, check_device, open_report
 
 MAX_DAYS = 400  # of which is remembered what a channel's devices served
 MAX_RELEASES = 20  # of a day, the most common ones

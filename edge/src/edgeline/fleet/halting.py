@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeline.fleet.report import Compared, Report
 from edgeline.registry.rollout import Rollout
+from edgeline.telemetry.report import Compared, Report
 
 _LATENCY_SHARE = 0.95
 _UNLUCKY = 0.001

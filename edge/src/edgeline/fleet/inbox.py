@@ -17,7 +17,7 @@ from edgeline._files import write_whole
 from edgeline._text import one_line
 from edgeline.device.clock import as_time
 from edgeline.errors import RegistryError
-from edgeline.fleet.examples import Example
+from edgeline.telemetry.examples import Example
 
 TABLE = "guesses.csv"
 

@@ -16,10 +16,10 @@ from typing import TypeAlias
 from edgeline._text import in_utc
 from edgeline.drift import QUANTITIES
 from edgeline.fleet.gather import Day, Gathered
-from edgeline.fleet.report import Report
 from edgeline.registry.bundle import Channel
 from edgeline.registry.format import version_tag
 from edgeline.registry.rollout import WHOLE
+from edgeline.telemetry.report import Report
 
 MAX_ROWS = 500  # of a table; the rest is said in a line
 

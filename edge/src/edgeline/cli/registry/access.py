@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from edgeline.publish.store import WriteStore
     from edgeline.registry.store import ReadStore
 
-
 KEYS_VARIABLE = "EDGELINE_KEYS"
 
 

@@ -26,11 +26,11 @@ from edgeline.errors import IntegrityError, RegistryError
 if TYPE_CHECKING:
     from edgeline.fleet.gather import Gathered
     from edgeline.fleet.halting import Judged, Rules
-    from edgeline.fleet.report import Report
     from edgeline.publish.repository import Repository
     from edgeline.registry.format import ReleaseRef
     from edgeline.registry.rollout import Rollout
     from edgeline.registry.store import ReadStore
+    from edgeline.telemetry.report import Report
 
 HALTED = 3  # the exit code when a rollout is halted
 DAY = 86_400.0
@@ -225,7 +225,7 @@ def _init(options: argparse.Namespace) -> int:
 
 def _enrol(options: argparse.Namespace) -> int:
     from edgeline._json import parse_object
-    from edgeline.fleet.report import Enrolment, check_device, parse_key, seal_enrolment
+    from edgeline.telemetry.report import Enrolment, check_device, parse_key, seal_enrolment
 
     at_hand = signers(options)
     trusted = repository_to_read(options, existing_store(options))
@@ -256,7 +256,7 @@ def _enrol(options: argparse.Namespace) -> int:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    from edgeline.fleet.report import check_device
+    from edgeline.telemetry.report import check_device
 
     devices = [check_device(each) for each in options.devices]
     repository(options, existing_store(options)).revoke(options.model, devices)
@@ -416,7 +416,7 @@ def _agreement(rules: "Rules") -> str:
 
 def _gathered(options: argparse.Namespace, trusted: "Repository") -> "Gathered":
     from edgeline.fleet.gather import Memory, gather
-    from edgeline.fleet.places import open_place
+    from edgeline.telemetry.places import open_place
 
     fleet = trusted.fleet(options.model)
     memory = Memory.load(options.memory) if options.memory else Memory()

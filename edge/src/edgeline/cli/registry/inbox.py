@@ -63,7 +63,7 @@ def add_inbox(commands: Any) -> None:
 
 def _key(options: argparse.Namespace) -> int:
     require_publishing()
-    from edgeline.fleet.sealing import generate_key
+    from edgeline.telemetry.sealing import generate_key
 
     generate_key(options.file, new_passphrase(options))
     public = options.file.with_suffix(".pub")
@@ -72,10 +72,10 @@ def _key(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> int:
-    from edgeline.fleet.examples import EXAMPLES, open_example
     from edgeline.fleet.inbox import TABLE, add_image, read_inbox, write_inbox
-    from edgeline.fleet.places import open_place
-    from edgeline.fleet.sealing import Opener
+    from edgeline.telemetry.examples import EXAMPLES, open_example
+    from edgeline.telemetry.places import open_place
+    from edgeline.telemetry.sealing import Opener
 
     fleet = repository_to_read(options, existing_store(options)).fleet(options.model)
     require_publishing()

@@ -11,7 +11,6 @@ from edgeline.cli.output import UsageError, note, print_table
 if TYPE_CHECKING:
     from edgeline.publish.metadata import RoleStatus
 
-
 _SHORT = 12  # digits of a key's id that tables show
 
 

@@ -22,8 +22,10 @@ from securesystemslib.signer import Key, Signer
 
 from edgeline.contract import MAX_LABEL_LENGTH
 from edgeline.errors import IntegrityError
-from edgeline.fleet.places import Kind
-from edgeline.fleet.report import (
+from edgeline.preprocessing import load_image
+from edgeline.registry.format import check_digest, check_model
+from edgeline.telemetry.places import Kind
+from edgeline.telemetry.report import (
     FORMAT,
     Signed,
     number,
@@ -31,9 +33,7 @@ from edgeline.fleet.report import (
     read_document,
     seal_with_enrolment,
 )
-from edgeline.fleet.sealing import Opener, seal_to
-from edgeline.preprocessing import load_image
-from edgeline.registry.format import check_digest, check_model
+from edgeline.telemetry.sealing import Opener, seal_to
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey

@@ -15,7 +15,6 @@ from typing import Protocol
 from edgeline._files import read_bounded, write_whole
 from edgeline._json import dump_canonical
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError
-from edgeline.fleet.report import MAX_REPORT, REPORT_TYPE
 from edgeline.registry.format import (
     EMPTY_CONFIG,
     MAX_MANIFEST,
@@ -24,6 +23,7 @@ from edgeline.registry.format import (
     parse_document,
 )
 from edgeline.registry.store import OCI_SCHEME, Connection
+from edgeline.telemetry.report import MAX_REPORT, REPORT_TYPE
 
 MAX_ENTRIES = 100_000  # that are read of a place
 
