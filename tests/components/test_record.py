@@ -20,8 +20,8 @@ from components.tflite_evaluator.record import (
     write_predictions,
 )
 from components.verdict import MOST_CHECKS, OVERALL, Check, VariantVerdict, Verdict
+from edgeline.publish.verdict import Verdict as ReadVerdict
 from edgeline.registry.format import MAX_VERDICT
-from edgeline.registry.verdict import Verdict as ReadVerdict
 from tests.components.many import many
 
 

@@ -12,7 +12,7 @@ from components.verdict import Check, Deployed, Policy, VariantVerdict
 from components.verdict import Verdict as Written
 from edgeline._json import parse_object
 from edgeline.errors import IntegrityError
-from edgeline.registry.verdict import Verdict
+from edgeline.publish.verdict import Verdict
 
 INT8, FLOAT32 = "1" * 64, "2" * 64
 WEIGHTS = {"int8": f"sha256:{INT8}", "float32": f"sha256:{FLOAT32}"}

@@ -17,6 +17,7 @@ from edgeline.errors import ContractError, IntegrityError, NotFoundError, Regist
 from edgeline.publish.progress import Notify, say_nothing
 from edgeline.publish.repository import Repository
 from edgeline.publish.rollouts import begun, check_can_roll_back
+from edgeline.publish.verdict import OVERALL, Check, Verdict
 from edgeline.publish.verify import check_provenance, check_release, publishing_keys
 from edgeline.registry.bundle import Channel
 from edgeline.registry.format import (
@@ -28,7 +29,6 @@ from edgeline.registry.format import (
 from edgeline.registry.reader import RegistryReader, Release
 from edgeline.registry.rollout import WHOLE
 from edgeline.registry.store import ReadStore
-from edgeline.registry.verdict import OVERALL, Check, Verdict
 
 
 class Outcome(Enum):

@@ -341,8 +341,8 @@ def _promised_agreement(
     store: "ReadStore", rollout: "Rollout", before: "ReleaseRef"
 ) -> float | None:
     """Return the agreement with the release before that the new one's verdict promises."""
+    from edgeline.publish.verdict import Verdict
     from edgeline.registry.reader import RegistryReader
-    from edgeline.registry.verdict import Verdict
 
     reader = RegistryReader(store)
     try:

@@ -18,9 +18,9 @@ from edgeline.errors import IntegrityError, NotFoundError
 if TYPE_CHECKING:
     from edgeline.publish.metadata import RoleStatus
     from edgeline.publish.repository import Repository
+    from edgeline.publish.verdict import Verdict
     from edgeline.registry.bundle import Channel
     from edgeline.registry.reader import RegistryReader, Release
-    from edgeline.registry.verdict import Verdict
 
 _MAX_LABELS = 20  # that are named to a person
 
@@ -120,7 +120,7 @@ def _signed(
 
 
 def _judge(reader: "RegistryReader", release: "Release") -> tuple["Verdict | None", list[str]]:
-    from edgeline.registry.verdict import Verdict
+    from edgeline.publish.verdict import Verdict
 
     try:
         verdict = Verdict.from_json(reader.read_verdict(release))
