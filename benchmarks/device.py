@@ -29,7 +29,8 @@ from benchmarks.model_sizes import CHECKED_IMAGES, LABELS, SIDE, noise, save
 from components.tflite_rewriter.rewrite import rewrite
 from edgeline import Classifier
 from edgeline.device.update import Device
-from edgeline.publish.keys import Signers, generate_key
+from edgeline.key_files import generate_key
+from edgeline.publish.keys import Signers
 from edgeline.publish.layout import LayoutWriter
 from edgeline.publish.release import VariantFiles, publish
 from edgeline.publish.repository import Keys, ModelKeys, Repository, initialize

@@ -33,7 +33,8 @@ from tabulate import tabulate
 from components.verdict import Check, VariantVerdict, Verdict
 from edgeline._json import dump_canonical
 from edgeline.contract import PreprocessingContract
-from edgeline.publish.keys import Signers, generate_key
+from edgeline.key_files import generate_key
+from edgeline.publish.keys import Signers
 from edgeline.publish.layout import LayoutWriter
 from edgeline.publish.release import VariantFiles, publish
 from edgeline.publish.repository import Keys, ModelKeys, Repository, initialize

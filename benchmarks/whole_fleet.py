@@ -51,7 +51,8 @@ from edgeline.device.identity import ID_FILE
 from edgeline.device.reporting import Reporter, accept_enrolment, request_enrolment
 from edgeline.device.update import Device, Limits
 from edgeline.device.watch import Watcher
-from edgeline.publish.keys import Signers, generate_key
+from edgeline.key_files import generate_key
+from edgeline.publish.keys import Signers
 from edgeline.publish.layout import LayoutWriter
 from edgeline.publish.release import VariantFiles, publish
 from edgeline.publish.repository import Keys, ModelKeys, Repository, initialize

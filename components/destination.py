@@ -102,7 +102,7 @@ class Registry:
 
 def _passphrase(name: str) -> str:
     """A run of an hour must not stop to ask."""
-    from edgeline.publish.keys import PASSPHRASE_VARIABLE
+    from edgeline.key_files import PASSPHRASE_VARIABLE
 
     passphrase = os.environ.get(PASSPHRASE_VARIABLE)
     if passphrase is None:

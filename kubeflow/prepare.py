@@ -28,7 +28,7 @@ import yaml
 from edgeline.cli import main as edgeline
 from edgeline.cli.registry.init import add_no_passphrase, new_passphrase
 from edgeline.errors import EdgelineError
-from edgeline.publish.keys import PASSPHRASE_VARIABLE
+from edgeline.key_files import PASSPHRASE_VARIABLE
 from pipeline.config import Config, load_config
 from pipeline.errors import UserError
 from pipeline.orchestration.kubeflow.cluster import registry_location

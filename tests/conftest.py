@@ -121,7 +121,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def make_registry(folder: Path, *models: str, location: str | None = None) -> None:
     """Makes `folder/registry` and `folder/keys`, as `edgeline registry init` does."""
-    from edgeline.publish.keys import Signers, generate_key
+    from edgeline.key_files import generate_key
+    from edgeline.publish.keys import Signers
     from edgeline.publish.repository import Keys, ModelKeys, initialize
     from edgeline.publish.store import open_for_writing
 

@@ -21,7 +21,7 @@ from edgeline.contract import PreprocessingContract
 from edgeline.drift import Sketch
 from edgeline.errors import RegistryError
 from edgeline.golden import Golden, check
-from edgeline.publish.keys import read_public_key
+from edgeline.key_files import read_public_key
 from edgeline.publish.provenance import Resource, verify
 from edgeline.publish.release import Published
 from edgeline.registry.format import ReleaseRef

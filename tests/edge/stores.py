@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeline.contract import PreprocessingContract
-from edgeline.publish.keys import Signers, generate_key
+from edgeline.key_files import generate_key
+from edgeline.publish.keys import Signers
 from edgeline.publish.layout import LayoutWriter
 from edgeline.publish.release import Published, VariantFiles, publish
 from edgeline.publish.repository import Keys, ModelKeys, Repository, initialize

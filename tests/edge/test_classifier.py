@@ -20,8 +20,9 @@ from edgeline.errors import (
     RegistryError,
     TrustError,
 )
+from edgeline.key_files import generate_key
 from edgeline.preprocessing import preprocess
-from edgeline.publish.keys import Signers, generate_key
+from edgeline.publish.keys import Signers
 from edgeline.publish.repository import initialize
 from edgeline.publish.store import open_for_writing
 

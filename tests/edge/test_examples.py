@@ -24,8 +24,8 @@ from edgeline.device.reporting import accept_enrolment, request_enrolment
 from edgeline.device.shadow import Shadow, ShadowSettings
 from edgeline.device.watch import Watcher
 from edgeline.errors import IntegrityError, RegistryError, TrustError
+from edgeline.key_files import generate_key as generate_signing_key
 from edgeline.publish.keys import Signers
-from edgeline.publish.keys import generate_key as generate_signing_key
 from edgeline.telemetry.examples import (
     EXAMPLES,
     MAX_EXAMPLE,

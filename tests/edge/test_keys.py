@@ -13,14 +13,8 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner, Key, Signer
 
 from edgeline.errors import RegistryError
-from edgeline.publish.keys import (
-    Signers,
-    ask_passphrase,
-    generate_key,
-    import_from_hsm,
-    read_public_key,
-    takes_cryptography,
-)
+from edgeline.key_files import generate_key, read_public_key
+from edgeline.publish.keys import Signers, ask_secret, import_from_hsm, takes_cryptography
 
 PASSPHRASE = "correct horse"
 
@@ -230,16 +224,16 @@ def test_the_passphrase_comes_from_the_environment_or_from_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("EDGELINE_PASSPHRASE", PASSPHRASE)
-    assert ask_passphrase("ci.pem") == PASSPHRASE
+    assert ask_secret("ci.pem") == PASSPHRASE
     monkeypatch.delenv("EDGELINE_PASSPHRASE")
     monkeypatch.setattr("sys.stdin.isatty", lambda: False)
-    assert ask_passphrase("ci.pem") is None
+    assert ask_secret("ci.pem") is None
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("getpass.getpass", lambda prompt: f"typed at {prompt!r}")
-    assert ask_passphrase("ci.pem") == "typed at 'Passphrase of ci.pem: '"
-    assert ask_passphrase("pin") == "typed at 'PIN of the HSM: '"
+    assert ask_secret("ci.pem") == "typed at 'Passphrase of ci.pem: '"
+    assert ask_secret("pin") == "typed at 'PIN of the HSM: '"
     monkeypatch.setenv("EDGELINE_PIN", "1234")
-    assert ask_passphrase("pin") == "1234"
+    assert ask_secret("pin") == "1234"
 
 
 def test_signers_take_what_is_at_hand_already() -> None:

@@ -14,9 +14,10 @@ from edgeline.errors import (
     RegistryError,
     TrustError,
 )
+from edgeline.key_files import generate_key
 from edgeline.publish import copying, maintenance, remote
 from edgeline.publish.garbage import Collected
-from edgeline.publish.keys import Signers, generate_key
+from edgeline.publish.keys import Signers
 from edgeline.publish.maintenance import Copied, Swept, copy, gc
 from edgeline.publish.repository import Repository
 from edgeline.publish.store import open_for_writing

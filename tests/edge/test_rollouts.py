@@ -15,7 +15,8 @@ from edgeline.device import update
 from edgeline.device.identity import device_id, known_id
 from edgeline.device.update import Device
 from edgeline.errors import NotFoundError, RegistryError
-from edgeline.publish.keys import Signers, generate_key, read_public_key
+from edgeline.key_files import generate_key, read_public_key
+from edgeline.publish.keys import Signers
 from edgeline.publish.release import Published
 from edgeline.publish.repository import Repository
 from edgeline.publish.rollouts import advanced, begun, halted

@@ -12,8 +12,9 @@ import pytest
 
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import ConflictError, NotFoundError, RegistryError, UnreachableError
+from edgeline.key_files import generate_key
 from edgeline.publish import remote
-from edgeline.publish.keys import Signers, generate_key
+from edgeline.publish.keys import Signers
 from edgeline.publish.release import VariantFiles, publish
 from edgeline.publish.remote import RemoteWriter
 from edgeline.publish.repository import Keys, ModelKeys, Repository, initialize

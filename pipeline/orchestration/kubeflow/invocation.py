@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeline.publish.keys import PASSPHRASE_VARIABLE
+from edgeline.key_files import PASSPHRASE_VARIABLE
 from pipeline.errors import UserError
 from pipeline.orchestration.kubeflow.names import PASSPHRASE_FILE
 

@@ -26,7 +26,7 @@ from edgeline.cli import main
 from edgeline.drift import Sketch
 from edgeline.golden import Golden
 from edgeline.golden import check as check_golden
-from edgeline.publish.keys import read_public_key
+from edgeline.key_files import read_public_key
 from edgeline.publish.provenance import verify
 from edgeline.registry.reader import RegistryReader, Release
 from edgeline.registry.store import open_store

@@ -223,7 +223,7 @@ def request_enrolment(device: "Device") -> dict[str, Any]:
         name = device_id(base)
     if not (base / KEY_FILE).exists():
         _need_cryptography()
-        from edgeline.publish.keys import generate_key
+        from edgeline.key_files import generate_key
 
         generate_key(base / KEY_FILE, None)
     key = _signer(base).public_key
@@ -256,12 +256,9 @@ def _enrolment_file(device: "Device") -> Path:
 
 def _signer(base: Path) -> "Signer":
     _need_cryptography()
-    from edgeline.publish.keys import Signers
+    from edgeline.key_files import FileSigner
 
-    signers = Signers.load([str(base / KEY_FILE)])
-    signer = signers.for_key(signers.public_keys[0])
-    assert signer is not None  # it was just loaded
-    return signer
+    return FileSigner(base / KEY_FILE)
 
 
 def _need_cryptography() -> None:

@@ -30,7 +30,8 @@ from tuf.api.metadata import (
 
 from edgeline._json import dump_canonical
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError, TrustError
-from edgeline.publish.keys import Signers, short
+from edgeline.key_files import short
+from edgeline.publish.keys import Signers
 from edgeline.publish.recovery import files_to_start_from
 from edgeline.publish.roles import DEFAULT_EXPIRY
 from edgeline.publish.signatures import (

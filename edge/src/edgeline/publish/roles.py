@@ -13,7 +13,7 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Delegations, Role, Root, Targets
 
 from edgeline.errors import RegistryError
-from edgeline.publish.keys import check_usable, short
+from edgeline.key_files import check_usable, short
 from edgeline.publish.signatures import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from edgeline.registry.bundle import EXPIRY_FIELD
 from edgeline.registry.format import (

@@ -21,7 +21,8 @@ from edgeline._files import read_bounded, write_whole
 from edgeline._json import parse_object
 from edgeline._text import one_line
 from edgeline.errors import RegistryError
-from edgeline.publish.keys import Signers, short
+from edgeline.key_files import short
+from edgeline.publish.keys import Signers
 from edgeline.publish.signatures import ROOT, add_signatures, parse, verify_root_chain
 from edgeline.registry.bundle import expiry_days
 

@@ -16,7 +16,8 @@ from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestam
 from edgeline._json import parse_object
 from edgeline._text import one_line
 from edgeline.errors import IntegrityError, RegistryError, TrustError
-from edgeline.publish.keys import Signers, said, short
+from edgeline.key_files import short
+from edgeline.publish.keys import Signers, said
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 TOP_LEVEL: dict[str, type[Signed]] = {

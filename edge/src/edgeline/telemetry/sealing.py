@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING
 
 from edgeline._text import one_line
 from edgeline.errors import RegistryError, TrustError
-from edgeline.publish.keys import (
-    Passphrase,
-    ask_passphrase,
-    create_pair,
-    load_private,
-    read_key_file,
-)
+from edgeline.key_files import Passphrase, ask_passphrase, create_pair, load_private, read_key_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey

@@ -118,7 +118,7 @@ def repository(options: argparse.Namespace, store: "WriteStore") -> "Repository"
 def public_key(file: Path) -> "Key":
     """Return the public half of a key, from its file or from beside the private one."""
     require_publishing()
-    from edgeline.publish.keys import read_public_key
+    from edgeline.key_files import read_public_key
 
     return read_public_key(file)
 

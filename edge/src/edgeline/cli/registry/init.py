@@ -90,7 +90,7 @@ def new_passphrase(options: argparse.Namespace) -> str | None:
     Raises:
         UsageError: there is none, or the two differ.
     """
-    from edgeline.publish.keys import PASSPHRASE_VARIABLE
+    from edgeline.key_files import PASSPHRASE_VARIABLE
 
     if options.no_passphrase:
         return None
@@ -112,7 +112,8 @@ def new_passphrase(options: argparse.Namespace) -> str | None:
 
 def make_key(file: Path, passphrase: str | None) -> "Key":
     """Make a key, or take up the one that an earlier, interrupted run has made."""
-    from edgeline.publish.keys import Signers, generate_key
+    from edgeline.key_files import generate_key
+    from edgeline.publish.keys import Signers
 
     if not file.exists():
         return generate_key(file, passphrase)

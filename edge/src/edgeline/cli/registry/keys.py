@@ -147,7 +147,7 @@ def _add_add_model(commands: Any) -> None:
 
 def _create(options: argparse.Namespace) -> int:
     require_publishing()
-    from edgeline.publish.keys import generate_key
+    from edgeline.key_files import generate_key
 
     key = generate_key(options.file, new_passphrase(options))
     public = options.file.with_suffix(".pub")
