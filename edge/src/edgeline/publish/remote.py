@@ -1,19 +1,14 @@
 """Writing to a repository of a registry server, which offers no lock and no compare-and-swap.
 
-Blobs and manifests go by their digests, and only when the server has not got them. Tags are set
-last; `RemoteWriter.commit` says what then holds when several set them at once.
+Tags are set last; `RemoteWriter.commit` says what then holds when several set them at once.
 """
 
-import hashlib
-import io
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import urlencode
 
 from edgeline._text import quoted
 from edgeline.errors import (
@@ -29,14 +24,11 @@ from edgeline.registry._sockets import Budget
 from edgeline.registry.format import (
     MAX_MANIFEST,
     OCI_INDEX,
-    OCI_MANIFEST,
-    TITLE_ANNOTATION,
     Descriptor,
     check_digest,
-    digest_of,
     is_tag,
 )
-from edgeline.registry.remote import ACCEPT, RemoteStore
+from edgeline.registry.push import PushStore
 from edgeline.registry.transport import Response
 
 # How long another writer may take from its look at a tag until the server has its change of it, for
@@ -44,17 +36,12 @@ from edgeline.registry.transport import Response
 # away or its storage is; and every change of a channel waits this long.
 SETTLE_SECONDS = 1.0
 
-_CHUNK = 64 << 10  # bytes
-_NO_REPOSITORY = (
-    "it does not know the repository. Some servers want it to be created first, or lose an upload "
-    "when they are restarted"
-)
 _NO_DELETING = (
     "the server does not allow it. Its operator can: storage.delete.enabled for docker-registry"
 )
 
 
-class RemoteWriter(RemoteStore):
+class RemoteWriter(PushStore):
     """Writes to the store in the repository at `location`, "oci://host[:port]/repository".
 
     See `WriteStore` for the methods.
@@ -67,52 +54,11 @@ class RemoteWriter(RemoteStore):
         """Keep nobody out: a server has no lock, and `commit` notices others."""
         return nullcontext()
 
-    def has_blob(self, descriptor: Descriptor) -> bool:
-        """Tell whether the server has a blob, going by its word; see `WriteStore`."""
-        response = self._head(f"{self._path}/blobs/{descriptor.digest}", descriptor.digest)
-        return response is not None and response.length in (None, descriptor.size)
-
-    def put_blob(
-        self, source: bytes | Path, media_type: str, *, limit: int, name: str | None = None
-    ) -> Descriptor:
-        """Store a blob, unless it is there; see `WriteStore`.
-
-        A file is read twice, to know its digest before anything is sent.
-
-        Raises:
-            RegistryError: it is empty or too large, cannot be read, or is changed meanwhile; or the
-                server refuses.
-        """
-        label = str(source) if isinstance(source, Path) else name or media_type
-        try:
-            with _opened(source) as file:
-                digest, size = _hashed(file, limit, label)
-                annotations = {TITLE_ANNOTATION: name} if name else {}
-                descriptor = Descriptor(media_type, digest, size, annotations)
-                if not self.has_blob(descriptor):
-                    self._upload(file, descriptor, label)
-        except OSError as error:
-            raise RegistryError(f"{label} cannot be read: {error.strerror}") from None
-        return descriptor
-
     def put_files(
         self, sources: Sequence[Path], media_type: str, *, limit: int, name: str | None = None
     ) -> list[Descriptor]:
         """Store files, one after the other; see `WriteStore`."""
         return [self.put_blob(source, media_type, limit=limit, name=name) for source in sources]
-
-    def put_manifest(self, content: bytes, media_type: str) -> Descriptor:
-        """Store an index or a manifest, unless it is there; see `WriteStore`."""
-        if media_type not in (OCI_INDEX, OCI_MANIFEST) or not 0 < len(content) <= MAX_MANIFEST:
-            raise RegistryError(
-                f"Expected an OCI index or manifest of 1 to {MAX_MANIFEST} bytes, "
-                f"got {len(content)} of {quoted(media_type)}"
-            )
-        digest = digest_of(content)
-        descriptor = Descriptor(media_type, digest, len(content))
-        if self._head(f"{self._path}/manifests/{digest}", digest) is None:
-            self._put_manifest(digest, descriptor, content, self._client.budget())
-        return descriptor
 
     def commit(
         self, tags: Sequence[tuple[str, Descriptor]], *, expected: Mapping[str, str | None]
@@ -144,7 +90,7 @@ class RemoteWriter(RemoteStore):
         look = _Look(dict(expected), {tag: descriptor.digest for tag, descriptor in tags})
         self._look(look, budget)
         for (tag, descriptor), content in zip(tags, contents, strict=True):
-            self._put_manifest(tag, descriptor, content, budget, look)
+            self._set_tag(tag, descriptor, content, budget, look)
         if expected:
             self._settle(look, budget)
         lost = [tag for tag, digest in look.wanted.items() if self._current(tag, budget) != digest]
@@ -185,74 +131,19 @@ class RemoteWriter(RemoteStore):
         """Remove nothing: only a server's operator can collect its garbage; see `WriteStore`."""
         return Collected(0, 0, 0)
 
-    def _upload(self, file: BinaryIO, descriptor: Descriptor, label: str) -> None:
-        # A server may need a while, once it has all, to store and check it.
-        budget = self._client.budget(silence=self._client.timeout)
-        what = f"uploading {label}"
-
-        def start() -> str:
-            """Open an upload: anew at each try, as nobody knows what came of the last one."""
-            request = self._request(
-                what,
-                "POST",
-                f"{self._path}/blobs/uploads/",
-                success=frozenset({202}),
-                hints={404: _NO_REPOSITORY},
-            )
-            url = self._client.call(request, budget, self._upload_url)
-            query = urlencode({"digest": descriptor.digest})
-            return f"{url}{'&' if '?' in url else '?'}{query}"
-
-        request = self._request(
-            what,
-            "PUT",
-            start,
-            success=frozenset({201}),
-            hints={404: _NO_REPOSITORY},
-            headers={
-                "Content-Type": "application/octet-stream",
-                "Content-Length": str(descriptor.size),
-            },
-            body=lambda: _body(file, descriptor, label, budget),
-        )
-        self._client.call(request, budget, Response.discard)
-
-    def _upload_url(self, response: Response) -> str:
-        location = response.header("Location")
-        response.discard()
-        if location is None:
-            raise RegistryError(response.line("it does not say where to, in a Location"))
-        return self._client.url(response, location)
-
-    def _put_manifest(
-        self,
-        reference: str,
-        descriptor: Descriptor,
-        content: bytes,
-        budget: Budget,
-        look: "_Look | None" = None,
+    def _set_tag(
+        self, tag: str, descriptor: Descriptor, content: bytes, budget: Budget, look: "_Look"
     ) -> None:
-        """Store a manifest under a digest, or under a tag unless a look says that it is changed."""
+        """Store a manifest under a tag, unless a look says that one was changed."""
 
-        def target() -> str:
-            if look is not None:
-                if look.tried or look.age > SETTLE_SECONDS / 2:
-                    self._look(look, budget)
-                look.tried.add(reference)
-            return f"{self._path}/manifests/{reference}"
+        def before() -> None:
+            if look.tried or look.age > SETTLE_SECONDS / 2:
+                self._look(look, budget)
+            look.tried.add(tag)
 
-        request = self._request(
-            f"storing manifest {reference}" if look is None else f"setting tag {reference!r}",
-            "PUT",
-            target,
-            success=frozenset({201}),
-            hints={404: _NO_REPOSITORY},
-            headers={"Content-Type": descriptor.media_type},
-            body=content,
-        )
-        self._client.call(request, budget, Response.discard)
-        if look is not None:
-            look.slowest = max(look.slowest, look.age)
+        what = f"setting tag {tag!r}"
+        self._put_manifest(tag, descriptor, content, budget, what=what, before=before)
+        look.slowest = max(look.slowest, look.age)
 
     def _look(self, look: "_Look", budget: Budget) -> None:
         """Check that the tags are as expected, or as this writer has set them already.
@@ -300,14 +191,6 @@ class RemoteWriter(RemoteStore):
             return self._read_tag(tag, MAX_MANIFEST, self._client.budget())[0]
         return Descriptor(response.header("Content-Type") or "", digest, response.length or 0)
 
-    def _head(self, target: str, what: str) -> Response | None:
-        """Return the headers of what is there; None if it is not."""
-        request = self._request(f"looking for {what}", "HEAD", target, headers=ACCEPT)
-        try:
-            return self._client.call(request, self._client.budget(), _without_body)
-        except NotFoundError:
-            return None
-
     def _delete_manifest(self, digest: str) -> None:
         request = self._request(
             f"deleting {digest}",
@@ -334,48 +217,3 @@ class _Look:
     def age(self) -> float:
         """Seconds since the last look."""
         return time.monotonic() - self.began
-
-
-def _without_body(response: Response) -> Response:
-    response.discard()
-    return response
-
-
-def _opened(source: bytes | Path) -> BinaryIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-
-
-def _hashed(file: BinaryIO, limit: int, label: str) -> tuple[str, int]:
-    """Return the digest and the size of a file that a store takes."""
-    sha256, size = hashlib.sha256(), 0
-    while chunk := file.read(_CHUNK):
-        size += len(chunk)
-        if size > limit:
-            break
-        sha256.update(chunk)
-    if not 0 < size <= limit:
-        more = " or more" if size else ""
-        raise RegistryError(f"{label} has {size}{more} bytes; a registry takes 1 to {limit}")
-    return f"sha256:{sha256.hexdigest()}", size
-
-
-def _body(file: BinaryIO, descriptor: Descriptor, label: str, budget: Budget) -> Iterator[bytes]:
-    """Yield a file's bytes to be sent; the last ones only if all of them are what was hashed."""
-    sha256, left = hashlib.sha256(), descriptor.size
-    try:
-        file.seek(0)
-        while left and (chunk := file.read(min(_CHUNK, left))):
-            sha256.update(chunk)
-            left -= len(chunk)
-            if left == 0 and f"sha256:{sha256.hexdigest()}" != descriptor.digest:
-                break
-            yield chunk
-            budget.progress(len(chunk))
-        else:
-            if left == 0:
-                return
-    except OSError as error:
-        raise RegistryError(f"{label} cannot be read: {error.strerror}") from None
-    raise RegistryError(
-        f"{label} was changed while it was uploaded. Publish it when it is complete"
-    )

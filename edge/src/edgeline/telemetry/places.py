@@ -126,9 +126,9 @@ class _Folder:
 
 class _Repository:
     def __init__(self, location: str, connection: Connection, kind: Kind) -> None:
-        from edgeline.publish.remote import RemoteWriter
+        from edgeline.registry.push import PushStore
 
-        self._store = RemoteWriter(location, connection)
+        self._store = PushStore(location, connection)
         self._kind = kind
 
     def put(self, name: str, data: bytes) -> None:
@@ -141,8 +141,7 @@ class _Repository:
             "config": config.to_json(),
             "layers": [layer.to_json()],
         }
-        manifest = self._store.put_manifest(dump_canonical(document), OCI_MANIFEST)
-        self._store.commit([(self._kind.check(name), manifest)], expected={})
+        self._store.put_tag(self._kind.check(name), dump_canonical(document), OCI_MANIFEST)
 
     def entries(self) -> Iterator[tuple[str, bytes]]:
         for tag in self._store.tags()[:MAX_ENTRIES]:
