@@ -126,15 +126,15 @@ COMPILE = $(UV) pip compile --quiet --upgrade --generate-hashes --no-annotate
 PY310 := --python-version 3.10
 # For every Python from 3.11 on.
 PY311 := --python-version 3.11 --universal
-WITH_TESTS := --extra demo --extra dev --no-emit-package edgeline pyproject.toml
+WITH_TESTS := --extra demo --extra dev --no-emit-package edgeline-registry pyproject.toml
 
 lock: | $(UV)
 	$(COMPILE) $(PY310) $(WITH_TESTS) --output-file locks/tfx-1.16.txt
 	$(COMPILE) $(PY311) $(WITH_TESTS) --output-file locks/tfx-1.21.txt
 	$(COMPILE) $(PY310) --constraint locks/tfx-1.16.txt edge/pyproject.toml \
 	    --output-file locks/edge.txt
-	$(COMPILE) $(PY311) --constraint locks/tfx-1.21.txt --no-emit-package edgeline pyproject.toml \
-	    --output-file locks/image.txt
+	$(COMPILE) $(PY311) --constraint locks/tfx-1.21.txt --no-emit-package edgeline-registry \
+	    pyproject.toml --output-file locks/image.txt
 	printf 'kfp>=2.17,<3\nkfp-kubernetes\nkubernetes-validate\n' | $(COMPILE) $(PY310) - \
 	    --output-file locks/kfp.txt
 	printf 'moto[s3]\nflask\nflask-cors\n' | $(COMPILE) $(PY310) - --output-file locks/moto.txt

@@ -36,6 +36,7 @@ from edgeline.publish.release import VariantFiles, publish
 from edgeline.publish.repository import Keys, ModelKeys, Repository, initialize
 from edgeline.runtime.threads import default_threads
 from pipeline.data.preprocessing import contract
+from tests.edge.wheels import SOURCES, device_files
 
 VARIANT = "float16"
 MODEL = "cells"
@@ -240,11 +241,10 @@ def python(code: str, *arguments: str) -> str:
 
 
 def installed_size(name: str) -> int:
-    """Returns how many bytes a distribution's files have, or a checkout's packages."""
-    found = distribution(name)
+    """Returns how many bytes a distribution's files have; of edgeline's, those of its wheel."""
     if name == "edgeline":
-        package = Path(sys.modules["edgeline"].__file__ or "").parent
-        return sum(path.stat().st_size for path in package.rglob("*.py"))
+        return sum((SOURCES / file).stat().st_size for file in device_files())
+    found = distribution(name)
     paths = (Path(str(found.locate_file(file))) for file in found.files or ())
     return sum(path.stat().st_size for path in paths if path.exists() and path.suffix != ".pyc")
 

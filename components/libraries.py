@@ -5,10 +5,11 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 
+from edgeline._distribution import edgeline_version
+
 LIBRARIES = (
     "ai-edge-litert",
     "apache-beam",
-    "edgeline",
     "keras",
     "litert-quantizer",
     "numpy",
@@ -22,4 +23,5 @@ LIBRARIES = (
 
 def library_versions() -> dict[str, str]:
     """Their versions by name, and Python's."""
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    ours = {"python": platform.python_version(), "edgeline": edgeline_version()}
+    return ours | {name: version(name) for name in LIBRARIES}

@@ -178,7 +178,7 @@ def install(choice: Choice, uv: str) -> None:
     same_python = made.startswith(f"{choice.python}\n")
     kept = "--allow-existing" if same_python else "--clear"
     python = str(VENV / "bin" / "python")
-    ours = ("--editable", str(PROJECT), "--editable", str(PROJECT / "edge"))
+    ours = ("--editable", str(PROJECT), "--editable", str(PROJECT / "edge" / "registry"))
     for command in (
         ("venv", "--quiet", kept, "--python", str(choice.python), str(VENV)),
         ("pip", "sync", "--python", python, "--require-hashes", str(choice.line.lock)),
@@ -189,7 +189,8 @@ def install(choice: Choice, uv: str) -> None:
 
 
 def _digest(line: Line) -> str:
-    files = (line.lock, PROJECT / "pyproject.toml", PROJECT / "edge" / "pyproject.toml")
+    parts = (PROJECT, PROJECT / "edge", PROJECT / "edge" / "registry")
+    files = (line.lock, *(part / "pyproject.toml" for part in parts))
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 

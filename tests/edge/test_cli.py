@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.edge.test_packed import packed_model
+from tests.edge.wheels import PROJECT
 
 if TYPE_CHECKING:
     from edgeline.contract import PreprocessingContract
@@ -62,7 +62,7 @@ def test_predicting_says_what_is_missing_where_only_a_registry_is_looked_after(
     arguments = ("--registry", pets.path, "--model", "pets", "--root", root)
     done = python("-c", WITHOUT_DEVICE_LIBRARIES, "predict", photos / "red.png", *arguments)
     assert done.returncode == 3
-    assert "comes with the distribution edgeline and not with edgeline-registry" in done.stderr
+    assert "pip install 'edgeline-registry[device]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -278,7 +278,7 @@ def test_a_model_file_predicts_without_a_registry(
 
 def test_the_version_is_told(python: Python) -> None:
     done = python("-m", "edgeline", "--version")
-    assert done.stdout == f"edgeline {version('edgeline')}\n"
+    assert done.stdout == f"edgeline {PROJECT['project']['version']}\n"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -22,9 +21,6 @@ from tests.edge.terminal import Done, Terminal
 
 if TYPE_CHECKING:
     from tests.edge.conftest import Store
-
-Python = Callable[..., "subprocess.CompletedProcess[str]"]
-
 
 Run = Callable[..., Done]
 
@@ -562,33 +558,6 @@ def test_the_help_names_every_command(
         main([*group.split(), "--help"])
     named = re.findall(r"^    ([a-z-]+)(?: |$)", capsys.readouterr().out, re.MULTILINE)
     assert sorted(named) == sorted(names)
-
-
-WITHOUT_CRYPTOGRAPHY = (
-    "import sys; sys.modules['cryptography'] = None; "
-    "from edgeline.cli import main; sys.exit(main(sys.argv[1:]))"
-)
-
-
-@pytest.mark.parametrize(
-    ("command", "code"),
-    [
-        (["list"], 0),
-        (["show", "v1"], 0),
-        (["verify"], 0),
-        (["promote", *PROMOTE], 3),
-        (["refresh"], 3),
-        (["rollback", "pets", "--channel", "candidate"], 3),
-    ],
-)
-def test_looking_needs_no_cryptography_and_signing_says_that_it_does(
-    command: list[str], code: int, python: Python, registry: "Store"
-) -> None:
-    name, *arguments = command
-    done = python("-c", WITHOUT_CRYPTOGRAPHY, "registry", name, registry.location, *arguments)
-    assert done.returncode == code, done.stderr
-    assert ("pip install 'edgeline[publish]'" in done.stderr) == (code == 3)
-    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture

@@ -309,6 +309,21 @@ def test_the_doctor_finds(
     assert message in found["text"]
 
 
+def test_the_doctor_finds_both_distributions_in_one_environment(
+    run: Run, store: Store, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(store, models, 1)
+    run("pull")
+    for name in ("edgeline", "edgeline-registry"):
+        folder = tmp_path / f"{name.replace('-', '_')}-9.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = run("doctor")
+    assert said.code == 3
+    assert "pip uninstall edgeline edgeline-registry, and install one" in said.output
+
+
 @contextmanager
 def _watching(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

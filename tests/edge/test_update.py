@@ -44,6 +44,7 @@ from tests.edge.devices import (
     signed_days_ago,
 )
 from tests.edge.servers import RegistryServer, raw, reset
+from tests.edge.wheels import PROJECT
 
 if TYPE_CHECKING:
     from tests.edge.conftest import Store
@@ -228,8 +229,9 @@ def test_a_rejected_release_is_tried_again_when_its_user_says_so(
     rejected = pets.folder.read().rejected
     assert rejected is not None
     assert rejected.until is None, "it is the model's fault"
-    for name in ("ai-edge-litert", "edgeline", "numpy", "pillow"):
+    for name in ("ai-edge-litert", "numpy", "pillow"):
         assert f"{name} {version(name)}" in rejected.runtime
+    assert f"edgeline {PROJECT['project']['version']}" in rejected.runtime
 
 
 def test_what_rotted_on_the_card_is_not_used_for_another_release(
@@ -431,7 +433,7 @@ def test_an_up_to_date_check_is_one_request(store: Store, models: Path, state: P
         server.log.clear()
         assert pets.update().action == "current"
         assert [seen.path.rpartition("/")[2] for seen in server.log] == ["tuf"]
-        assert server.log[0].headers["user-agent"] == f"edgeline/{version('edgeline')}"
+        assert server.log[0].headers["user-agent"] == f"edgeline/{PROJECT['project']['version']}"
 
 
 def _large(store: Store, models: Path, number: int) -> None:

@@ -122,7 +122,7 @@ def test_it_compares_with_what_the_older_line_published(continued: Continued) ->
 def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment of a Python with the device package, and with what promoting needs."""
     folder = tmp_path_factory.mktemp(f"python-{request.param}")
-    make_environment(folder, request.param, extras="[publish]")
+    make_environment(folder, request.param, extras="[device]", part="edge/registry")
     return folder
 
 

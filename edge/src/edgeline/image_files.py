@@ -1,7 +1,7 @@
 """Reads an image file by what its first bytes say it is, or says what it is instead.
 
 What is read is what everybody's pictures are in. Pillow reads it, and pi-heif an iPhone's HEIC
-(`pip install 'edgeline[heif]'`). A file's name and suffix are never looked at.
+(the extra `heif`). A file's name and suffix are never looked at.
 """
 
 import io
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from PIL import Image, UnidentifiedImageError, features
+
+from edgeline._distribution import pip_install
 
 __all__ = ["EXPECTED", "FORMATS", "SUFFIXES", "UnreadableKindError", "read_image"]
 
@@ -180,7 +182,7 @@ def _open_heif(file: IO[bytes]) -> Image.Image:
         from pi_heif import HeifImageFile
     except ImportError:
         raise UnreadableKindError(
-            "an HEIC image, which only pi-heif reads; pip install 'edgeline[heif]'",
+            f"an HEIC image, which only pi-heif reads; {pip_install('heif')}",
             is_image=True,
         ) from None
     return HeifImageFile(file)

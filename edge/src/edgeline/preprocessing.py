@@ -61,7 +61,7 @@ def load_image(source: ImageSource) -> NDArray[np.uint8]:
 
     Takes a path, the bytes of a file, a Pillow image, or a uint8 array `[height, width]` or
     `[height, width, channels]` with 1, 3 or 4 channels. Files are JPEG, PNG, WebP, BMP, GIF, TIFF,
-    AVIF or, with `edgeline[heif]`, HEIC; of several frames or pages the first counts. Transparency
+    AVIF or, with the extra `heif`, HEIC; of several frames or pages the first counts. Transparency
     is laid over white; of 16-bit samples the upper 8 bits count; colour profiles are ignored.
 
     Raises:

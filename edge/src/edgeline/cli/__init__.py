@@ -12,11 +12,11 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from edgeline._distribution import DEVICE, REGISTRY, distribution, pip_install
 from edgeline.cli.device import add_device_commands
-from edgeline.cli.options import EXIT_CODES, Parser
-from edgeline.cli.output import note
+from edgeline.cli.options import EXIT_CODES, Parser, add_group
+from edgeline.cli.output import UsageError, note
 from edgeline.cli.predict import add_predict
-from edgeline.cli.registry import add_registry
 from edgeline.errors import EdgelineError
 
 _DEVICE_LIBRARIES = ("PIL", "ai_edge_litert", "numpy")
@@ -46,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _DEVICE_LIBRARIES:
             raise
-        note(
-            f"This command needs {error.name}, which comes with the distribution edgeline and not "
-            "with edgeline-registry. Install edgeline in an environment of its own"
-        )
+        if distribution() == REGISTRY:
+            note(f"This command needs {error.name}, as a device does: {pip_install('device')}")
+        else:
+            note(f"{error.name} is missing, which this command needs. Install {DEVICE} anew")
         return EdgelineError.exit_code
     except (KeyboardInterrupt, EOFError):
         # Control-C, or Control-D where a passphrase was asked for.
@@ -111,7 +111,7 @@ class _Version(argparse.Action):
     """Prints the version, which takes longer to find than everything else here."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from edgeline._version import edgeline_version
+        from edgeline._distribution import edgeline_version
 
         print(f"edgeline {edgeline_version()}")
         parser.exit()
@@ -132,4 +132,29 @@ def _parser() -> argparse.ArgumentParser:
 def _add_commands(commands: Any) -> None:
     add_predict(commands)
     add_device_commands(commands)
-    add_registry(commands)
+    if distribution() == REGISTRY:
+        from edgeline.cli.registry import add_registry
+
+        add_registry(commands)
+    else:
+        add_group(
+            commands,
+            "registry",
+            _refuse,
+            summary=f"manage an edge model registry: in {REGISTRY}, not here",
+            description="",
+            examples="",
+        )
+
+
+def _refuse(_: Any) -> None:
+    """Say where the registry's commands are.
+
+    Raises:
+        UsageError: always.
+    """
+    raise UsageError(
+        f"`edgeline registry` is not in the distribution {DEVICE}, which is for devices. Where a "
+        f"registry is looked after, pip uninstall {DEVICE} and install {REGISTRY} in its place: it "
+        "has the other commands, too"
+    )

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
+from edgeline._distribution import installed
 from edgeline._text import in_utc
 from edgeline.device import clock
 from edgeline.device.child import ChildError
@@ -40,11 +41,23 @@ class Finding:
 
 def examine(device: "Device") -> Iterator[Finding]:
     """Look at every part of the device, and yield what is found, as it is found."""
+    yield from _distributions()
     yield _runtime()
     yield from _state_and_model(device)
     yield _disk(device)
     yield _memory()
     yield from _registry(device)
+
+
+def _distributions() -> Iterator[Finding]:
+    found = installed()
+    if len(found) > 1:
+        yield Finding(
+            "edgeline",
+            "problem",
+            f"{' and '.join(found)} are both installed, and hold the same files: neither can be "
+            f"updated or removed alone. Run pip uninstall {' '.join(found)}, and install one again",
+        )
 
 
 def _runtime() -> Finding:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeline._distribution import edgeline_version
 from edgeline.errors import DeviceError, NotFoundError
 from edgeline.registry.format import check_variant
 from edgeline.runtime.threads import cores
@@ -41,8 +42,9 @@ def versions() -> str:
     """Return the versions of all that what a model says depends on."""
     from importlib.metadata import version
 
-    names = ("ai-edge-litert", "edgeline", "numpy", "pillow")
-    return ", ".join(f"{name} {version(name)}" for name in names)
+    libraries = {name: version(name) for name in ("ai-edge-litert", "numpy", "pillow")}
+    every = {**libraries, "edgeline": edgeline_version()}
+    return ", ".join(f"{name} {every[name]}" for name in sorted(every))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The publisher's side of the registry (`edgeline[publish]`): release, sign, promote, maintain.
+"""The publisher's side of the registry: release, sign, promote, maintain.
 
-Needs `cryptography` for signing, and no TensorFlow: promotion is done from any laptop.
+It is in `edgeline-registry` and on no device, as are `fleet` and `cli.registry`.
 """

@@ -27,9 +27,9 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, SSLError
 from urllib3.exceptions import TimeoutError as UrllibTimeoutError
 
+from edgeline._distribution import edgeline_version
 from edgeline._json import parse_object
 from edgeline._text import quoted
-from edgeline._version import edgeline_version
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError, UnreachableError
 from edgeline.registry._sockets import Budget, CannotConnectError, Clock, open_pool, tls_contexts
 from edgeline.registry.connection import Connection

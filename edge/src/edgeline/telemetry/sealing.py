@@ -12,6 +12,7 @@ nothing of who sealed it: that a signature inside does.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeline._distribution import pip_install
 from edgeline._text import one_line
 from edgeline.errors import RegistryError, TrustError
 from edgeline.key_files import Passphrase, ask_passphrase, create_pair, load_private, read_key_file
@@ -114,6 +115,6 @@ def _suite() -> "Suite":
     except ImportError:
         raise RegistryError(
             "Images are sealed to their owner, for which `cryptography` 47 or later is missing: "
-            "pip install 'edgeline[examples]'"
+            f"{pip_install('examples')}"
         ) from None
     return Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)

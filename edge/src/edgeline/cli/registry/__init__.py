@@ -12,7 +12,7 @@ def add_registry(commands: Any) -> None:
         _add_commands,
         summary="manage an edge model registry",
         description="Look into an edge model registry, decide which release its channels serve,\n"
-        "and keep it in order. Signing needs edgeline[publish]; looking and verifying do not.",
+        "and keep it in order.",
         examples="""\
   edgeline registry init registry --model solar-cells --keys keys
   edgeline registry list registry --root keys/root.json

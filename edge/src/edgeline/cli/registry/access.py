@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,7 +85,6 @@ def signers(options: argparse.Namespace) -> "Signers":
         UsageError: none are given.
         RegistryError: one of them cannot be used.
     """
-    require_publishing()
     from edgeline.publish.keys import Signers
 
     uris = options.keys or os.environ.get(KEYS_VARIABLE, "").split()
@@ -108,7 +106,6 @@ def repository_to_read(options: argparse.Namespace, store: "WriteStore") -> "Rep
 
 def repository(options: argparse.Namespace, store: "WriteStore") -> "Repository":
     """Return the signed metadata of the store, with the keys to change it."""
-    require_publishing()
     from edgeline.publish.repository import Repository
 
     root = required_root(options)
@@ -117,7 +114,6 @@ def repository(options: argparse.Namespace, store: "WriteStore") -> "Repository"
 
 def public_key(file: Path) -> "Key":
     """Return the public half of a key, from its file or from beside the private one."""
-    require_publishing()
     from edgeline.key_files import read_public_key
 
     return read_public_key(file)
@@ -134,16 +130,3 @@ def key_to_add(file: Path) -> "Key":
             "those without it keep their model and take no updates"
         )
     return key
-
-
-def require_publishing() -> None:
-    """Check that what signing needs is installed.
-
-    Raises:
-        RegistryError: it is not.
-    """
-    if find_spec("cryptography") is None:
-        raise RegistryError(
-            "This command signs, for which `cryptography` is missing: "
-            "pip install 'edgeline[publish]'. A device needs neither"
-        )

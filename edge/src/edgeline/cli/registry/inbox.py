@@ -9,7 +9,7 @@ from typing import Any
 from edgeline.cli.access import connection
 from edgeline.cli.options import add_command, add_connection, add_root
 from edgeline.cli.output import Progress, note
-from edgeline.cli.registry.access import existing_store, repository_to_read, require_publishing
+from edgeline.cli.registry.access import existing_store, repository_to_read
 from edgeline.cli.registry.init import add_no_passphrase, new_passphrase
 from edgeline.cli.registry.options import add_model
 from edgeline.errors import IntegrityError, TrustError
@@ -62,7 +62,6 @@ def add_inbox(commands: Any) -> None:
 
 
 def _key(options: argparse.Namespace) -> int:
-    require_publishing()
     from edgeline.telemetry.sealing import generate_key
 
     generate_key(options.file, new_passphrase(options))
@@ -78,7 +77,6 @@ def _open(options: argparse.Namespace) -> int:
     from edgeline.telemetry.sealing import Opener
 
     fleet = repository_to_read(options, existing_store(options)).fleet(options.model)
-    require_publishing()
     opener = Opener.load(options.inbox_key)
     entries = {each.path: each for each in read_inbox(options.output)}
     progress = Progress()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgeline._files import create_whole
 from edgeline.cli.options import add_command, add_connection, add_json, at_least
 from edgeline.cli.output import UsageError, note, print_json, print_table
-from edgeline.cli.registry.access import first_root, require_publishing, store_to_write
+from edgeline.cli.registry.access import first_root, store_to_write
 from edgeline.cli.registry.options import add_expires, add_store
 from edgeline.errors import NotFoundError, RegistryError
 from edgeline.registry.format import signing_roles
@@ -133,7 +133,6 @@ class _KeyFile:
 
 
 def _init(options: argparse.Namespace) -> int:
-    require_publishing()
     from edgeline.publish.keys import Signers
     from edgeline.registry.format import check_model
 

@@ -12,7 +12,6 @@ from edgeline.cli.registry.access import (
     public_key,
     repository,
     repository_to_read,
-    require_publishing,
 )
 from edgeline.cli.registry.init import add_no_passphrase, new_passphrase
 from edgeline.cli.registry.options import add_model, add_reading, add_signing, add_store
@@ -93,7 +92,8 @@ def _add_import(commands: Any) -> None:
         summary="fetch the public half of a key in an HSM",
         description="Fetch the public half of an ECDSA P-256 key that an HSM, a YubiKey or SoftHSM "
         "holds, by\nPKCS#11, and say what to sign with. PYKCS11LIB names the HSM's library; the "
-        "PIN comes from\nEDGELINE_PIN or is asked for. Needs `pip install 'edgeline[hsm]'`.",
+        "PIN comes from\nEDGELINE_PIN or is asked for. It needs `pip install "
+        "'edgeline-registry[hsm]'`.",
         examples="""\
   export PYKCS11LIB=/usr/lib/x86_64-linux-gnu/libykcs11.so
   edgeline registry keys import hsm:2 keys/anna.pub
@@ -146,7 +146,6 @@ def _add_add_model(commands: Any) -> None:
 
 
 def _create(options: argparse.Namespace) -> int:
-    require_publishing()
     from edgeline.key_files import generate_key
 
     key = generate_key(options.file, new_passphrase(options))
@@ -180,7 +179,6 @@ def _one_line(key: "Key") -> str:
 
 
 def _import(options: argparse.Namespace) -> int:
-    require_publishing()
     from edgeline.publish.keys import import_from_hsm
 
     key = import_from_hsm(options.uri, options.file)

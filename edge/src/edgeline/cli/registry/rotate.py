@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgeline.cli.access import required_root
 from edgeline.cli.options import add_command, add_json, add_root, at_least
 from edgeline.cli.output import note, print_json
-from edgeline.cli.registry.access import existing_store, key_to_add, require_publishing, signers
+from edgeline.cli.registry.access import existing_store, key_to_add, signers
 from edgeline.cli.registry.options import add_expires, add_keys, add_signing, add_store, add_yes
 from edgeline.cli.registry.output import confirmed, print_roles, role_json
 from edgeline.errors import RegistryError
@@ -185,7 +185,6 @@ def _apply(options: argparse.Namespace) -> int:
 def _repository_from(options: argparse.Namespace) -> "Repository":
     """Return the metadata to change keys in: the newest, or what --base names."""
     store = existing_store(options)
-    require_publishing()
     from edgeline.publish.repository import Repository
     from edgeline.registry.format import TUF_TAG
 
