@@ -50,6 +50,8 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in device_files():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(SOURCES / file, folder / file)
+    # What an uninstall of an earlier edgeline may leave behind.
+    (folder / "edgeline" / "publish" / "__pycache__").mkdir(parents=True)
     return folder
 
 

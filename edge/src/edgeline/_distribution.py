@@ -13,7 +13,9 @@ REGISTRY = "edgeline-registry"
 
 def distribution() -> str:
     """Return which of the two the files at hand are."""
-    return REGISTRY if find_spec("edgeline.publish") else DEVICE
+    found = find_spec("edgeline.publish")
+    # A folder that an uninstall left behind is found as well, without a module.
+    return REGISTRY if found and found.origin else DEVICE
 
 
 def installed() -> list[str]:
