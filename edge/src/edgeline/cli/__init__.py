@@ -155,6 +155,6 @@ def _refuse(_: Any) -> None:
     """
     raise UsageError(
         f"`edgeline registry` is not in the distribution {DEVICE}, which is for devices. Where a "
-        f"registry is looked after, pip uninstall {DEVICE} and install {REGISTRY} in its place: it "
-        "has the other commands, too"
+        f"registry is looked after, pip uninstall {DEVICE} and install {REGISTRY} in its place "
+        "(edge/registry of a checkout, or its wheel): it has the other commands, too"
     )
