@@ -20,6 +20,7 @@ from edgeline.publish.remote import RemoteWriter
 from edgeline.publish.store import WriteStore, open_for_writing
 from edgeline.registry import transport
 from edgeline.registry.format import OCI_INDEX, OCI_MANIFEST, WEIGHTS, Descriptor
+from edgeline.registry.push import PushStore
 from edgeline.registry.store import Connection
 from tests.edge.protocol import index, put, put_release
 from tests.edge.servers import (
@@ -65,6 +66,18 @@ def check_line(error: EdgelineError, *parts: str) -> None:
     assert line.isprintable()
     for part in parts:
         assert part in line
+
+
+def test_a_tag_that_one_alone_sets_is_pushed_by_one_request(server: RegistryServer) -> None:
+    store = PushStore(server.location, Connection())
+    for content in (index(), index() + b"\n"):
+        before = len(server.log)
+        store.put_tag("device", content, OCI_INDEX)
+        assert [seen.method for seen in server.log[before:]] == ["PUT"]
+        assert store.read_tag("device", limit=LIMIT)[1] == content
+    for tag, kind in (("../tuf", OCI_INDEX), ("device", WEIGHTS)):
+        with pytest.raises(RegistryError, match=r"cannot be a tag|Expected an OCI index"):
+            store.put_tag(tag, content, kind)
 
 
 def test_a_writer_is_opened_by_its_location_and_asks_nothing_yet(server: RegistryServer) -> None:
