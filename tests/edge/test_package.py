@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,21 @@ from PIL import Image
 
 from edgeline._distribution import pip_install
 from edgeline.cli import main
-from tests.edge.wheels import LEFT_OUT, PROJECT, REGISTRY_PROJECT, SOURCES, device_files
+from tests.edge.wheels import (
+    EDGE,
+    LEFT_OUT,
+    PROJECT,
+    REGISTRY_PROJECT,
+    SOURCES,
+    device_files,
+    package_files,
+)
 
 if TYPE_CHECKING:
     from tests.edge.stores import Store
 
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+REGISTRY_EXTRAS: dict[str, list[str]] = REGISTRY_PROJECT["optional-dependencies"]
 # The one place that looks for what may be left out, and says so where it is.
 ENTRY = "edgeline.cli"
 
@@ -133,17 +144,31 @@ def test_a_device_names_its_own_extras(device: Path) -> None:
     assert pip_install("heif") == "pip install 'edgeline-registry[heif]'"
 
 
-def test_every_extra_that_is_named_is_there() -> None:
-    extras = PROJECT["project"]["optional-dependencies"]
-    assert set(extras) == {"ecdsa", "examples", "heif", "reports"}
-    others = REGISTRY_PROJECT["optional-dependencies"]
-    assert set(others) == {"device", "examples", "heif", "hsm"}
-    # Whoever looks after a registry and predicts has what a device has.
-    assert {*others["device"], *REGISTRY_PROJECT["dependencies"]} == {
+def test_whoever_looks_after_a_registry_and_predicts_has_what_a_device_has() -> None:
+    assert {*REGISTRY_EXTRAS["device"], *REGISTRY_PROJECT["dependencies"]} == {
         *PROJECT["project"]["dependencies"],
-        *extras["reports"],
+        *EXTRAS["reports"],
     }
-    assert all(others[name] == extras[name] for name in ("examples", "heif"))
+    assert all(REGISTRY_EXTRAS[name] == EXTRAS[name] for name in ("examples", "heif"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "known", "some"),
+    [
+        (r"(?:edgeline|/edge)\[([a-z,]+)\]", EXTRAS, {"ecdsa", "examples", "heif", "reports"}),
+        (r"registry\[([a-z,]+)\]", REGISTRY_EXTRAS, {"device", "examples", "hsm"}),
+        (r"""pip_install\(["']([a-z]+)["']\)""", REGISTRY_EXTRAS, {"device", "examples", "heif"}),
+    ],
+    ids=["edgeline", "edgeline-registry", "whichever it is"],
+)
+def test_extras_that_are_named_are_there(
+    pattern: str, known: dict[str, list[str]], some: set[str]
+) -> None:
+    documents = [EDGE.parent / "README.md", *(EDGE.parent / "docs").glob("*.md")]
+    sources = [SOURCES / file for file in package_files() if file.suffix == ".py"]
+    text = "".join(file.read_text() for file in (*documents, *sources))
+    found = {name for names in re.findall(pattern, text) for name in names.split(",")}
+    assert some <= found <= known.keys()
 
 
 def test_a_device_takes_less_than_before_rollouts() -> None:
