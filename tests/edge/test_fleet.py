@@ -201,7 +201,7 @@ def _gather_all(
         channel="production",
         keys=[fleet.public_key],
         revoked=options.pop("revoked", ()),
-        memory=memory or Memory(),
+        memory=memory or Memory({}, {}),
         at=options.pop("at", NOW),
     )
 
@@ -218,7 +218,7 @@ def test_a_place_has_one_report_a_device(place: str, fleet_key: CryptoSigner) ->
 
 
 def test_an_older_report_counts_for_nothing(place: str, mine: Reporting, tmp_path: Path) -> None:
-    memory, old = Memory(), mine.report(sequence=10)
+    memory, old = Memory({}, {}), mine.report(sequence=10)
     open_place(place).put(mine.id, mine.report(sequence=11))
     assert len(_gather(place, mine.fleet, memory).reports) == 1
     memory.save(tmp_path / "memory.json")

@@ -173,16 +173,22 @@ def png_of(width: int, height: int) -> str:
 
 ONE = {"image": png_of(8, 8), "probabilities": [0.1, 0.2, 0.7]}
 MALFORMED: dict[str, tuple[object, str]] = {
-    "not an object": ([], "not valid JSON"),
+    "not an object": ([], "expected a JSON object"),
     "of a later version": ({"version": 2}, "has version 2, and this edgeline reads 1"),
     "a field too many": (
         {"version": 1, "tolerance": 0.04, "cases": [ONE], "x": 1},
-        "expected the fields",
+        "expected tolerance, cases and nothing else",
     ),
     "no case": ({"version": 1, "tolerance": 0.04, "cases": []}, "expected 1 to 16 cases, got 0"),
     "too many cases": ({"version": 1, "tolerance": 0.04, "cases": [ONE] * 17}, "16 cases, got 17"),
-    "cases that are none": ({"version": 1, "tolerance": 0.04, "cases": {}}, "a list of cases"),
-    "a case that is none": ({"version": 1, "tolerance": 0.04, "cases": [1]}, "to be an object"),
+    "cases that are none": (
+        {"version": 1, "tolerance": 0.04, "cases": {}},
+        "cases: expected a list",
+    ),
+    "a case that is none": (
+        {"version": 1, "tolerance": 0.04, "cases": [1]},
+        "cases: expected an object",
+    ),
     "no tolerance at all": ({"version": 1, "tolerance": 0, "cases": [ONE]}, "tolerance above 0"),
     "a tolerance for anything": ({"version": 1, "tolerance": 0.05, "cases": [ONE]}, "at most 0.04"),
     "a tolerance in words": ({"version": 1, "tolerance": "1", "cases": [ONE]}, "got '1'"),
@@ -204,7 +210,7 @@ MALFORMED: dict[str, tuple[object, str]] = {
     ),
     "an image that is no base64": (
         {"version": 1, "tolerance": 0.04, "cases": [{**ONE, "image": "!"}]},
-        "not valid base64",
+        "image: expected base64",
     ),
     "an image that is no PNG": (
         {"version": 1, "tolerance": 0.04, "cases": [{**ONE, "image": "AAAA"}]},

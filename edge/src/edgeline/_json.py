@@ -1,10 +1,7 @@
 """JSON as edgeline writes and reads it: one way to write a value, one meaning for what is read."""
 
 import json
-from pathlib import Path
 from typing import Any, NoReturn
-
-from edgeline._files import read_bounded
 
 
 def dump_canonical(value: object) -> bytes:
@@ -37,14 +34,6 @@ def parse_object(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {type(value).__name__}")
     return value
-
-
-def read_kept(path: Path, limit: int) -> dict[str, Any]:
-    """Read a JSON object of at most `limit` bytes that was kept; {} where it is lost or damaged."""
-    try:
-        return parse_object(read_bounded(path, limit))
-    except (OSError, ValueError):
-        return {}
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -24,12 +24,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 from edgeline._json import dump_canonical, parse_object
+from edgeline._records import read, share
 from edgeline.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ _BINS = 10
 _IMAGES_PER_BIN = 20  # of the test split, at least
 _MAX_BINS = 100_000  # as many labels as a model may have, and more
 _EXPECTED = 5.0  # images in a bin, for the chi-square distribution to fit
-_MOST = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Shift:
     """How far a quantity is from the test split's."""
 
     index: float  # population stability index
-    p_value: float  # of Pearson's chi-square test
+    p_value: Annotated[float, share]  # of Pearson's chi-square test
 
     @property
     def is_major(self) -> bool:
@@ -119,12 +119,13 @@ class Sketch:
         if self.histograms.keys() != set(QUANTITIES[1:]):
             raise _malformed(f"expected histograms of {', '.join(QUANTITIES[1:])}")
         for counts in (self.labels, *(each.counts for each in self.histograms.values())):
-            if not 1 <= len(counts) <= _MAX_BINS or not all(map(_is_count, counts)):
+            if not 1 <= len(counts) <= _MAX_BINS:
                 raise _malformed("expected counts")
             if sum(counts) != self.images or not self.images:
                 raise _malformed("expected the same number of images in every histogram")
         for each in self.histograms.values():
-            if len(each.counts) != len(each.bounds) + 1 or not _ascend(each.bounds):
+            ascend = all(a < b for a, b in pairwise(each.bounds))
+            if len(each.counts) != len(each.bounds) + 1 or not ascend:
                 raise _malformed("expected ascending bounds, and one more count than bounds")
 
     @property
@@ -172,13 +173,8 @@ class Sketch:
 
     def to_json(self) -> bytes:
         """Return the sketch as JSON; equal ones give equal bytes."""
-        histograms = {
-            name: {"bounds": list(each.bounds), "counts": list(each.counts)}
-            for name, each in self.histograms.items()
-        }
-        return dump_canonical(
-            {"version": _VERSION, "label": list(self.labels), "histograms": histograms}
-        )
+        histograms = {name: asdict(each) for name, each in self.histograms.items()}
+        return dump_canonical({"version": _VERSION, "label": self.labels, "histograms": histograms})
 
     @classmethod
     def from_json(cls, data: bytes, *, classes: int) -> Sketch:
@@ -191,13 +187,10 @@ class Sketch:
             document = parse_object(data)
             if document.get("version") != _VERSION:
                 raise _malformed(f"expected version {_VERSION}")
-            histograms = {
-                str(name): Histogram(_tuple(each["bounds"]), _tuple(each["counts"]))
-                for name, each in document["histograms"].items()
-            }
-            sketch = cls(_tuple(document["label"]), histograms)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise _malformed(f"{type(error).__name__}: {error}") from None
+            labels = read(tuple[int, ...], document.get("label"))
+            sketch = cls(labels, read(dict[str, Histogram], document.get("histograms")))
+        except ValueError as error:
+            raise _malformed(str(error)) from None
         if len(sketch.labels) != classes:
             raise _malformed(f"expected {classes} labels, got {len(sketch.labels)}")
         return sketch
@@ -270,21 +263,6 @@ def _joined(expected: Sequence[int], seen: Sequence[int]) -> list[tuple[int, int
         last = bins.pop()
         bins.append((last[0] + first, last[1] + second))
     return bins
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= _MOST
-
-
-def _ascend(bounds: Iterable[object]) -> bool:
-    numbers = [each for each in bounds if type(each) is float and math.isfinite(each)]
-    return len(numbers) == len([*bounds]) and all(a < b for a, b in pairwise(numbers))
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise TypeError("expected a list")
-    return tuple(value)
 
 
 def _malformed(problem: str) -> IntegrityError:

@@ -22,14 +22,14 @@ import base64
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from edgeline._json import dump_canonical, parse_object
+from edgeline._records import Base64, read
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import ImageError, ModelError
 from edgeline.preprocessing import load_image, preprocess, resize_bilinear
@@ -57,7 +57,7 @@ _DECIMALS = 6
 class GoldenCase:
     """One image, and the probabilities to expect for it."""
 
-    image: bytes  # PNG
+    image: Base64  # PNG
     probabilities: tuple[float, ...]  # in the order of the contract's labels
 
 
@@ -89,11 +89,7 @@ class Golden:
     def to_json(self) -> bytes:
         """Return the golden pair as JSON; equal ones give equal bytes."""
         cases = [
-            {
-                "image": base64.b64encode(case.image).decode(),
-                "probabilities": list(case.probabilities),
-            }
-            for case in self.cases
+            {**asdict(case), "image": base64.b64encode(case.image).decode()} for case in self.cases
         ]
         return dump_canonical({"version": _VERSION, "tolerance": self.tolerance, "cases": cases})
 
@@ -106,15 +102,12 @@ class Golden:
         """
         try:
             document = parse_object(data)
+            version = document.pop("version", None)
+            if type(version) is not int or version != _VERSION:
+                raise ValueError(f"it has version {version!r}, and this edgeline reads {_VERSION}")
+            return read(cls, document)
         except ValueError as error:
-            raise _malformed(f"it is not valid JSON: {error}") from None
-        version = document.get("version")
-        if type(version) is not int or version != _VERSION:
-            raise _malformed(f"it has version {version!r}, and this edgeline reads {_VERSION}")
-        _check_keys(document, {"version", "tolerance", "cases"})
-        if not isinstance(document["cases"], list):
-            raise _malformed("expected a list of cases")
-        return cls(document["tolerance"], tuple(map(_parse_case, document["cases"])))
+            raise _malformed(str(error)) from None
 
 
 def make(content: bytes, contract: PreprocessingContract) -> Golden:
@@ -228,25 +221,6 @@ def _png(image: NDArray[np.uint8]) -> bytes:
 def _rounded(probabilities: NDArray[np.float32]) -> tuple[float, ...]:
     # An integer model's grid may end a little outside of 0 to 1.
     return tuple(round(min(1.0, max(0.0, float(p))), _DECIMALS) for p in probabilities)
-
-
-def _parse_case(value: object) -> GoldenCase:
-    if not isinstance(value, dict):
-        raise _malformed("expected each case to be an object")
-    _check_keys(value, {"image", "probabilities"})
-    image, probabilities = value["image"], value["probabilities"]
-    if not isinstance(image, str) or not isinstance(probabilities, list):
-        raise _malformed("expected an image in base64 and a list of probabilities in each case")
-    try:
-        decoded = base64.b64decode(image, validate=True)
-    except ValueError:
-        raise _malformed("an image is not valid base64") from None
-    return GoldenCase(decoded, tuple(probabilities))
-
-
-def _check_keys(document: dict[str, Any], expected: set[str]) -> None:
-    if document.keys() != expected:
-        raise _malformed(f"expected the fields {sorted(expected)}, got {sorted(document)[:10]}")
 
 
 def _check_image(image: bytes) -> None:

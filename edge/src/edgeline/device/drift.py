@@ -8,17 +8,14 @@ Counts are kept beside the device's models: no image is, and a restart loses lit
 """
 
 import threading
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgeline._files import write_whole
-from edgeline._json import dump_canonical, read_kept
+from edgeline._records import load, save
 from edgeline.device.state import DRIFT_FILE, InstalledModel
 from edgeline.drift import Seen, Sketch, image_statistics
-from edgeline.errors import EdgelineError
-from edgeline.telemetry.report import Drift, number, parse_drift
+from edgeline.telemetry.report import Drift
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +24,18 @@ if TYPE_CHECKING:
     from edgeline.runtime.classifier import Classifier, Prediction
 
 _MAX_FILE = 2 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What is remembered between two runs."""
+
+    model: str  # its id
+    window: int
+    since: float  # seconds since 1970
+    images: int
+    counts: dict[str, list[int]]
+    last: Drift | None
 
 
 class DriftMonitor:
@@ -87,50 +96,32 @@ class DriftMonitor:
             OSError: it cannot be written.
         """
         with self._lock:
-            document = {
-                "model": self._installed.id,
-                "window": self._window,
-                "since": self._since,
-                "images": self._seen.images,
-                "counts": self._seen.counts,
-                "last": self.last and asdict(self.last),
-            }
-            write_whole(self._file, dump_canonical(document))
+            seen = self._seen
+            kept = _Kept(
+                self._installed.id, self._window, self._since, seen.images, seen.counts, self.last
+            )
+            save(self._file, kept)
 
     def _load(self) -> tuple[float, Seen, Drift | None]:
         """Return what was counted of this model; nothing the first time, or when damaged."""
-        document, seen = read_kept(self._file, _MAX_FILE), self._sketch.empty()
-        last = _last(document, self._installed.id)
-        try:
-            kept = Seen(seen.bounds, dict(document["counts"]), document["images"])
-            is_ours = (document["model"], document["window"]) == (self._installed.id, self._window)
-            if is_ours and _is_alike(kept, seen):
-                return number(document["since"]), kept, last
-        except (KeyError, TypeError, ValueError):
-            pass
-        return 0.0, seen, last
+        kept, seen = load(_Kept, self._file, _MAX_FILE), self._sketch.empty()
+        if kept is None or kept.model != self._installed.id:
+            return 0.0, seen, None
+        found = Seen(seen.bounds, kept.counts, kept.images)
+        if kept.window == self._window and _is_alike(found, seen):
+            return kept.since, found, kept.last
+        return 0.0, seen, kept.last
 
 
 def last_drift(folder: Path, model_id: str | None) -> Drift | None:
     """Return what the last window of the model that is served showed, None when there is none."""
-    return _last(read_kept(folder / DRIFT_FILE, _MAX_FILE), model_id)
-
-
-def _last(document: Mapping[str, Any], model_id: str | None) -> Drift | None:
-    if document.get("model") != model_id:
-        return None
-    try:
-        return parse_drift(document.get("last"))
-    except (KeyError, TypeError, ValueError, EdgelineError):
-        return None
+    kept = load(_Kept, folder / DRIFT_FILE, _MAX_FILE)
+    return kept.last if kept is not None and kept.model == model_id else None
 
 
 def _is_alike(kept: Seen, empty: Seen) -> bool:
     """Tell whether counts are of the bins that they should be of."""
-    counts: Mapping[str, list[int]] = kept.counts
-    return counts.keys() == empty.counts.keys() and all(
-        len(each) == len(empty.counts[name])
-        and all(type(count) is int and count >= 0 for count in each)
-        and sum(each) == kept.images
-        for name, each in counts.items()
+    return kept.counts.keys() == empty.counts.keys() and all(
+        len(each) == len(empty.counts[name]) and sum(each) == kept.images
+        for name, each in kept.counts.items()
     )

@@ -18,14 +18,15 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeline._files import locked, read_bounded, write_whole
-from edgeline._json import dump_canonical, parse_object
+from edgeline._json import parse_object
+from edgeline._records import Sha256, read, save
 from edgeline.errors import EdgelineError, ImageError
-from edgeline.telemetry.examples import MAX_SIDE, Guess, parse_guess
+from edgeline.telemetry.examples import MAX_SIDE, Guess
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +53,7 @@ _log = logging.getLogger(__name__)
 class Kept:
     """An image in the ring."""
 
-    image: str  # SHA-256 of its PNG, in hex: its file's name
+    image: Sha256  # of its PNG: its file's name
     guess: Guess
 
     @property
@@ -64,6 +65,11 @@ class Kept:
     def minute(self) -> int:
         """Minutes since 1970."""
         return int(self.guess.time // _MINUTE)
+
+
+@dataclass(frozen=True)
+class _Index:
+    examples: list[Kept]
 
 
 def hardness(guess: Guess) -> tuple[bool, float]:
@@ -131,14 +137,13 @@ class HardExamples:
     def kept(self) -> list[Kept]:
         """Return what is kept, oldest first; nothing where the list of it is missing or damaged."""
         try:
-            document = parse_object(read_bounded(self._folder / _INDEX, _MAX_INDEX))
-            found = [_parse(each) for each in document["examples"]]
+            index = read(_Index, parse_object(read_bounded(self._folder / _INDEX, _MAX_INDEX)))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        except (ValueError, TypeError, KeyError, EdgelineError) as error:
+        except (ValueError, EdgelineError) as error:
             _log.warning("%s is damaged, and begun anew: %s", self._folder / _INDEX, str(error))
             return []
-        return sorted(found, key=lambda each: each.guess.time)
+        return sorted(index.examples, key=lambda each: each.guess.time)
 
     def read(self, kept: Kept) -> bytes | None:
         """Return the PNG of an image; None when it is gone or damaged."""
@@ -171,8 +176,7 @@ class HardExamples:
 
     def _replace(self, kept: list[Kept]) -> None:
         """Keep these and nothing else: first the list of them, then the files that are in none."""
-        document = {"examples": [asdict(each) for each in kept]}
-        write_whole(self._folder / _INDEX, dump_canonical(document))
+        save(self._folder / _INDEX, _Index(kept))
         names = {f"{each.image}.png" for each in kept}
         for path in self._folder.iterdir():
             if path.suffix in (".png", ".part") and path.name not in names:
@@ -195,10 +199,3 @@ def _png(pixels: "NDArray[np.uint8]") -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-def _parse(value: Any) -> Kept:
-    image = value["image"]
-    if not isinstance(image, str) or len(image) != 64 or set(image) - set("0123456789abcdef"):
-        raise ValueError("expected the name of an image")
-    return Kept(image, parse_guess(value["guess"]))

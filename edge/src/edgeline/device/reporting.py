@@ -11,16 +11,16 @@ Nothing that goes wrong here keeps a device from predicting.
 
 import math
 import threading
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeline._files import read_bounded, write_whole
-from edgeline._json import dump_canonical, read_kept
+from edgeline._records import load, save
 from edgeline.device.identity import device_id
 from edgeline.device.selection import versions
 from edgeline.device.state import InstalledModel, State
-from edgeline.errors import DeviceError, EdgelineError, TrustError
+from edgeline.errors import DeviceError, TrustError
 from edgeline.telemetry.report import (
     LATENCY_BOUNDS,
     MAX_REPORT,
@@ -30,8 +30,6 @@ from edgeline.telemetry.report import (
     Report,
     Served,
     open_enrolment,
-    parse_compared,
-    parse_counts,
     seal_report,
     without_paths,
 )
@@ -84,7 +82,7 @@ class Reporter:
         self._enrolment, self._signer = enrolment_of(device)
         self._file = device.folder.path / _COUNTS_FILE
         self._lock = threading.Lock()
-        self._kept = _load(self._file)
+        self._kept = load(_Kept, self._file, MAX_REPORT) or _Kept()
         if self._kept.running:
             self._kept.counts.crashes += 1
         self._kept.running = True
@@ -183,7 +181,7 @@ class Reporter:
     def _save(self) -> None:
         with self._device.folder.translated():
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._file, dump_canonical(asdict(self._kept)))
+            save(self._file, self._kept)
 
 
 def _rejected(state: State) -> Served | None:
@@ -269,14 +267,3 @@ def _need_cryptography() -> None:
             "Reports are signed, for which `cryptography` is missing: "
             "pip install 'edgeline[reports]'"
         )
-
-
-def _load(path: Path) -> _Kept:
-    """Return what was kept; nothing the first time, or when it was damaged."""
-    try:
-        document = read_kept(path, MAX_REPORT)
-        counts = parse_counts(document["counts"])
-        shadow = parse_compared(document["shadow"])
-        return _Kept(**{**document, "counts": counts, "shadow": shadow})
-    except (ValueError, TypeError, KeyError, EdgelineError):
-        return _Kept()

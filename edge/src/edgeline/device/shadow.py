@@ -10,23 +10,20 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeline._files import write_whole
-from edgeline._json import dump_canonical, read_kept
 from edgeline.device.state import InstalledModel
 from edgeline.errors import EdgelineError
-from edgeline.telemetry.report import Compared, number, parse_compared
+from edgeline.telemetry.report import Compared
 
 if TYPE_CHECKING:
     from edgeline.preprocessing import ImageSource
     from edgeline.runtime.classifier import Classifier, Prediction
 
-_MAX_FILE = 1 << 16  # bytes
+MAX_COMPARISON = 1 << 16  # bytes
 
 _log = logging.getLogger(__name__)
 
@@ -49,26 +46,6 @@ class Comparison:
     compared: Compared
     elapsed: float  # seconds that it ran
     spent: float  # of them, seconds that it computed
-
-    @classmethod
-    def load(cls, file: Path) -> "Comparison | None":
-        """Return what was kept; None when there is nothing, or it was damaged."""
-        try:
-            document = read_kept(file, _MAX_FILE)
-            compared = parse_compared(document["compared"])
-            elapsed, spent = number(document["elapsed"]), number(document["spent"])
-            model, served = str(document["model"]), str(document["served"])
-            return cls(model, served, compared, elapsed, spent) if compared else None
-        except (ValueError, TypeError, KeyError, EdgelineError):
-            return None
-
-    def save(self, file: Path) -> None:
-        """Keep it.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        write_whole(file, dump_canonical(asdict(self)))
 
 
 class Shadow:

@@ -30,18 +30,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from edgeline._files import locked, read_bounded, sync_folder, write_whole
 from edgeline._json import dump_canonical, parse_object
+from edgeline._records import read
 from edgeline.errors import DeviceError, EdgelineError, IntegrityError, NotFoundError, TrustError
 from edgeline.registry.format import (
     MAX_GOLDEN,
     MAX_MODEL,
+    Digest,
+    ModelName,
+    VariantName,
     check_channel,
-    check_digest,
     check_model,
-    check_variant,
     digest_of,
     version_tag,
 )
@@ -69,7 +70,7 @@ _log = logging.getLogger(__name__)
 class StoredFile:
     """What a file of an installed model must be."""
 
-    digest: str
+    digest: Digest
     size: int  # bytes
 
 
@@ -77,10 +78,10 @@ class StoredFile:
 class InstalledModel:
     """One variant of a release, as it lies on the device."""
 
-    model: str
+    model: ModelName
     version: int
-    digest: str  # of the release's index
-    variant: str
+    digest: Digest  # of the release's index
+    variant: VariantName
     files: Mapping[str, StoredFile]
 
     @property
@@ -111,22 +112,13 @@ class InstalledModel:
             EdgelineError: a name or a digest in it is malformed.
         """
         document = parse_object(data)
-        if document.pop("format", None) != _FORMAT or document.keys() != _names(cls):
+        if document.pop("format", None) != _FORMAT:
             raise ValueError("it is of another format")
-        files = document["files"]
-        if not isinstance(files, dict) or not {MODEL_FILE, CONTRACT_FILE} <= files.keys():
+        found = read(cls, document)
+        if not {MODEL_FILE, CONTRACT_FILE} <= found.files.keys():
             raise ValueError("it names no files")
-        return cls(
-            model=check_model(document["model"]),
-            version=int(document["version"]),
-            digest=check_digest(document["digest"]),
-            variant=check_variant(document["variant"]),
-            files={
-                name: StoredFile(check_digest(files[name]["digest"]), int(files[name]["size"]))
-                for name in files
-                if name in _FILES
-            },
-        )
+        known = {name: file for name, file in found.files.items() if name in _FILES}
+        return replace(found, files=known)
 
 
 @dataclass(frozen=True)
@@ -318,7 +310,7 @@ class StateFolder:
             if hashlib.sha256(data).hexdigest() != model_id:
                 raise ValueError("its digest does not fit")
             return InstalledModel.from_json(data)
-        except (OSError, ValueError, TypeError, KeyError, EdgelineError) as error:
+        except (OSError, ValueError, EdgelineError) as error:
             raise _damaged(path, error) from None
 
     def file(self, model_id: str, name: str) -> Path:
@@ -497,18 +489,8 @@ def _parse_state(data: bytes) -> State:
         raise ValueError("it is of another format")
     if hashlib.sha256(dump_canonical(state)).hexdigest() != document["sha256"]:
         raise ValueError("its checksum does not fit")
-    known = {name: state[name] for name in _names(State) if name in state}
-    rejected = known.get("rejected")
-    if rejected is not None:
-        preference = tuple(rejected["preference"])
-        known["rejected"] = Rejection(**{**rejected, "preference": preference})
-    for name in ("preference", "groups"):
-        known[name] = tuple(known.get(name, ()))
-    return State(**known)
-
-
-def _names(kind: Any) -> set[str]:
-    return {field.name for field in fields(kind)}
+    names = (field.name for field in fields(State))
+    return read(State, {name: state[name] for name in names if name in state})
 
 
 def _checked_id(model_id: str) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from edgeline import _records as records
 from edgeline.device.metrics import Metrics
 from edgeline.device.state import DRIFT_FILE, SHADOW_FILE, InstalledModel, LoadedModel, State
 from edgeline.device.update import Device
@@ -283,9 +284,9 @@ class Watcher:
         """Serve the model before when an earlier process was comparing the active one with it."""
         if self._shadowing is None or self._classifier is not None or not self._predicts:
             return
-        from edgeline.device.shadow import Comparison
+        from edgeline.device.shadow import MAX_COMPARISON, Comparison
 
-        kept, state = Comparison.load(self._shadow_file), self._state
+        kept, state = records.load(Comparison, self._shadow_file, MAX_COMPARISON), self._state
         if kept is None or (kept.model, kept.served) != (active, state.previous):
             return
         if state.root != self.device.folder.root:
@@ -342,7 +343,7 @@ class Watcher:
             return
         try:
             with self.device.folder.translated():
-                self._shadow.comparison(self._serving.id).save(self._shadow_file)
+                records.save(self._shadow_file, self._shadow.comparison(self._serving.id))
         except EdgelineError as error:
             _log.warning("%s", str(error))
 

@@ -7,17 +7,18 @@ what was halted is on no device any more, and in no report.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from securesystemslib.signer import Key
 
-from edgeline._files import read_bounded, write_whole
-from edgeline._json import dump_canonical, parse_object
+from edgeline._files import read_bounded
+from edgeline._json import parse_object
+from edgeline._records import read, save
 from edgeline.errors import IntegrityError, RegistryError, TrustError
 from edgeline.telemetry.places import Place
-from edgeline.telemetry.report import Report, check_device, open_report
+from edgeline.telemetry.report import DeviceId, Report, open_report
 
 MAX_DAYS = 400  # of which is remembered what a channel's devices served
 MAX_RELEASES = 20  # of a day, the most common ones
@@ -26,20 +27,24 @@ _MAX_MEMORY = 64 << 20  # bytes
 _DAY = 86_400.0
 
 
+def _version(value: object) -> str:
+    return str(int(read(str, value)))
+
+
 @dataclass(frozen=True)
 class Day:
     """What the devices of a channel served, when it was last looked at on a day."""
 
     time: float  # seconds since 1970
-    devices: Mapping[str, int]  # how many, by the release's version
+    devices: Mapping[Annotated[str, _version], int]  # how many, by the release's version
 
 
 @dataclass
 class Memory:
     """What is remembered of the reports that were read."""
 
-    sequences: dict[str, int] = field(default_factory=dict)  # each device's last report's number
-    days: dict[str, list[Day]] = field(default_factory=dict)  # by channel: "model/channel"
+    sequences: dict[DeviceId, int]  # each device's last report's number
+    days: dict[str, list[Day]]  # by channel: "model/channel"
 
     @classmethod
     def load(cls, path: Path) -> "Memory":
@@ -49,21 +54,10 @@ class Memory:
             RegistryError: it cannot be read, or is damaged.
         """
         try:
-            document = parse_object(read_bounded(path, _MAX_MEMORY))
-            return cls(
-                {check_device(name): int(last) for name, last in document["sequences"].items()},
-                {name: [*map(_day, days)] for name, days in document["days"].items()},
-            )
+            return read(cls, parse_object(read_bounded(path, _MAX_MEMORY)))
         except FileNotFoundError:
-            return cls()
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-            IntegrityError,
-        ) as error:
+            return cls({}, {})
+        except (OSError, ValueError, IntegrityError) as error:
             raise RegistryError(
                 f"{path}, which remembers the reports that were read, cannot be used: {error}. "
                 "Without it, an older report could pass for the newest; delete it to begin anew"
@@ -77,7 +71,7 @@ class Memory:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, dump_canonical(asdict(self)))
+            save(path, self)
         except OSError as error:
             raise RegistryError(f"{path} cannot be written: {error.strerror}") from None
 
@@ -98,11 +92,6 @@ class Memory:
         days = sorted((*others, today), key=lambda day: day.time)[-MAX_DAYS:]
         self.days[channel] = days
         return tuple(days)
-
-
-def _day(value: Mapping[str, Any]) -> Day:
-    devices = {str(int(name)): int(count) for name, count in value["devices"].items()}
-    return Day(float(value["time"]), devices)
 
 
 @dataclass(frozen=True)

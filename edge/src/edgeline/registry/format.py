@@ -30,7 +30,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from edgeline import contract
 from edgeline._json import parse_object
@@ -316,3 +316,9 @@ check_model = _checked_name("model", _NAME, "-")
 check_channel = _checked_name("channel", _NAME, "-")
 check_group = _checked_name("group", _NAME, "-")
 check_variant = _checked_name("variant", _VARIANT, "_")
+
+# Fields of records: see `edgeline._records`.
+Digest: TypeAlias = Annotated[str, check_digest]
+ModelName: TypeAlias = Annotated[str, check_model]
+ChannelName: TypeAlias = Annotated[str, check_channel]
+VariantName: TypeAlias = Annotated[str, check_variant]

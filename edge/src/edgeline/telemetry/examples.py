@@ -13,22 +13,23 @@ import io
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from securesystemslib.signer import Key, Signer
 
+from edgeline._records import Base64, number, share
 from edgeline.contract import MAX_LABEL_LENGTH
 from edgeline.errors import IntegrityError
 from edgeline.preprocessing import load_image
-from edgeline.registry.format import check_digest, check_model
+from edgeline.registry.format import Digest, ModelName
 from edgeline.telemetry.places import Kind
 from edgeline.telemetry.report import (
     FORMAT,
+    DeviceId,
     Signed,
-    number,
     open_with_enrolment,
     read_document,
     seal_with_enrolment,
@@ -51,26 +52,36 @@ _SIGNED = Signed("example", "An example", EXAMPLE_TYPE, MAX_EXAMPLE)
 _END_OF_TIME = 253_402_300_799.0  # the end of the year 9999, in seconds since 1970
 
 
+def _label(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_LABEL_LENGTH:
+        raise ValueError("expected a label")
+    return value
+
+
+def _time(value: object) -> float:
+    return number(value, _END_OF_TIME)
+
+
 @dataclass(frozen=True)
 class Guess:
     """What a model said of an image."""
 
-    label: str
-    probability: float
-    margin: float  # to the probability of the second label
-    digest: str  # of the release's index
-    shadow: str | None = None  # the label of the model in the shadow, where that was another one
-    time: float = 0.0  # seconds since 1970, by the device's clock
+    label: Annotated[str, _label]
+    probability: Annotated[float, share]
+    margin: Annotated[float, share]  # to the probability of the second label
+    digest: Digest  # of the release's index
+    shadow: Annotated[str, _label] | None = None  # of the model in the shadow, if another one
+    time: Annotated[float, _time] = 0.0  # seconds since 1970, by the device's clock
 
 
 @dataclass(frozen=True)
 class Example:
     """An image, and what the model said of it."""
 
-    device: str
-    model: str
+    device: DeviceId
+    model: ModelName
     guess: Guess
-    image: bytes  # PNG
+    image: Base64  # PNG
 
     def pixels(self) -> NDArray[np.uint8]:
         """Decode the image, `[height, width, 3]`.
@@ -132,34 +143,5 @@ def open_example(
     return open_with_enrolment(opener.open(data), _SIGNED, _parse, keys, revoked, at=at)
 
 
-def parse_guess(value: Any) -> Guess:
-    """Read what a model said.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is malformed.
-        IntegrityError: its digest is.
-    """
-    return Guess(
-        label=_label(value["label"]),
-        probability=number(value["probability"], 1.0),
-        margin=number(value["margin"], 1.0),
-        digest=check_digest(value["digest"]),
-        shadow=None if value["shadow"] is None else _label(value["shadow"]),
-        time=number(value["time"], _END_OF_TIME),
-    )
-
-
 def _parse(data: bytes) -> Example:
-    return read_document(
-        data, _SIGNED.one, Example, model=check_model, guess=parse_guess, image=_decoded
-    )
-
-
-def _decoded(value: str) -> bytes:
-    return base64.b64decode(value, validate=True)
-
-
-def _label(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_LABEL_LENGTH:
-        raise ValueError("expected a label")
-    return value
+    return read_document(data, _SIGNED.one, Example)

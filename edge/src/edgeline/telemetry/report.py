@@ -14,16 +14,25 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    get_type_hints,
+)
 
 from securesystemslib.signer import ED25519, Key, Signer, SSlibKey
 
 from edgeline._dsse import check_signed, open_envelope, seal
 from edgeline._json import dump_canonical, parse_object
+from edgeline._records import read
 from edgeline._text import one_line
 from edgeline.drift import QUANTITIES, Shift
 from edgeline.errors import EdgelineError, IntegrityError, TrustError
-from edgeline.registry.format import check_channel, check_digest, check_model, check_variant
+from edgeline.registry.format import ChannelName, Digest, ModelName, VariantName
 from edgeline.registry.rollout import is_device_id
 
 if TYPE_CHECKING:
@@ -42,10 +51,65 @@ OTHER_LABELS = "(others)"  # under which the rest is counted
 # Upper bounds of the latency histogram, in seconds; what takes longer is counted after the last.
 LATENCY_BOUNDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 
-Read = TypeVar("Read")
+_Read = TypeVar("_Read")
 
-_MOST = 1 << 53  # beyond it, numbers are not exact in every language
 _PATH = re.compile(r"(?:/[^\s/:,;()]+)+/?")
+
+
+def _line(value: object) -> str:
+    return one_line(read(str, value), limit=MAX_REASON)
+
+
+def _labels(value: object) -> dict[str, int]:
+    found = read(dict[Line, int], value)
+    if len(found) > MAX_LABELS + 1:
+        raise ValueError(f"expected at most {MAX_LABELS} labels")
+    return found
+
+
+def _latency(value: object) -> list[int]:
+    found = read(list[int], value)
+    if len(found) != len(LATENCY_BOUNDS) + 1:
+        raise ValueError("expected a latency histogram with other bounds")
+    return found
+
+
+def _shifts(value: object) -> Mapping[str, Shift]:
+    found = read(dict[str, Shift], value)
+    if found.keys() != set(QUANTITIES):
+        raise ValueError(f"expected shifts of {', '.join(QUANTITIES)}")
+    return found
+
+
+def check_device(value: object) -> str:
+    """Return `value` when it is a device's id, and therefore safe as a file name and a tag.
+
+    Raises:
+        IntegrityError: it is not.
+    """
+    if isinstance(value, str) and is_device_id(value):
+        return value
+    raise IntegrityError(f"Expected a device's id, 32 hex digits, got {one_line(value, limit=80)}")
+
+
+def parse_key(value: object) -> Key:
+    """Read a device's public key.
+
+    Raises:
+        ValueError: it is no Ed25519 key.
+    """
+    try:
+        entry = dict(value)  # type: ignore[call-overload]
+        key = SSlibKey.from_dict(_line(entry.pop("id")), entry)
+    except (KeyError, TypeError):
+        raise ValueError(f"expected a public key, got {one_line(value, limit=80)}") from None
+    if key.scheme != ED25519:
+        raise ValueError(f"expected an Ed25519 key, got {one_line(key.scheme, limit=40)}")
+    return key
+
+
+Line: TypeAlias = Annotated[str, _line]
+DeviceId: TypeAlias = Annotated[str, check_device]
 
 
 @dataclass(frozen=True)
@@ -53,9 +117,9 @@ class Served:
     """A release, as far as a report names it."""
 
     version: int
-    digest: str  # of its index
-    variant: str | None = None  # None where it was rejected
-    reason: str | None = None  # why it was rejected
+    digest: Digest  # of its index
+    variant: VariantName | None = None  # None where it was rejected
+    reason: Line | None = None  # why it was rejected
 
 
 @dataclass
@@ -67,10 +131,12 @@ class Counts:
     image_errors: int = 0  # images that could not be read
     model_errors: int = 0  # predictions that the model failed at
     crashes: int = 0  # times that the process ended without being told to
-    labels: dict[str, int] = field(default_factory=dict)
+    labels: Annotated[dict[str, int], _labels] = field(default_factory=dict)
     confidence: float = 0.0  # mean probability of the predicted labels
     entropy: float = 0.0  # mean entropy of the probabilities, in nats
-    latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
+    latency: Annotated[list[int], _latency] = field(
+        default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1)
+    )
 
     def add_label(self, label: str) -> None:
         """Count a prediction of a label; beyond what a report has room for, among the others."""
@@ -100,7 +166,7 @@ class Counts:
 class Compared:
     """A model that ran in the shadow of the one that is served, on the same images."""
 
-    digest: str  # of its release's index
+    digest: Digest  # of its release's index
     predictions: int = 0  # that were compared
     agreed: int = 0  # of them, those with the same label
     errors: int = 0  # images that it failed at
@@ -126,15 +192,22 @@ class Compared:
             setattr(self, name, mean + (value - mean) / self.predictions)
 
 
+def _compared(value: object) -> Compared:
+    found = read(Compared, value)
+    if found.agreed > found.predictions:
+        raise ValueError("more agreed than were compared")
+    return found
+
+
 @dataclass(frozen=True)
 class Drift:
     """How a window of what a device saw compares with the test split of the release it serves."""
 
-    digest: str  # of the release's index
+    digest: Digest  # of the release's index
     since: float  # seconds since 1970, by the device's clock
     until: float
     images: int
-    shifts: Mapping[str, Shift]  # by quantity; see `edgeline.drift`
+    shifts: Annotated[Mapping[str, Shift], _shifts]  # by quantity; see `edgeline.drift`
 
     @property
     def shifted(self) -> tuple[str, ...]:
@@ -146,18 +219,18 @@ class Drift:
 class Report:
     """What a device says of itself. Times are seconds since 1970, by its own clock."""
 
-    device: str  # its id
-    model: str
-    channel: str
+    device: DeviceId
+    model: ModelName
+    channel: ChannelName
     sequence: int  # grows with each report
     time: float
-    software: str  # versions of edgeline and of what runs models
+    software: Line  # versions of edgeline and of what runs models
     checked: float  # when the registry was last found genuine, 0 for never
-    error: str | None  # the kind of the last check's error
+    error: Line | None  # the kind of the last check's error
     active: Served | None
     rejected: Served | None
     counts: Counts
-    shadow: Compared | None = None  # the last model that was compared with the served one
+    shadow: Annotated[Compared, _compared] | None = None  # the last that was compared with `active`
     drift: Drift | None = None  # of the last full window, if the device watches for it
 
     def to_json(self) -> dict[str, Any]:
@@ -171,27 +244,16 @@ class Report:
         Raises:
             IntegrityError: it is no report.
         """
-        return read_document(
-            data,
-            "A report",
-            cls,
-            model=check_model,
-            channel=check_channel,
-            active=_served,
-            rejected=_served,
-            counts=parse_counts,
-            shadow=parse_compared,
-            drift=parse_drift,
-        )
+        return read_document(data, "A report", cls)
 
 
 @dataclass(frozen=True)
 class Enrolment:
     """What the holder of a model's fleet key has signed: whose reports count."""
 
-    device: str
-    model: str
-    key: Key
+    device: DeviceId
+    model: ModelName
+    key: Annotated[Key, parse_key]
     expires: float  # seconds since 1970
 
     def to_json(self) -> dict[str, Any]:
@@ -207,19 +269,16 @@ class Enrolment:
         Raises:
             IntegrityError: it is none.
         """
-        return read_document(data, "An enrolment", cls, model=check_model, key=parse_key)
+        return read_document(data, "An enrolment", cls)
 
 
-def read_document(
-    data: bytes, one: str, kind: type[Read], **readers: Callable[[Any], object]
-) -> Read:
+def read_document(data: bytes, one: str, kind: type[_Read]) -> _Read:
     """Read what a device has signed, or was signed for it, and may be anybody's by now.
 
     Args:
-        data: JSON, with the fields of `kind`; those that are missing are null.
+        data: JSON, with the fields of `kind` and maybe others.
         one: What it should be, with an article, to begin a sentence with.
-        kind: A dataclass whose `device` is a device's id.
-        readers: Of fields that are no numbers and no lines of text.
+        kind: A record.
 
     Raises:
         IntegrityError: it is malformed.
@@ -228,9 +287,9 @@ def read_document(
         document = parse_object(data)
         if document.get("format") != FORMAT:
             raise ValueError("it is of another format")
-        named = {name: document.get(name) for name in get_type_hints(kind)}
-        return _read(kind, named, device=check_device, **readers)
-    except (EdgelineError, KeyError, TypeError, ValueError) as error:
+        known = {name: document[name] for name in get_type_hints(kind) if name in document}
+        return read(kind, known)
+    except (EdgelineError, ValueError) as error:
         raise IntegrityError(f"{one} is malformed: {one_line(error)}") from None
 
 
@@ -385,136 +444,6 @@ def open_report(
     return report
 
 
-def check_device(value: object) -> str:
-    """Return `value` when it is a device's id, and therefore safe as a file name and a tag.
-
-    Raises:
-        IntegrityError: it is not.
-    """
-    if isinstance(value, str) and is_device_id(value):
-        return value
-    raise IntegrityError(f"Expected a device's id, 32 hex digits, got {one_line(value, limit=80)}")
-
-
-def parse_key(value: object) -> Key:
-    """Read a device's public key.
-
-    Raises:
-        ValueError: it is no Ed25519 key.
-    """
-    if not isinstance(value, dict):
-        raise ValueError("expected a public key")
-    entry = dict(value)
-    key = SSlibKey.from_dict(_line(entry.pop("id")), entry)
-    if key.scheme != ED25519:
-        raise ValueError(f"expected an Ed25519 key, got {one_line(key.scheme, limit=40)}")
-    return key
-
-
-def parse_counts(value: object) -> Counts:
-    """Read counts.
-
-    Raises:
-        ValueError, TypeError: they are malformed.
-    """
-    return _read(Counts, value, labels=_labels, latency=_latency)
-
-
-def parse_compared(value: object) -> Compared | None:
-    """Read a comparison, None when there was none.
-
-    Raises:
-        ValueError, TypeError: it is malformed.
-        IntegrityError: its digest is.
-    """
-    found = None if value is None else _read(Compared, value, digest=check_digest)
-    if found and found.agreed > found.predictions:
-        raise ValueError("more agreed than were compared")
-    return found
-
-
-def parse_drift(value: object) -> Drift | None:
-    """Read how far images have drifted, None when nothing is said of it.
-
-    Raises:
-        ValueError, TypeError: it is malformed.
-        IntegrityError: its digest is.
-    """
-    return None if value is None else _read(Drift, value, digest=check_digest, shifts=_shifts)
-
-
-def _read(kind: type[Read], value: object, **readers: Callable[[Any], object]) -> Read:
-    """Read a dataclass from its fields, all and no others."""
-    hints = get_type_hints(kind)
-    if not isinstance(value, dict) or value.keys() != hints.keys():
-        raise ValueError(f"expected {', '.join(hints)} and nothing else")
-    return kind(
-        **{name: (readers.get(name) or _READERS[of])(value[name]) for name, of in hints.items()}
-    )
-
-
-def _served(value: object) -> Served | None:
-    if value is None:
-        return None
-    return _read(Served, value, digest=check_digest, variant=_optional(check_variant))
-
-
-def _labels(value: object) -> dict[str, int]:
-    if not isinstance(value, dict) or len(value) > MAX_LABELS + 1:
-        raise ValueError(f"expected at most {MAX_LABELS} labels")
-    return {one_line(name): _count(count) for name, count in value.items()}
-
-
-def _latency(value: object) -> list[int]:
-    if not isinstance(value, list) or len(value) != len(LATENCY_BOUNDS) + 1:
-        raise ValueError("expected a latency histogram with other bounds")
-    return [*map(_count, value)]
-
-
-def _shifts(value: object) -> dict[str, Shift]:
-    if not isinstance(value, dict) or value.keys() != set(QUANTITIES):
-        raise ValueError(f"expected shifts of {', '.join(QUANTITIES)}")
-    found = {name: _read(Shift, value[name]) for name in QUANTITIES}
-    if any(each.p_value > 1 for each in found.values()):
-        raise ValueError("expected a probability")
-    return found
-
-
 def without_paths(text: str) -> str:
     """Return a reason for a report: short, and without the paths of a machine."""
     return one_line(_PATH.sub("(path)", text), limit=MAX_REASON)
-
-
-def _optional(read: Callable[[Any], object]) -> Callable[[object], object]:
-    return lambda value: None if value is None else read(value)
-
-
-def _line(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("expected text")
-    return one_line(value, limit=MAX_REASON)
-
-
-def _count(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= _MOST:
-        raise ValueError("expected a count")
-    return value
-
-
-def number(value: object, most: float = _MOST) -> float:
-    """Return `value` when it is a number from 0 to `most`.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if type(value) not in (int, float) or not 0 <= float(value) <= most:  # type: ignore[arg-type]
-        raise ValueError(f"expected a number from 0 to {most:g}")
-    return float(value)  # type: ignore[arg-type]
-
-
-_READERS: dict[Any, Callable[[Any], object]] = {
-    int: _count,
-    float: number,
-    str: _line,
-    str | None: _optional(_line),
-}

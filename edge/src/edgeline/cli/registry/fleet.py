@@ -419,7 +419,7 @@ def _gathered(options: argparse.Namespace, trusted: "Repository") -> "Gathered":
     from edgeline.telemetry.places import open_place
 
     fleet = trusted.fleet(options.model)
-    memory = Memory.load(options.memory) if options.memory else Memory()
+    memory = Memory.load(options.memory) if options.memory else Memory({}, {})
     gathered = gather(
         [open_place(place, connection(options)) for place in options.reports],
         model=options.model,
