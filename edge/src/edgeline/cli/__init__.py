@@ -137,14 +137,8 @@ def _add_commands(commands: Any) -> None:
 
         add_registry(commands)
     else:
-        add_group(
-            commands,
-            "registry",
-            _refuse,
-            summary=f"manage an edge model registry: in {REGISTRY}, not here",
-            description="",
-            examples="",
-        )
+        summary = f"manage an edge model registry: in {REGISTRY}, not here"
+        add_group(commands, "registry", _refuse, summary)
 
 
 def _refuse(_: Any) -> None:

@@ -18,16 +18,7 @@ _HEADER = ("VARIANT", "THREADS", "P50", "P95", "P99", "FIRST", "LOAD", "MEMORY",
 
 def add_benchmark(commands: Any) -> None:
     parser = add_command(
-        commands,
-        "benchmark",
-        run=_run,
-        summary="measure the variants of a release on this device",
-        description="Measure the variants of the release that a channel serves, each in a process\n"
-        "of its own: latencies, the first inference, and the memory of the whole process.",
-        examples="""\
-  edgeline benchmark --registry oci://registry.example/cells --root root.json --model solar-cells
-  edgeline benchmark --registry registry --model solar-cells --threads 1,2,4 --output figures.json
-""",
+        commands, "benchmark", _run, "measure the variants of a release on this device"
     )
     add_device(parser)
     parser.add_argument(
@@ -49,6 +40,13 @@ def add_benchmark(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    """Measure the variants of the release that a channel serves, each in a process
+    of its own: latencies, the first inference, and the memory of the whole process.
+
+    Examples:
+    edgeline benchmark --registry oci://registry.example/cells --root root.json --model solar-cells
+    edgeline benchmark --registry registry --model solar-cells --threads 1,2,4 --output figures.json
+    """
     from edgeline.device.bench import measure
     from edgeline.device.selection import device_name, parse_preference, runtime_version
 

@@ -41,19 +41,7 @@ def add_device_commands(commands: Any) -> None:
 
 
 def _add_pull(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        "pull",
-        run=_pull,
-        summary="bring the model on this device up to date",
-        description="Install the release that a channel serves: check its signatures, download\n"
-        "what is missing, verify it, try it in a process of its own, and switch to it.\n"
-        "The model before it stays; when anything fails, it stays the one that is served.",
-        examples="""\
-  edgeline pull --registry oci://registry.example/cells --root root.json --model solar-cells
-  edgeline pull --registry registry --model solar-cells --variant int8,float16
-""",
-    )
+    parser = add_command(commands, "pull", _pull, "bring the model on this device up to date")
     add_device(parser)
     add_variant(parser)
     add_group_option(parser)
@@ -63,15 +51,7 @@ def _add_pull(commands: Any) -> None:
 
 def _add_retry(commands: Any) -> None:
     parser = add_command(
-        commands,
-        "retry",
-        run=_retry,
-        summary="try a release again that failed its trial here",
-        description="Bring the model on this device up to date as `pull` does, and try a release "
-        "again\nthat failed its trial here before.",
-        examples="""\
-  edgeline retry --registry oci://registry.example/cells --root root.json --model solar-cells
-""",
+        commands, "retry", _retry, "try a release again that failed its trial here"
     )
     add_device(parser)
     add_variant(parser)
@@ -80,11 +60,25 @@ def _add_retry(commands: Any) -> None:
 
 
 def _retry(options: argparse.Namespace) -> int:
+    """Bring the model on this device up to date as `pull` does, and try a release again
+    that failed its trial here before.
+
+    Examples:
+    edgeline retry --registry oci://registry.example/cells --root root.json --model solar-cells
+    """
     open_device(options).retry()
     return _pull(options)
 
 
 def _pull(options: argparse.Namespace) -> int:
+    """Install the release that a channel serves: check its signatures, download
+    what is missing, verify it, try it in a process of its own, and switch to it.
+    The model before it stays; when anything fails, it stays the one that is served.
+
+    Examples:
+    edgeline pull --registry oci://registry.example/cells --root root.json --model solar-cells
+    edgeline pull --registry registry --model solar-cells --variant int8,float16
+    """
     log_to_stderr()
     device = open_device(options)
     device.repair()
@@ -101,21 +95,19 @@ def _pull(options: argparse.Namespace) -> int:
 
 def _add_status(commands: Any) -> None:
     parser = add_command(
-        commands,
-        "status",
-        run=_status,
-        summary="say what this device serves, and how the last check went",
-        description="Say what this device serves, and how the last check went; asks nobody.",
-        examples="""\
-  edgeline status --registry oci://registry.example/cells --root root.json --model solar-cells
-  edgeline status --registry registry --model solar-cells --json | jq .active.version
-""",
+        commands, "status", _status, "say what this device serves, and how the last check went"
     )
     add_device(parser)
     add_json(parser)
 
 
 def _status(options: argparse.Namespace) -> int:
+    """Say what this device serves, and how the last check went; asks nobody.
+
+    Examples:
+    edgeline status --registry oci://registry.example/cells --root root.json --model solar-cells
+    edgeline status --registry registry --model solar-cells --json | jq .active.version
+    """
     device = open_device(options)
     state = device.folder.read()
     models = device.folder.models(state)
@@ -228,21 +220,19 @@ def _when(seconds: float) -> str:
 
 def _add_rollback(commands: Any) -> None:
     parser = add_command(
-        commands,
-        "rollback",
-        run=_rollback,
-        summary="go back to the model that this device served before",
-        description="Go back to the model that this device served before, at once and offline,\n"
-        "and stay there until the channel moves. For all devices: `edgeline registry rollback`.",
-        examples="""\
-  edgeline rollback --registry oci://registry.example/cells --root root.json --model solar-cells
-""",
+        commands, "rollback", _rollback, "go back to the model that this device served before"
     )
     add_device(parser)
     add_json(parser)
 
 
 def _rollback(options: argparse.Namespace) -> int:
+    """Go back to the model that this device served before, at once and offline,
+    and stay there until the channel moves. For all devices: `edgeline registry rollback`.
+
+    Examples:
+    edgeline rollback --registry oci://registry.example/cells --root root.json --model solar-cells
+    """
     log_to_stderr()
     installed = open_device(options).rollback()
     text = f"{installed.name} is served until the channel moves"

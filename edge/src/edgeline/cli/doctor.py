@@ -10,21 +10,19 @@ from edgeline.cli.output import print_json, printable
 
 def add_doctor(commands: Any) -> None:
     parser = add_command(
-        commands,
-        "doctor",
-        run=_run,
-        summary="say what is wrong with this device, and what to do",
-        description="Look at runtime, state folder, clock, model, disk, memory, registry and\n"
-        "signatures. The exit code is 3 when there is a problem.",
-        examples="""\
-  edgeline doctor --registry oci://registry.example/cells --root root.json --model solar-cells
-""",
+        commands, "doctor", _run, "say what is wrong with this device, and what to do"
     )
     add_device(parser)
     add_json(parser, "a line of JSON per finding")
 
 
 def _run(options: argparse.Namespace) -> int:
+    """Look at runtime, state folder, clock, model, disk, memory, registry and
+    signatures. The exit code is 3 when there is a problem.
+
+    Examples:
+    edgeline doctor --registry oci://registry.example/cells --root root.json --model solar-cells
+    """
     from edgeline.device.doctor import examine
 
     log_to_stderr()

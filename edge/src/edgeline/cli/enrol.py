@@ -12,18 +12,7 @@ from edgeline.errors import DeviceError
 
 
 def add_enrol(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        "enrol",
-        run=_enrol,
-        summary="have this device's reports count",
-        description="Make this device's key, and write what `edgeline registry fleet enrol` has\n"
-        "to be given; then keep the enrolment that it makes. The key never leaves the device.",
-        examples="""\
-  edgeline enrol --registry registry --root root.json --model solar-cells --output request.json
-  edgeline enrol --registry registry --root root.json --model solar-cells --accept enrolment.json
-""",
-    )
+    parser = add_command(commands, "enrol", _enrol, "have this device's reports count")
     add_device(parser)
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="where to write that; default: it is printed"
@@ -34,6 +23,13 @@ def add_enrol(commands: Any) -> None:
 
 
 def _enrol(options: argparse.Namespace) -> int:
+    """Make this device's key, and write what `edgeline registry fleet enrol` has
+    to be given; then keep the enrolment that it makes. The key never leaves the device.
+
+    Examples:
+    edgeline enrol --registry registry --root root.json --model solar-cells --output request.json
+    edgeline enrol --registry registry --root root.json --model solar-cells --accept enrolment.json
+    """
     from edgeline.device.reporting import accept_enrolment, request_enrolment
 
     device = open_device(options)

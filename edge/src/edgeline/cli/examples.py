@@ -17,46 +17,27 @@ if TYPE_CHECKING:
 
 def add_examples(commands: Any) -> None:
     add_group(
-        commands,
-        "examples",
-        _add_commands,
-        summary="list, export or remove the images kept for the owner",
-        description="List, export or remove the images that `edgeline watch --keep-hard` has\n"
-        "kept: those that the model was least sure of.",
-        examples="""\
-  edgeline examples list --registry registry --root root.json --model solar-cells
-  edgeline examples export /media/usb --to-key inbox.pub --registry registry --model solar-cells
-  edgeline examples clear --registry registry --root root.json --model solar-cells
-""",
+        commands, "examples", _add_commands, "list, export or remove the images kept for the owner"
     )
 
 
 def _add_commands(group: Any) -> None:
-    listing = add_command(
-        group,
-        "list",
-        run=_list,
-        summary="list them",
-        description="List the images that are kept, and what the model said of them.",
-        examples="""\
-  edgeline examples list --registry registry --root root.json --model solar-cells
-  edgeline examples list --registry registry --model solar-cells --json | jq .label
-""",
-    )
+    """List, export or remove the images that `edgeline watch --keep-hard` has
+    kept: those that the model was least sure of.
+
+    Examples:
+    edgeline examples list --registry registry --root root.json --model solar-cells
+    edgeline examples export /media/usb --to-key inbox.pub --registry registry --model solar-cells
+    edgeline examples clear --registry registry --root root.json --model solar-cells
+    """
+    listing = add_command(group, "list", _list, "list them")
     add_device(listing)
     add_json(listing, "a line of JSON per image")
     export = add_command(
         group,
         "export",
-        run=_export,
-        summary="seal them to the owner, and move them to a folder or the registry",
-        description="Seal each image to the owner's key, signed by this device, and move it to a\n"
-        "folder, such as a USB stick's, or to the examples beside the registry. Whoever finds\n"
-        "them there can read none. Needs `edgeline enrol`. A rerun goes on where this ended.",
-        examples="""\
-  edgeline examples export /media/usb --to-key inbox.pub --registry registry --model solar-cells
-  edgeline examples export oci://registry.example/cells --to-key inbox.pub --model solar-cells
-""",
+        _export,
+        "seal them to the owner, and move them to a folder or the registry",
     )
     export.add_argument(
         "place",
@@ -71,16 +52,7 @@ def _add_commands(group: Any) -> None:
         help="the owner's inbox key (*.pub), of `edgeline registry fleet inbox-key`",
     )
     add_device(export)
-    clear = add_command(
-        group,
-        "clear",
-        run=_clear,
-        summary="remove them",
-        description="Remove the images that are kept.",
-        examples="""\
-  edgeline examples clear --registry registry --root root.json --model solar-cells
-""",
-    )
+    clear = add_command(group, "clear", _clear, "remove them")
     add_device(clear)
 
 
@@ -91,6 +63,12 @@ def _ring(device: "Device") -> "HardExamples":
 
 
 def _list(options: argparse.Namespace) -> int:
+    """List the images that are kept, and what the model said of them.
+
+    Examples:
+    edgeline examples list --registry registry --root root.json --model solar-cells
+    edgeline examples list --registry registry --model solar-cells --json | jq .label
+    """
     from edgeline.device.clock import as_time
 
     kept = _ring(open_device(options)).kept()
@@ -109,6 +87,14 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    """Seal each image to the owner's key, signed by this device, and move it to a
+    folder, such as a USB stick's, or to the examples beside the registry. Whoever finds
+    them there can read none. Needs `edgeline enrol`. A rerun goes on where this ended.
+
+    Examples:
+    edgeline examples export /media/usb --to-key inbox.pub --registry registry --model solar-cells
+    edgeline examples export oci://registry.example/cells --to-key inbox.pub --model solar-cells
+    """
     from edgeline.device.identity import device_id
     from edgeline.device.reporting import enrolment_of
     from edgeline.telemetry.examples import EXAMPLES, Example, name_of, seal_example
@@ -140,6 +126,11 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _clear(options: argparse.Namespace) -> int:
+    """Remove the images that are kept.
+
+    Examples:
+    edgeline examples clear --registry registry --root root.json --model solar-cells
+    """
     device = open_device(options)
     ring = _ring(device)
     images = {each.image for each in ring.kept()}

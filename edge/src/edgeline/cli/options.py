@@ -1,7 +1,9 @@
 """What the commands' options have in common: their help, their shared arguments, their syntax."""
 
 import argparse
+import inspect
 import math
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +19,8 @@ exit codes:
   4  content or signatures are not genuine, are damaged, or have expired
   5  the registry did not answer in time, or others kept changing it; try again later
 """
+
+_EXAMPLES = "\n\nExamples:\n"  # in a docstring
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,37 +39,30 @@ class Parser(argparse.ArgumentParser):
 def add_command(
     commands: Any,
     name: str,
-    *,
     run: Callable[[argparse.Namespace], int],
     summary: str,
-    description: str,
-    examples: str,
 ) -> argparse.ArgumentParser:
-    """Add a command that `run` carries out and gives the exit code of."""
-    parser = _parser(commands, name, summary, description, examples)
+    """Add a command that `run` carries out and gives the exit code of.
+
+    Its help is the docstring of `run`: what the command does, and then examples.
+    """
+    parser = _parser(commands, name, run, summary)
     parser.set_defaults(run=run)
     return parser
 
 
-def add_group(
-    commands: Any,
-    name: str,
-    add_commands: Callable[[Any], None],
-    *,
-    summary: str,
-    description: str,
-    examples: str,
-) -> None:
-    """Add a command that consists of others, which `add_commands` adds to it."""
-    _parser(commands, name, summary, description, examples).add_commands = add_commands
+def add_group(commands: Any, name: str, add_commands: Callable[[Any], None], summary: str) -> None:
+    """Add a command that consists of others, which `add_commands` adds, whose docstring is help."""
+    _parser(commands, name, add_commands, summary).add_commands = add_commands
 
 
-def _parser(commands: Any, name: str, summary: str, description: str, examples: str) -> Parser:
+def _parser(commands: Any, name: str, described: Callable[..., object], summary: str) -> Parser:
+    description, _, examples = inspect.cleandoc(described.__doc__ or "").partition(_EXAMPLES)
     parser: Parser = commands.add_parser(
         name,
         help=summary,
         description=description,
-        epilog=f"examples:\n{examples.rstrip()}\n\n{EXIT_CODES}",
+        epilog=f"examples:\n{textwrap.indent(examples, '  ')}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     return parser

@@ -29,27 +29,9 @@ STDIN = "-"
 _MODEL_SUFFIX = ".tflite"
 _OF_REGISTRY = ("registry", "model", "root", "state", "variant")  # options for no model file
 
-_EXAMPLES = """\
-  edgeline predict cell.png --registry registry --root root.json --model solar-cells
-  edgeline predict model.tflite cell.png
-  export EDGELINE_ROOT=root.json
-  edgeline predict photos --registry registry --model solar-cells --channel candidate --top 3
-  edgeline predict 'photos/**/*.jpg' --registry oci://registry.example/cells --model solar-cells
-  find photos -newer last | edgeline predict - --registry registry --model solar-cells --json
-"""
-
 
 def add_predict(commands: Any) -> None:
-    predict = add_command(
-        commands,
-        "predict",
-        run=_run,
-        summary="classify images with a verified release",
-        description="Classify images with the release that a channel names, once verified; or "
-        "with a model\nfile of the pipeline's, named before the images and trusted as it is.\n"
-        "Prints one line per image: path, label, probability.",
-        examples=_EXAMPLES,
-    )
+    predict = add_command(commands, "predict", _run, "classify images with a verified release")
     predict.add_argument(
         "images",
         nargs="+",
@@ -85,7 +67,18 @@ def add_predict(commands: Any) -> None:
 
 @without_remarks()
 def _run(options: argparse.Namespace) -> int:
-    """Predict every image that can be read."""
+    """Classify images with the release that a channel names, once verified; or with a model
+    file of the pipeline's, named before the images and trusted as it is.
+    Prints one line per image: path, label, probability.
+
+    Examples:
+    edgeline predict cell.png --registry registry --root root.json --model solar-cells
+    edgeline predict model.tflite cell.png
+    export EDGELINE_ROOT=root.json
+    edgeline predict photos --registry registry --model solar-cells --channel candidate --top 3
+    edgeline predict 'photos/**/*.jpg' --registry oci://registry.example/cells --model solar-cells
+    find photos -newer last | edgeline predict - --registry registry --model solar-cells --json
+    """
     log_to_stderr()
     code = 0
     classifier, images = _classifier(options)

@@ -32,23 +32,7 @@ _LONGEST_INTERVAL = 3600.0  # seconds that failures let the time between two che
 
 
 def add_watch(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        "watch",
-        run=_run,
-        summary="keep the model on this device up to date",
-        description="Check the channel now and then, and switch to what it serves, once verified\n"
-        "and tried. SIGTERM ends it, and SIGHUP has it check at once.\n\n"
-        "With --port it answers on the loopback interface: GET /metrics for Prometheus,\n"
-        "GET /healthz, and POST /predict with the bytes of an image.",
-        examples="""\
-  edgeline watch --registry oci://registry.example/cells --root root.json --model solar-cells
-  edgeline watch --registry registry --model solar-cells --port 9464
-  edgeline watch --registry registry --model solar-cells --port 9464 --drift 500
-  edgeline watch --registry registry --model solar-cells --report /var/spool/edgeline
-  edgeline watch --registry registry --model solar-cells --on-update systemctl restart camera
-""",
-    )
+    parser = add_command(commands, "watch", _run, "keep the model on this device up to date")
     add_device(parser)
     add_variant(parser)
     add_group_option(parser)
@@ -110,6 +94,19 @@ def add_watch(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    """Check the channel now and then, and switch to what it serves, once verified
+    and tried. SIGTERM ends it, and SIGHUP has it check at once.
+
+    With --port it answers on the loopback interface: GET /metrics for Prometheus,
+    GET /healthz, and POST /predict with the bytes of an image.
+
+    Examples:
+    edgeline watch --registry oci://registry.example/cells --root root.json --model solar-cells
+    edgeline watch --registry registry --model solar-cells --port 9464
+    edgeline watch --registry registry --model solar-cells --port 9464 --drift 500
+    edgeline watch --registry registry --model solar-cells --report /var/spool/edgeline
+    edgeline watch --registry registry --model solar-cells --on-update systemctl restart camera
+    """
     from edgeline.cli.output import UsageError, note
     from edgeline.device.health import HOST, HealthServer
     from edgeline.device.shadow import ShadowSettings

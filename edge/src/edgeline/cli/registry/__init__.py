@@ -6,23 +6,19 @@ from edgeline.cli.options import add_group
 
 
 def add_registry(commands: Any) -> None:
-    add_group(
-        commands,
-        "registry",
-        _add_commands,
-        summary="manage an edge model registry",
-        description="Look into an edge model registry, decide which release its channels serve,\n"
-        "and keep it in order.",
-        examples="""\
-  edgeline registry init registry --model solar-cells --keys keys
-  edgeline registry list registry --root keys/root.json
-  edgeline registry promote registry solar-cells --from candidate --to production
-  edgeline registry verify oci://registry.example/cells --root keys/root.json
-""",
-    )
+    add_group(commands, "registry", _add_commands, "manage an edge model registry")
 
 
 def _add_commands(group: Any) -> None:
+    """Look into an edge model registry, decide which release its channels serve,
+    and keep it in order.
+
+    Examples:
+    edgeline registry init registry --model solar-cells --keys keys
+    edgeline registry list registry --root keys/root.json
+    edgeline registry promote registry solar-cells --from candidate --to production
+    edgeline registry verify oci://registry.example/cells --root keys/root.json
+    """
     from edgeline.cli.registry.channels import add_promote, add_rollback
     from edgeline.cli.registry.fleet import add_fleet, add_watch_rollout
     from edgeline.cli.registry.init import add_init

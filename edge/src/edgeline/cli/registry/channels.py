@@ -19,21 +19,7 @@ if TYPE_CHECKING:
 
 def add_promote(group: Any) -> None:
     parser = add_command(
-        group,
-        "promote",
-        run=_promote,
-        summary="let a channel serve the release of another one",
-        description="Let a channel serve the release that another one serves, such as production "
-        "the\ncandidate. Refuses a release that was changed, or whose recorded verdict is not a "
-        "pass.\nSays which metrics got worse, shows what differs, and asks before it signs.",
-        examples="""\
-  edgeline registry promote registry solar-cells --from candidate --to production \\
-      --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
-  export EDGELINE_ROOT=keys/root.json EDGELINE_KEYS=keys
-  edgeline registry promote registry solar-cells --from candidate --to canary
-  edgeline registry promote registry solar-cells --from canary --to production --yes --json
-  edgeline registry promote registry solar-cells --from candidate --to production --share 5%
-""",
+        group, "promote", _promote, "let a channel serve the release of another one"
     )
     add_model(parser)
     parser.add_argument(
@@ -51,19 +37,7 @@ def add_promote(group: Any) -> None:
 
 
 def add_rollback(group: Any) -> None:
-    parser = add_command(
-        group,
-        "rollback",
-        run=_rollback,
-        summary="let a channel serve the release before",
-        description="Let a channel serve a release that it served before. To devices it is one "
-        "more signed\nchange; nothing is undone in the metadata.",
-        examples="""\
-  edgeline registry rollback registry solar-cells --channel production \\
-      --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
-  edgeline registry rollback registry solar-cells --channel production --to v5 --yes
-""",
-    )
+    parser = add_command(group, "rollback", _rollback, "let a channel serve the release before")
     add_model(parser)
     parser.add_argument("--channel", required=True, metavar="CHANNEL", help="to change")
     parser.add_argument(
@@ -85,6 +59,18 @@ def _add_all(parser: argparse.ArgumentParser) -> None:
 
 
 def _promote(options: argparse.Namespace) -> int:
+    r"""Let a channel serve the release that another one serves, such as production the
+    candidate. Refuses a release that was changed, or whose recorded verdict is not a pass.
+    Says which metrics got worse, shows what differs, and asks before it signs.
+
+    Examples:
+    edgeline registry promote registry solar-cells --from candidate --to production \
+        --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
+    export EDGELINE_ROOT=keys/root.json EDGELINE_KEYS=keys
+    edgeline registry promote registry solar-cells --from candidate --to canary
+    edgeline registry promote registry solar-cells --from canary --to production --yes --json
+    edgeline registry promote registry solar-cells --from candidate --to production --share 5%
+    """
     store = existing_store(options)
     trusted = repository(options, store)
     from edgeline.publish.channels import promote
@@ -106,6 +92,14 @@ def _promote(options: argparse.Namespace) -> int:
 
 
 def _rollback(options: argparse.Namespace) -> int:
+    r"""Let a channel serve a release that it served before. To devices it is one more signed
+    change; nothing is undone in the metadata.
+
+    Examples:
+    edgeline registry rollback registry solar-cells --channel production \
+        --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
+    edgeline registry rollback registry solar-cells --channel production --to v5 --yes
+    """
     store = existing_store(options)
     trusted = repository(options, store)
     from edgeline.publish.channels import rollback

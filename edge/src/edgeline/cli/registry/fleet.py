@@ -38,36 +38,20 @@ DAY = 86_400.0
 
 def add_fleet(group: Any) -> None:
     """Add the group of commands to the parser."""
-    add_group(
-        group,
-        "fleet",
-        _add_commands,
-        summary="say whose reports count, and read them",
-        description="Say which devices' reports on a model count, and read them.",
-        examples="""\
-  edgeline registry fleet init registry solar-cells --fleet-key fleet.pub --halt-key halt.pub
-  edgeline registry fleet enrol registry solar-cells request.json --output enrolment.json
-  edgeline registry fleet list registry solar-cells --reports reports
-  edgeline registry fleet report registry solar-cells --reports reports --output fleet.html
-""",
-    )
+    add_group(group, "fleet", _add_commands, "say whose reports count, and read them")
 
 
 def _add_commands(commands: Any) -> None:
+    """Say which devices' reports on a model count, and read them.
+
+    Examples:
+    edgeline registry fleet init registry solar-cells --fleet-key fleet.pub --halt-key halt.pub
+    edgeline registry fleet enrol registry solar-cells request.json --output enrolment.json
+    edgeline registry fleet list registry solar-cells --reports reports
+    edgeline registry fleet report registry solar-cells --reports reports --output fleet.html
+    """
     start = add_command(
-        commands,
-        "init",
-        run=_init,
-        summary="let a key enrol devices, and another halt rollouts",
-        description="Let a key enrol devices of a model, and another one halt its rollouts,\n"
-        "and no more. Needs the targets key and the online key to sign.",
-        examples="""\
-  edgeline registry keys create keys/solar-cells-fleet.pem
-  edgeline registry keys create keys/solar-cells-halt.pem
-  edgeline registry fleet init registry solar-cells --root keys/root.json \\
-      --fleet-key keys/solar-cells-fleet.pub --halt-key keys/solar-cells-halt.pub \\
-      --key keys/targets.pem --key keys/online.pem
-""",
+        commands, "init", _init, "let a key enrol devices, and another halt rollouts"
     )
     add_model(start)
     for option, what in (("--fleet-key", "enrols devices"), ("--halt-key", "halts rollouts")):
@@ -75,18 +59,7 @@ def _add_commands(commands: Any) -> None:
             option, type=Path, required=True, metavar="FILE", help=f"(*.pub) that {what}"
         )
     add_signing(start)
-    enrol = add_command(
-        commands,
-        "enrol",
-        run=_enrol,
-        summary="have a device's reports count",
-        description="Sign that a device's reports on a model count. Writes nothing to the\n"
-        "registry: the enrolment goes back to the device, and travels with its reports.",
-        examples="""\
-  edgeline registry fleet enrol registry solar-cells request.json --output enrolment.json \\
-      --root keys/root.json --key keys/solar-cells-fleet.pem
-""",
-    )
+    enrol = add_command(commands, "enrol", _enrol, "have a device's reports count")
     add_model(enrol)
     enrol.add_argument("request", type=Path, metavar="REQUEST", help="what `edgeline enrol` wrote")
     enrol.add_argument("--output", type=Path, required=True, metavar="FILE", help="to write")
@@ -94,31 +67,11 @@ def _add_commands(commands: Any) -> None:
         "--days", type=at_least(1), default=1095, metavar="N", help="that it lasts, default: 1095"
     )
     add_signing(enrol)
-    revoke = add_command(
-        commands,
-        "revoke",
-        run=_revoke,
-        summary="have devices' reports count no more",
-        description="Have the reports of devices count no more, such as of one that was stolen.",
-        examples="""\
-  edgeline registry fleet revoke registry solar-cells 6f1c0a5e2b7d4c3f9a8b7c6d5e4f3a2b \\
-      --root keys/root.json --key keys/solar-cells-fleet.pem --key keys/online.pem
-""",
-    )
+    revoke = add_command(commands, "revoke", _revoke, "have devices' reports count no more")
     add_model(revoke)
     revoke.add_argument("devices", nargs="+", metavar="DEVICE", help="its id")
     add_signing(revoke)
-    listing = add_command(
-        commands,
-        "list",
-        run=_list,
-        summary="list what devices report",
-        description="List what the devices of a channel report, and what counts for nothing.",
-        examples="""\
-  edgeline registry fleet list registry solar-cells --root keys/root.json --reports reports
-  edgeline registry fleet list registry solar-cells --reports reports --json | jq .version
-""",
-    )
+    listing = add_command(commands, "list", _list, "list what devices report")
     add_channel(listing)
     _add_reports(listing)
     add_reading(listing, "a line of JSON per device")
@@ -127,18 +80,7 @@ def _add_commands(commands: Any) -> None:
 
 
 def _add_page(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        "report",
-        run=_page,
-        summary="write what devices report as a page",
-        description="Write what the devices of a channel report as a page, one HTML file: devices\n"
-        "by release, releases over time, failures by reason, drift.",
-        examples="""\
-  edgeline registry fleet report registry solar-cells --root keys/root.json \\
-      --reports reports --memory seen.json --output fleet.html
-""",
-    )
+    parser = add_command(commands, "report", _page, "write what devices report as a page")
     add_channel(parser)
     _add_reports(parser)
     parser.add_argument(
@@ -151,19 +93,7 @@ def _add_page(commands: Any) -> None:
 def add_watch_rollout(group: Any) -> None:
     """Add `watch-rollout` to the parser."""
     parser = add_command(
-        group,
-        "watch-rollout",
-        run=_watch,
-        summary="halt or advance a rollout by what its devices report",
-        description="Read what the devices of a rollout report, and halt it when too many fail;\n"
-        "for cron or CI. With --advance and the release key, have it reach more devices, too.\n"
-        "Exit code 3 says that the rollout was halted. docs/fleet.md has the statistics.",
-        examples="""\
-  edgeline registry watch-rollout registry solar-cells --reports reports --memory seen.json \\
-      --root keys/root.json --key keys/solar-cells-halt.pem --key keys/online.pem
-  edgeline registry watch-rollout registry solar-cells --reports reports --memory seen.json \\
-      --max-latency-ms 50 --advance --steps 5%,25%,100%
-""",
+        group, "watch-rollout", _watch, "halt or advance a rollout by what its devices report"
     )
     add_channel(parser)
     _add_reports(parser)
@@ -210,6 +140,16 @@ def _add_reports(parser: argparse.ArgumentParser) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
+    r"""Let a key enrol devices of a model, and another one halt its rollouts,
+    and no more. Needs the targets key and the online key to sign.
+
+    Examples:
+    edgeline registry keys create keys/solar-cells-fleet.pem
+    edgeline registry keys create keys/solar-cells-halt.pem
+    edgeline registry fleet init registry solar-cells --root keys/root.json \
+        --fleet-key keys/solar-cells-fleet.pub --halt-key keys/solar-cells-halt.pub \
+        --key keys/targets.pem --key keys/online.pem
+    """
     trusted = repository(options, existing_store(options))
     fleet, halt = key_to_add(options.fleet_key), key_to_add(options.halt_key)
     trusted.add_fleet(options.model, fleet, halt)
@@ -224,6 +164,13 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _enrol(options: argparse.Namespace) -> int:
+    r"""Sign that a device's reports on a model count. Writes nothing to the
+    registry: the enrolment goes back to the device, and travels with its reports.
+
+    Examples:
+    edgeline registry fleet enrol registry solar-cells request.json --output enrolment.json \
+        --root keys/root.json --key keys/solar-cells-fleet.pem
+    """
     from edgeline._json import parse_object
     from edgeline.telemetry.report import Enrolment, check_device, parse_key, seal_enrolment
 
@@ -256,6 +203,12 @@ def _enrol(options: argparse.Namespace) -> int:
 
 
 def _revoke(options: argparse.Namespace) -> int:
+    r"""Have the reports of devices count no more, such as of one that was stolen.
+
+    Examples:
+    edgeline registry fleet revoke registry solar-cells 6f1c0a5e2b7d4c3f9a8b7c6d5e4f3a2b \
+        --root keys/root.json --key keys/solar-cells-fleet.pem --key keys/online.pem
+    """
     from edgeline.telemetry.report import check_device
 
     devices = [check_device(each) for each in options.devices]
@@ -268,6 +221,12 @@ def _revoke(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
+    """List what the devices of a channel report, and what counts for nothing.
+
+    Examples:
+    edgeline registry fleet list registry solar-cells --root keys/root.json --reports reports
+    edgeline registry fleet list registry solar-cells --reports reports --json | jq .version
+    """
     gathered = _gathered(options, repository_to_read(options, existing_store(options)))
     if options.json:
         for report in gathered.reports:
@@ -292,6 +251,13 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _page(options: argparse.Namespace) -> int:
+    r"""Write what the devices of a channel report as a page, one HTML file: devices
+    by release, releases over time, failures by reason, drift.
+
+    Examples:
+    edgeline registry fleet report registry solar-cells --root keys/root.json \
+        --reports reports --memory seen.json --output fleet.html
+    """
     from edgeline.fleet.page import render
 
     trusted = repository_to_read(options, existing_store(options))
@@ -311,6 +277,16 @@ def _drifted(report: "Report") -> str:
 
 
 def _watch(options: argparse.Namespace) -> int:
+    r"""Read what the devices of a rollout report, and halt it when too many fail;
+    for cron or CI. With --advance and the release key, have it reach more devices, too.
+    Exit code 3 says that the rollout was halted. docs/fleet.md has the statistics.
+
+    Examples:
+    edgeline registry watch-rollout registry solar-cells --reports reports --memory seen.json \
+        --root keys/root.json --key keys/solar-cells-halt.pem --key keys/online.pem
+    edgeline registry watch-rollout registry solar-cells --reports reports --memory seen.json \
+        --max-latency-ms 50 --advance --steps 5%,25%,100%
+    """
     from edgeline.fleet.halting import judge, next_share
 
     store = existing_store(options)

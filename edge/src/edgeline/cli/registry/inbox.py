@@ -18,32 +18,10 @@ MAX_OF_DEVICE = 2000  # images that are taken of a device at once: what it may k
 
 
 def add_inbox(commands: Any) -> None:
-    key = add_command(
-        commands,
-        "inbox-key",
-        run=_key,
-        summary="make the key that devices seal images to",
-        description="Make the key that devices seal images to: FILE, which opens them and stays\n"
-        "with you, and beside it *.pub, which goes to the devices.",
-        examples="""\
-  edgeline registry fleet inbox-key keys/inbox.key
-""",
-    )
+    key = add_command(commands, "inbox-key", _key, "make the key that devices seal images to")
     key.add_argument("file", type=Path, metavar="FILE", help="to write, named *.key")
     add_no_passphrase(key)
-    opening = add_command(
-        commands,
-        "open",
-        run=_open,
-        summary="open the images that devices sealed",
-        description="Open what `edgeline examples export` wrote, of enrolled devices only, into a\n"
-        "folder: images/ and guesses.csv, with what the model said of each and an empty column\n"
-        "for the label. What the folder has already stays as it is, labels included.",
-        examples="""\
-  edgeline registry fleet open registry solar-cells /media/usb --root keys/root.json \\
-      --inbox-key keys/inbox.key --output inbox
-""",
-    )
+    opening = add_command(commands, "open", _open, "open the images that devices sealed")
     add_model(opening)
     opening.add_argument(
         "places",
@@ -62,6 +40,12 @@ def add_inbox(commands: Any) -> None:
 
 
 def _key(options: argparse.Namespace) -> int:
+    """Make the key that devices seal images to: FILE, which opens them and stays
+    with you, and beside it *.pub, which goes to the devices.
+
+    Examples:
+    edgeline registry fleet inbox-key keys/inbox.key
+    """
     from edgeline.telemetry.sealing import generate_key
 
     generate_key(options.file, new_passphrase(options))
@@ -71,6 +55,14 @@ def _key(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> int:
+    r"""Open what `edgeline examples export` wrote, of enrolled devices only, into a
+    folder: images/ and guesses.csv, with what the model said of each and an empty column
+    for the label. What the folder has already stays as it is, labels included.
+
+    Examples:
+    edgeline registry fleet open registry solar-cells /media/usb --root keys/root.json \
+        --inbox-key keys/inbox.key --output inbox
+    """
     from edgeline.fleet.inbox import TABLE, add_image, read_inbox, write_inbox
     from edgeline.telemetry.examples import EXAMPLES, open_example
     from edgeline.telemetry.places import open_place

@@ -27,20 +27,7 @@ _ROLES = ("root", "targets", "delegated", "snapshot", "timestamp")
 
 
 def add_init(group: Any) -> None:
-    parser = add_command(
-        group,
-        "init",
-        run=_init,
-        summary="make keys and start a registry",
-        description="Make the keys and the trusted root of a registry, and initialize the store.\n"
-        "Nothing is overwritten. After a crash, the same command goes on where it stopped.",
-        examples="""\
-  edgeline registry init registry --model solar-cells --keys keys
-  edgeline registry init oci://registry.example/cells --model solar-cells --model panels \\
-      --keys keys --root-keys 3 --root-threshold 2 --expires timestamp=7
-  edgeline registry init demo --model pets --keys demo-keys --no-passphrase  # throwaway keys
-""",
-    )
+    parser = add_command(group, "init", _init, "make keys and start a registry")
     add_store(parser)
     parser.add_argument(
         "--model",
@@ -133,6 +120,15 @@ class _KeyFile:
 
 
 def _init(options: argparse.Namespace) -> int:
+    r"""Make the keys and the trusted root of a registry, and initialize the store.
+    Nothing is overwritten. After a crash, the same command goes on where it stopped.
+
+    Examples:
+    edgeline registry init registry --model solar-cells --keys keys
+    edgeline registry init oci://registry.example/cells --model solar-cells --model panels \
+        --keys keys --root-keys 3 --root-threshold 2 --expires timestamp=7
+    edgeline registry init demo --model pets --keys demo-keys --no-passphrase  # throwaway keys
+    """
     from edgeline.publish.keys import Signers
     from edgeline.registry.format import check_model
 

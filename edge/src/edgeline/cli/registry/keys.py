@@ -23,23 +23,19 @@ if TYPE_CHECKING:
 
 
 def add_key_commands(group: Any) -> None:
-    add_group(
-        group,
-        "keys",
-        _add_commands,
-        summary="make keys, and decide whose keys count",
-        description="Make keys, and decide whose keys count in a registry. A key is an Ed25519 key "
-        "in a PEM\nfile, with its public half beside it in a file *.pub, to be handed on; or it is "
-        "in an HSM or a KMS,\nECDSA P-256 or Ed25519, with its public half in such a file.",
-        examples="""\
-  edgeline registry keys create keys/anna.pem
-  edgeline registry keys list registry --root keys/root.json
-  edgeline registry keys rotate registry solar-cells-release --add anna.pub --remove 1f3a09
-""",
-    )
+    add_group(group, "keys", _add_commands, "make keys, and decide whose keys count")
 
 
 def _add_commands(commands: Any) -> None:
+    """Make keys, and decide whose keys count in a registry. A key is an Ed25519 key in a PEM file,
+    with its public half beside it in a file *.pub, to be handed on; or it is in an HSM or a
+    KMS, ECDSA P-256 or Ed25519, with its public half in such a file.
+
+    Examples:
+    edgeline registry keys create keys/anna.pem
+    edgeline registry keys list registry --root keys/root.json
+    edgeline registry keys rotate registry solar-cells-release --add anna.pub --remove 1f3a09
+    """
     _add_create(commands)
     _add_public(commands)
     _add_import(commands)
@@ -52,91 +48,33 @@ def _add_commands(commands: Any) -> None:
 
 
 def _add_create(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        "create",
-        run=_create,
-        summary="make a key",
-        description="Make a key: FILE, which signs, and beside it *.pub, which is to be handed on.",
-        examples="""\
-  edgeline registry keys create keys/anna.pem
-  EDGELINE_PASSPHRASE=... edgeline registry keys create keys/online-2.pem --json
-""",
-    )
+    parser = add_command(commands, "create", _create, "make a key")
     parser.add_argument("file", type=Path, metavar="FILE", help="to write, named *.pem")
     add_no_passphrase(parser)
     add_json(parser)
 
 
 def _add_public(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        "public",
-        run=_public,
-        summary="show the public halves of keys",
-        description="Show the id and the public half of keys.",
-        examples="""\
-  edgeline registry keys public keys/anna.pem
-  edgeline registry keys public keys/*.pub --json | jq .key_id
-""",
-    )
+    parser = add_command(commands, "public", _public, "show the public halves of keys")
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="*.pub or *.pem")
     add_json(parser, "a line of JSON per key")
 
 
 def _add_import(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        "import",
-        run=_import,
-        summary="fetch the public half of a key in an HSM",
-        description="Fetch the public half of an ECDSA P-256 key that an HSM, a YubiKey or SoftHSM "
-        "holds, by\nPKCS#11, and say what to sign with. PYKCS11LIB names the HSM's library; the "
-        "PIN comes from\nEDGELINE_PIN or is asked for. It needs `pip install "
-        "'edgeline-registry[hsm]'`.",
-        examples="""\
-  export PYKCS11LIB=/usr/lib/x86_64-linux-gnu/libykcs11.so
-  edgeline registry keys import hsm:2 keys/anna.pub
-  edgeline registry keys import 'hsm:7?label=edgeline' keys/release.pub --json | jq -r .key
-""",
-    )
+    parser = add_command(commands, "import", _import, "fetch the public half of a key in an HSM")
     parser.add_argument("uri", metavar="URI", help="hsm:[KEY ID][?label=TOKEN]; KEY ID as a number")
     parser.add_argument("file", type=Path, metavar="FILE", help="to write, named *.pub")
     add_json(parser)
 
 
 def _add_list(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        "list",
-        run=_list,
-        summary="list roles, their keys, and when they expire",
-        description="List who signs what in a registry, and until when the signatures hold.",
-        examples="""\
-  edgeline registry keys list registry --root keys/root.json
-  edgeline registry keys list registry --json | jq 'select(.role == "timestamp").expires'
-""",
-    )
+    parser = add_command(commands, "list", _list, "list roles, their keys, and when they expire")
     add_store(parser)
     add_reading(parser, "a line of JSON per role")
 
 
 def _add_add_model(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        "add-model",
-        run=_add_model,
-        summary="let keys sign for another model",
-        description="Let two keys sign for another model. Needs the targets key and the online key "
-        "to sign.",
-        examples="""\
-  edgeline registry keys create keys/panels-ci.pem
-  edgeline registry keys create keys/panels-release.pem
-  edgeline registry keys add-model registry panels --root keys/root.json \\
-      --ci-key keys/panels-ci.pub --release-key keys/panels-release.pub \\
-      --key keys/targets.pem --key keys/online.pem
-""",
-    )
+    parser = add_command(commands, "add-model", _add_model, "let keys sign for another model")
     add_model(parser)
     for option, what in (("--ci-key", "candidate and canary"), ("--release-key", "production")):
         parser.add_argument(
@@ -146,6 +84,12 @@ def _add_add_model(commands: Any) -> None:
 
 
 def _create(options: argparse.Namespace) -> int:
+    """Make a key: FILE, which signs, and beside it *.pub, which is to be handed on.
+
+    Examples:
+    edgeline registry keys create keys/anna.pem
+    EDGELINE_PASSPHRASE=... edgeline registry keys create keys/online-2.pem --json
+    """
     from edgeline.key_files import generate_key
 
     key = generate_key(options.file, new_passphrase(options))
@@ -155,6 +99,12 @@ def _create(options: argparse.Namespace) -> int:
 
 
 def _public(options: argparse.Namespace) -> int:
+    """Show the id and the public half of keys.
+
+    Examples:
+    edgeline registry keys public keys/anna.pem
+    edgeline registry keys public keys/*.pub --json | jq .key_id
+    """
     keys = [(file, public_key(file)) for file in options.files]
     if options.json:
         for file, key in keys:
@@ -179,6 +129,15 @@ def _one_line(key: "Key") -> str:
 
 
 def _import(options: argparse.Namespace) -> int:
+    """Fetch the public half of an ECDSA P-256 key that an HSM, a YubiKey or SoftHSM holds, by
+    PKCS#11, and say what to sign with. PYKCS11LIB names the HSM's library; the PIN comes from
+    EDGELINE_PIN or is asked for. It needs `pip install 'edgeline-registry[hsm]'`.
+
+    Examples:
+    export PYKCS11LIB=/usr/lib/x86_64-linux-gnu/libykcs11.so
+    edgeline registry keys import hsm:2 keys/anna.pub
+    edgeline registry keys import 'hsm:7?label=edgeline' keys/release.pub --json | jq -r .key
+    """
     from edgeline.publish.keys import import_from_hsm
 
     key = import_from_hsm(options.uri, options.file)
@@ -191,6 +150,12 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
+    """List who signs what in a registry, and until when the signatures hold.
+
+    Examples:
+    edgeline registry keys list registry --root keys/root.json
+    edgeline registry keys list registry --json | jq 'select(.role == "timestamp").expires'
+    """
     store = existing_store(options)
     roles = repository_to_read(options, store).roles()
     note_expired(roles)
@@ -203,6 +168,15 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _add_model(options: argparse.Namespace) -> int:
+    r"""Let two keys sign for another model. Needs the targets key and the online key to sign.
+
+    Examples:
+    edgeline registry keys create keys/panels-ci.pem
+    edgeline registry keys create keys/panels-release.pem
+    edgeline registry keys add-model registry panels --root keys/root.json \
+        --ci-key keys/panels-ci.pub --release-key keys/panels-release.pub \
+        --key keys/targets.pem --key keys/online.pem
+    """
     store = existing_store(options)
     trusted = repository(options, store)
     from edgeline.publish.repository import ModelKeys

@@ -15,18 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_list(group: Any) -> None:
-    parser = add_command(
-        group,
-        "list",
-        run=_list,
-        summary="list releases and the channels that serve them",
-        description="List the releases of a registry, newest first.",
-        examples="""\
-  edgeline registry list registry --root keys/root.json
-  edgeline registry list oci://registry.example/cells --all
-  edgeline registry list registry --json | jq .tag
-""",
-    )
+    parser = add_command(group, "list", _list, "list releases and the channels that serve them")
     add_store(parser)
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
@@ -37,6 +26,13 @@ def add_list(group: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
+    """List the releases of a registry, newest first.
+
+    Examples:
+    edgeline registry list registry --root keys/root.json
+    edgeline registry list oci://registry.example/cells --all
+    edgeline registry list registry --json | jq .tag
+    """
     from edgeline.publish.rollouts import percent
     from edgeline.registry.reader import RegistryReader
     from edgeline.registry.rollout import WHOLE

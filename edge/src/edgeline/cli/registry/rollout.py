@@ -19,64 +19,27 @@ if TYPE_CHECKING:
 
 
 def add_rollout(group: Any) -> None:
-    add_group(
-        group,
-        "rollout",
-        _add_commands,
-        summary="have a release reach more devices, or take it back",
-        description="Have a release that was promoted to a share of the devices reach more of\n"
-        "them, or take it back. `promote --share` begins a rollout.",
-        examples="""\
-  edgeline registry rollout status registry solar-cells --root keys/root.json
-  edgeline registry rollout advance registry solar-cells --share 25%
-  edgeline registry rollout halt registry solar-cells --yes
-""",
-    )
+    add_group(group, "rollout", _add_commands, "have a release reach more devices, or take it back")
 
 
 def _add_commands(commands: Any) -> None:
-    status = add_command(
-        commands,
-        "status",
-        run=_status,
-        summary="say how far a release has come",
-        description="Say how far a release has come.",
-        examples="""\
-  edgeline registry rollout status registry solar-cells --root keys/root.json
-  edgeline registry rollout status registry solar-cells --json | jq .share
-""",
-    )
+    """Have a release that was promoted to a share of the devices reach more of
+    them, or take it back. `promote --share` begins a rollout.
+
+    Examples:
+    edgeline registry rollout status registry solar-cells --root keys/root.json
+    edgeline registry rollout advance registry solar-cells --share 25%
+    edgeline registry rollout halt registry solar-cells --yes
+    """
+    status = add_command(commands, "status", _status, "say how far a release has come")
     add_channel(status)
     add_reading(status)
-    advance = add_command(
-        commands,
-        "advance",
-        run=_advance,
-        summary="have more devices get the release",
-        description="Have more devices get the release; with 100% all have it, and the rollout\n"
-        "is complete. Devices that have it keep it.",
-        examples="""\
-  edgeline registry rollout advance registry solar-cells --share 25% \\
-      --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
-  edgeline registry rollout advance registry solar-cells --share 100% --yes
-""",
-    )
+    advance = add_command(commands, "advance", _advance, "have more devices get the release")
     add_channel(advance)
     add_share(advance, "of the devices, no smaller than before, such as 25%%")
     add_yes(advance)
     add_signing(advance)
-    halt = add_command(
-        commands,
-        "halt",
-        run=_halt,
-        summary="take the release back",
-        description="Take the release back: devices that got it return to what the channel serves\n"
-        "to all. To them it is one more signed change; the rollout can't be resumed.",
-        examples="""\
-  edgeline registry rollout halt registry solar-cells \\
-      --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
-""",
-    )
+    halt = add_command(commands, "halt", _halt, "take the release back")
     add_channel(halt)
     add_yes(halt)
     add_signing(halt)
@@ -90,11 +53,25 @@ def add_channel(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
+    """Say how far a release has come.
+
+    Examples:
+    edgeline registry rollout status registry solar-cells --root keys/root.json
+    edgeline registry rollout status registry solar-cells --json | jq .share
+    """
     channel, _ = _last(options, repository_to_read(options, existing_store(options)))
     return _report(options, channel)
 
 
 def _advance(options: argparse.Namespace) -> int:
+    r"""Have more devices get the release; with 100% all have it, and the rollout
+    is complete. Devices that have it keep it.
+
+    Examples:
+    edgeline registry rollout advance registry solar-cells --share 25% \
+        --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
+    edgeline registry rollout advance registry solar-cells --share 100% --yes
+    """
     from edgeline.publish.rollouts import advanced, percent
 
     if options.share is None and not options.groups:
@@ -110,6 +87,13 @@ def _advance(options: argparse.Namespace) -> int:
 
 
 def _halt(options: argparse.Namespace) -> int:
+    r"""Take the release back: devices that got it return to what the channel serves
+    to all. To them it is one more signed change; the rollout can't be resumed.
+
+    Examples:
+    edgeline registry rollout halt registry solar-cells \
+        --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
+    """
     from edgeline.publish.rollouts import halted
 
     def halt(channel: "Channel", rollout: "Rollout") -> "tuple[Edit, str]":

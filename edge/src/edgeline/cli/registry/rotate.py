@@ -20,22 +20,7 @@ if TYPE_CHECKING:
 
 
 def add_rotate(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        "rotate",
-        run=_rotate,
-        summary="change whose keys count for a role",
-        description="Change whose keys count for a role: root, targets, online, <model>-ci or "
-        "<model>-release.\nThe first three change the root, which several people may have to sign: "
-        "then --draft writes\na file for them. Without a change, what the role signs is signed "
-        "anew, to last its full time.",
-        examples="""\
-  edgeline registry keys rotate registry solar-cells-release --add anna.pub --remove 1f3a09 \\
-      --root keys/root.json --key keys/targets.pem --key keys/online.pem --key anna.pem
-  edgeline registry keys rotate registry root --add anna.pub --threshold 2 --draft draft.json
-  edgeline registry keys rotate registry root --draft draft.json  # only to extend its time
-""",
-    )
+    parser = add_command(commands, "rotate", _rotate, "change whose keys count for a role")
     add_store(parser)
     parser.add_argument("role", metavar="ROLE", help="such as online or solar-cells-release")
     parser.add_argument(
@@ -62,21 +47,7 @@ def add_rotate(commands: Any) -> None:
 
 
 def add_expiry(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        "expiry",
-        run=_expiry,
-        summary="have root say how long signatures last",
-        description="Have root say for how many days the signatures of root, targets, snapshot "
-        "and timestamp last.\nDevices believe nothing that the online key signed for longer. Gives "
-        "a registry of before root\nsaid it what it lacks, when no role is named. Needs the root "
-        "keys and the online key.",
-        examples="""\
-  edgeline registry keys expiry registry --root keys/root.json --key keys/root-1.pem \\
-      --key keys/root-2.pem --key keys/online.pem
-  edgeline registry keys expiry registry --expires timestamp=7 --draft draft.json
-""",
-    )
+    parser = add_command(commands, "expiry", _expiry, "have root say how long signatures last")
     add_store(parser)
     add_expires(parser, ("root", "targets", "snapshot", "timestamp"), "as before, at most 365")
     _add_draft(parser)
@@ -85,19 +56,7 @@ def add_expiry(commands: Any) -> None:
 
 
 def add_sign(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        "sign",
-        run=_sign,
-        summary="sign a draft of a new root",
-        description="Add your signature to a draft of a new root that somebody handed you. Needs "
-        "no registry:\nthe draft is verified from the root that you trust. Shows what changes, and "
-        "asks.",
-        examples="""\
-  edgeline registry keys sign draft.json --root keys/root.json --key keys/root-2.pem
-  edgeline registry keys sign draft.json --root keys/root.json --key keys/root-2.pem --yes --json
-""",
-    )
+    parser = add_command(commands, "sign", _sign, "sign a draft of a new root")
     parser.add_argument("draft", type=Path, metavar="DRAFT", help="that `rotate --draft` wrote")
     add_yes(parser)
     add_root(parser)
@@ -106,18 +65,7 @@ def add_sign(commands: Any) -> None:
 
 
 def add_apply(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        "apply",
-        run=_apply,
-        summary="make a signed draft the registry's root",
-        description="Make a draft that enough people signed the registry's root. Needs the online "
-        "key, and what\nelse the new root asks to be signed.",
-        examples="""\
-  edgeline registry keys apply registry draft.json --root keys/root.json --key keys/online.pem
-  edgeline registry keys apply oci://registry.example/cells draft.json --json
-""",
-    )
+    parser = add_command(commands, "apply", _apply, "make a signed draft the registry's root")
     add_store(parser)
     parser.add_argument("draft", type=Path, metavar="DRAFT", help="that enough people signed")
     _add_base(parser)
@@ -143,6 +91,16 @@ def _add_base(parser: argparse.ArgumentParser) -> None:
 
 
 def _rotate(options: argparse.Namespace) -> int:
+    r"""Change whose keys count for a role: root, targets, online, <model>-ci or <model>-release.
+    The first three change the root, which several people may have to sign: then --draft writes
+    a file for them. Without a change, what the role signs is signed anew, to last its full time.
+
+    Examples:
+    edgeline registry keys rotate registry solar-cells-release --add anna.pub --remove 1f3a09 \
+        --root keys/root.json --key keys/targets.pem --key keys/online.pem --key anna.pem
+    edgeline registry keys rotate registry root --add anna.pub --threshold 2 --draft draft.json
+    edgeline registry keys rotate registry root --draft draft.json  # only to extend its time
+    """
     trusted = _repository_from(options)
     draft = trusted.rotate(
         options.role,
@@ -156,12 +114,29 @@ def _rotate(options: argparse.Namespace) -> int:
 
 
 def _expiry(options: argparse.Namespace) -> int:
+    r"""Have root say for how many days the signatures of root, targets, snapshot and timestamp
+    last. Devices believe nothing that the online key signed for longer. Gives a registry of
+    before root said it what it lacks, when no role is named. Needs the root keys and the online
+    key.
+
+    Examples:
+    edgeline registry keys expiry registry --root keys/root.json --key keys/root-1.pem \
+        --key keys/root-2.pem --key keys/online.pem
+    edgeline registry keys expiry registry --expires timestamp=7 --draft draft.json
+    """
     trusted = _repository_from(options)
     _report(trusted, trusted.set_expiry(dict(options.expires), draft=options.draft), options)
     return 0
 
 
 def _sign(options: argparse.Namespace) -> int:
+    """Add your signature to a draft of a new root that somebody handed you. Needs no registry:
+    the draft is verified from the root that you trust. Shows what changes, and asks.
+
+    Examples:
+    edgeline registry keys sign draft.json --root keys/root.json --key keys/root-2.pem
+    edgeline registry keys sign draft.json --root keys/root.json --key keys/root-2.pem --yes --json
+    """
     root, keys = required_root(options), signers(options)
     from edgeline.publish.root_signing import RootDraft, sign_draft
 
@@ -176,6 +151,13 @@ def _sign(options: argparse.Namespace) -> int:
 
 
 def _apply(options: argparse.Namespace) -> int:
+    """Make a draft that enough people signed the registry's root. Needs the online key, and what
+    else the new root asks to be signed.
+
+    Examples:
+    edgeline registry keys apply registry draft.json --root keys/root.json --key keys/online.pem
+    edgeline registry keys apply oci://registry.example/cells draft.json --json
+    """
     trusted = _repository_from(options)
     trusted.apply_draft(options.draft)
     _report_roles(trusted.roles(), options)

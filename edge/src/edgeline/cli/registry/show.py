@@ -26,19 +26,7 @@ _MAX_LABELS = 20  # that are named to a person
 
 
 def add_show(group: Any) -> None:
-    parser = add_command(
-        group,
-        "show",
-        run=_show,
-        summary="show everything about one release",
-        description="Show a release: its variants with their metrics, the verdict it passed by, "
-        "where it\ncomes from, which channels serve it, who signed that, and until when it holds.",
-        examples="""\
-  edgeline registry show registry v7
-  edgeline registry show registry solar-cells/production --root keys/root.json
-  edgeline registry show registry solar-cells/candidate --report report.html
-""",
-    )
+    parser = add_command(group, "show", _show, "show everything about one release")
     add_store(parser)
     parser.add_argument("name", metavar="NAME", help="a version, v7, or a channel, model/channel")
     parser.add_argument(
@@ -67,6 +55,14 @@ class _Details:
 
 
 def _show(options: argparse.Namespace) -> int:
+    """Show a release: its variants with their metrics, the verdict it passed by, where it
+    comes from, which channels serve it, who signed that, and until when it holds.
+
+    Examples:
+    edgeline registry show registry v7
+    edgeline registry show registry solar-cells/production --root keys/root.json
+    edgeline registry show registry solar-cells/candidate --report report.html
+    """
     from edgeline.registry.reader import RegistryReader
 
     store = existing_store(options)

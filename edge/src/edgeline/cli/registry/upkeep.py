@@ -19,37 +19,14 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 def add_refresh(group: Any) -> None:
     parser = add_command(
-        group,
-        "refresh",
-        run=_refresh,
-        summary="sign anew before signatures expire (for cron)",
-        description="Sign snapshot and timestamp anew, and whatever else expires soon and can be "
-        "signed\nwith the keys at hand. Run it daily: devices refuse a registry whose signatures "
-        "expired.",
-        examples="""\
-  edgeline registry refresh registry --root keys/root.json --key keys/online.pem
-  30 3 * * *  EDGELINE_ROOT=... EDGELINE_KEYS=... edgeline registry refresh oci://...  # crontab
-""",
+        group, "refresh", _refresh, "sign anew before signatures expire (for cron)"
     )
     add_store(parser)
     add_signing(parser)
 
 
 def add_gc(group: Any) -> None:
-    parser = add_command(
-        group,
-        "gc",
-        run=_gc,
-        summary="remove what nothing needs any more",
-        description="Remove what no channel, no version and no grace period needs: with --keep, "
-        "releases; and\nmetadata that was superseded, tags that were left over, and blobs that "
-        "nothing leads to.\nWhat a channel serves, or can be rolled back to, always stays.",
-        examples="""\
-  edgeline registry gc registry --root keys/root.json --keep 20 --dry-run
-  edgeline registry gc registry --root keys/root.json --keep 20 --grace 30d
-  edgeline registry gc registry --root keys/root.json  # removes leftovers, and no release
-""",
-    )
+    parser = add_command(group, "gc", _gc, "remove what nothing needs any more")
     add_store(parser)
     parser.add_argument(
         "--keep",
@@ -70,20 +47,7 @@ def add_gc(group: Any) -> None:
 
 
 def add_copy(group: Any) -> None:
-    parser = add_command(
-        group,
-        "copy",
-        run=_copy,
-        summary="copy releases and signatures to another store",
-        description="Copy releases, with their digests and numbers, and the signed metadata to "
-        "another store,\nsuch as a directory on a USB stick. What is there already is not sent "
-        "again, and newer\nmetadata is never replaced by older. A copy that was broken off is "
-        "finished by another one.",
-        examples="""\
-  edgeline registry copy oci://registry.example/cells /media/usb/cells --root keys/root.json
-  edgeline registry copy registry /media/usb/cells --version v7 --version v6
-""",
-    )
+    parser = add_command(group, "copy", _copy, "copy releases and signatures to another store")
     add_store(parser, "source")
     add_store(parser, "target")
     parser.add_argument(
@@ -99,6 +63,13 @@ def add_copy(group: Any) -> None:
 
 
 def _refresh(options: argparse.Namespace) -> int:
+    """Sign snapshot and timestamp anew, and whatever else expires soon and can be signed
+    with the keys at hand. Run it daily: devices refuse a registry whose signatures expired.
+
+    Examples:
+    edgeline registry refresh registry --root keys/root.json --key keys/online.pem
+    30 3 * * *  EDGELINE_ROOT=... EDGELINE_KEYS=... edgeline registry refresh oci://...  # crontab
+    """
     store = existing_store(options)
     signed = repository(options, store).refresh()
     if options.json:
@@ -110,6 +81,15 @@ def _refresh(options: argparse.Namespace) -> int:
 
 
 def _gc(options: argparse.Namespace) -> int:
+    """Remove what no channel, no version and no grace period needs: with --keep, releases; and
+    metadata that was superseded, tags that were left over, and blobs that nothing leads to.
+    What a channel serves, or can be rolled back to, always stays.
+
+    Examples:
+    edgeline registry gc registry --root keys/root.json --keep 20 --dry-run
+    edgeline registry gc registry --root keys/root.json --keep 20 --grace 30d
+    edgeline registry gc registry --root keys/root.json  # removes leftovers, and no release
+    """
     store = existing_store(options)
     root = required_root(options)
     from edgeline.publish.maintenance import gc
@@ -149,6 +129,14 @@ def _gc(options: argparse.Namespace) -> int:
 
 
 def _copy(options: argparse.Namespace) -> int:
+    """Copy releases, with their digests and numbers, and the signed metadata to another store,
+    such as a directory on a USB stick. What is there already is not sent again, and newer
+    metadata is never replaced by older. A copy that was broken off is finished by another one.
+
+    Examples:
+    edgeline registry copy oci://registry.example/cells /media/usb/cells --root keys/root.json
+    edgeline registry copy registry /media/usb/cells --version v7 --version v6
+    """
     root = required_root(options)
     from edgeline.publish.maintenance import copy
     from edgeline.registry.format import version_tag

@@ -11,24 +11,20 @@ from edgeline.errors import IntegrityError
 
 
 def add_verify(group: Any) -> None:
-    parser = add_command(
-        group,
-        "verify",
-        run=_verify,
-        summary="check everything in a registry",
-        description="Read every release wholly and check every digest, every channel's signature, "
-        "when\neach signature expires, and that no tag is left over. Exit code 4 when something is "
-        "wrong,\n0 when there are only warnings.",
-        examples="""\
-  edgeline registry verify registry --root keys/root.json
-  edgeline registry verify oci://registry.example/cells --json | jq '.findings[].text'
-""",
-    )
+    parser = add_command(group, "verify", _verify, "check everything in a registry")
     add_store(parser)
     add_reading(parser)
 
 
 def _verify(options: argparse.Namespace) -> int:
+    """Read every release wholly and check every digest, every channel's signature, when
+    each signature expires, and that no tag is left over. Exit code 4 when something is wrong,
+    0 when there are only warnings.
+
+    Examples:
+    edgeline registry verify registry --root keys/root.json
+    edgeline registry verify oci://registry.example/cells --json | jq '.findings[].text'
+    """
     store = existing_store(options)
     repository = repository_to_read(options, store)
     from edgeline.publish.verify import verify
