@@ -162,7 +162,6 @@ def install(folder: Path, model: Path) -> bytes:
         signers,
     )
     publish(
-        registry,
         Repository(registry, root=root, signers=signers),
         model=MODEL,
         channel="production",

@@ -128,7 +128,6 @@ def against_copying(
 
         def publish_files(judged: bytes = judged) -> None:
             publish(
-                registry,
                 repository,
                 model=MODEL,
                 channel="candidate",

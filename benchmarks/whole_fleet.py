@@ -182,7 +182,6 @@ def _publish(
     is_model = content[4:8] == b"TFL3"  # a test's bytes are none
     pair = golden.make(content, CONTRACT).to_json() if is_model else None
     published = publish(
-        store,
         repository,
         model=MODEL,
         channel=channel,

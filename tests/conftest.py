@@ -165,7 +165,6 @@ def publish_release(
     for name, content in contents.items():
         files[name].write_bytes(content)
     return publish(
-        store,
         Repository(store, root=root, signers=Signers.load([str(folder / "keys")])),
         model=model,
         channel=channel,

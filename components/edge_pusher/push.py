@@ -71,7 +71,6 @@ def push(
     registry.repository.check_can_sign(destination.model, destination.channel)
     statement = provenance.build(subjects, describe(origin, run, verdict, report, subjects))
     return publish(
-        registry.store,
         registry.repository,
         model=destination.model,
         channel=destination.channel,

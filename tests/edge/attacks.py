@@ -101,7 +101,6 @@ class World:
         weights = self.folder / "model.tflite"
         weights.write_bytes(f"weights {number}".encode())
         published = publish(
-            self.store,
             self.repository("online", f"{model}-ci"),
             model=model,
             channel="candidate",

@@ -110,9 +110,7 @@ class Store:
             path = self.files / f"{name}.tflite"
             path.write_bytes(content)
             files.append(VariantFiles(name, path, golden, sketch))
-        writer = writer or open_for_writing(self.location)
         return publish(
-            writer,
             self.repository(writer),
             model=model,
             channel=channel,

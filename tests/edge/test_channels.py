@@ -30,12 +30,11 @@ def _promote(store: "Store", *, names: tuple[str, ...] = (), **options: object) 
     signers = store.authority.signers_of(*names) if names else store.authority.signers
     repository = Repository(writer, root=store.root, signers=signers)
     arguments = {"source": "candidate", "target": "production", **options}
-    return promote(writer, repository, "pets", **arguments)  # type: ignore[arg-type]
+    return promote(repository, "pets", **arguments)  # type: ignore[arg-type]
 
 
 def _rollback(store: "Store", version: int | None = None) -> Change:
-    writer = open_for_writing(store.location)
-    return rollback(writer, store.repository(writer), "pets", "production", version)
+    return rollback(store.repository(), "pets", "production", version)
 
 
 def _production(store: "Store") -> Channel | None:
@@ -335,4 +334,4 @@ def test_a_rollback_needs_the_key_of_the_channel(history: "Store") -> None:
     for signers in (Signers(), history.authority.signers_of("ci", "online")):
         repository = Repository(writer, root=history.root, signers=signers)
         with pytest.raises(RegistryError, match="Role 'pets-release' is signed by"):
-            rollback(writer, repository, "pets", "production")
+            rollback(repository, "pets", "production")

@@ -244,7 +244,6 @@ def test_refuses_variants(names: list[str], store: "Store") -> None:
     model.write_bytes(b"weights")
     with pytest.raises(RegistryError, match="variant"):
         publish(
-            open_for_writing(store.location),
             store.repository(),
             model="pets",
             channel="candidate",
@@ -259,7 +258,6 @@ def _publish_with(store: "Store", *keys: str, channel: str = "candidate") -> Non
     model = store.files / "model.tflite"
     model.write_bytes(b"weights")
     publish(
-        writer,
         Repository(writer, root=store.root, signers=store.authority.signers_of(*keys)),
         model="pets",
         channel=channel,
@@ -292,7 +290,6 @@ def test_a_directory_without_keys_is_not_published_to(store: "Store") -> None:
     repository = Repository(writer, root=store.root, signers=store.authority.signers)
     with pytest.raises(NotFoundError, match="edgeline registry init"):
         publish(
-            writer,
             repository,
             model="pets",
             channel="candidate",
@@ -307,12 +304,10 @@ def test_a_model_file_that_is_missing_or_empty_is_not_published(any_store: "Stor
     with pytest.raises(RegistryError, match="has 0 bytes"):
         any_store.publish({"float32": b""})
     (any_store.files / "folder.tflite").mkdir()
-    writer = open_for_writing(any_store.location)
     for name in ("missing.tflite", "folder.tflite"):
         with pytest.raises(RegistryError, match=name):
             publish(
-                writer,
-                any_store.repository(writer),
+                any_store.repository(),
                 model="pets",
                 channel="candidate",
                 variants=[VariantFiles("float32", any_store.files / name)],

@@ -32,7 +32,7 @@ def filled(store: "Store") -> "Store":
 def _verify(store: "Store", root: bytes | None = None) -> Verification:
     writer = open_for_writing(store.location)
     repository = Repository(writer, root=root or store.root, signers=Signers())
-    return verify(writer, repository)
+    return verify(repository)
 
 
 def test_nothing_is_found_in_a_sound_registry(filled: "Store") -> None:
@@ -139,7 +139,7 @@ def _verify_another(
 ) -> Verification:
     writer = open_for_writing(str(folder / "another"))
     root = initialize(writer, authority.keys, authority.signers, expiry)
-    return verify(writer, Repository(writer, root=root, signers=Signers()), at=at)
+    return verify(Repository(writer, root=root, signers=Signers()), at=at)
 
 
 def test_finds_provenance_that_was_not_signed_so(store: "Store") -> None:
@@ -188,10 +188,10 @@ def test_finds_what_was_signed_for_longer_than_root_says(store: "Store") -> None
 def test_finds_a_root_that_does_not_say_how_long_signatures_last(tmp_path: Path) -> None:
     world = World(tmp_path)
     _of_before_root_said_it(world)
-    found = verify(world.store, world.repository())
+    found = verify(world.repository())
     assert ("warning", "role root") in {(each.level, each.subject) for each in found.findings}
     world.repository().set_expiry()
-    assert verify(world.store, world.repository()).findings == ()
+    assert verify(world.repository()).findings == ()
 
 
 def test_finds_that_another_root_signed(

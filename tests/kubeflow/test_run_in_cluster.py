@@ -280,7 +280,6 @@ def republished(registry: Path, folder: Path) -> str:
     root = (folder / "keys" / "root.json").read_bytes()
     parts = timeless(registry)
     return publish(
-        store,
         Repository(store, root=root, signers=Signers.load([str(folder / "keys")])),
         model=release.model,
         channel="candidate",

@@ -174,7 +174,6 @@ def test_garbage_collection_leaves_every_tagged_release_whole(tmp_path: Path) ->
                 file.write_bytes(f"{name} {version}".encode() * 1000)
                 variants.append(VariantFiles(name, file, golden=b"[]"))
             publish(
-                writer,
                 repository,
                 model="cells",
                 channel="candidate",

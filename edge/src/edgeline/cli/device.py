@@ -19,7 +19,7 @@ from edgeline.cli.doctor import add_doctor
 from edgeline.cli.enrol import add_enrol
 from edgeline.cli.examples import add_examples
 from edgeline.cli.options import add_command, add_json
-from edgeline.cli.output import answer, print_json, print_table
+from edgeline.cli.output import answer
 from edgeline.cli.watch import add_watch
 
 if TYPE_CHECKING:
@@ -111,9 +111,6 @@ def _status(options: argparse.Namespace) -> int:
     device = open_device(options)
     state = device.folder.read()
     models = device.folder.models(state)
-    if options.json:
-        print_json(_status_json(device, state, models))
-        return 0
     rows = [
         ("following", f"{device.model}/{device.channel} of {device.registry}"),
         ("active", _model_line(models.get(state.active or ""))),
@@ -133,8 +130,7 @@ def _status(options: argparse.Namespace) -> int:
     if state.error:
         rows.append(("last error", f"{_when(state.failed)}: {state.error}"))
     rows.append(("state", f"{device.folder.path}, {device.folder.size() / 1e6:.1f} MB"))
-    print_table(rows)
-    return 0
+    return answer(options, _status_json(device, state, models), rows)
 
 
 def _status_json(

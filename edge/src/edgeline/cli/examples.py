@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edgeline._text import in_utc
 from edgeline.cli.device_options import add_device, open_device
 from edgeline.cli.options import add_command, add_group, add_json
-from edgeline.cli.output import Progress, note, print_json, print_table
+from edgeline.cli.output import Progress, answer, note
 from edgeline.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -72,18 +72,14 @@ def _list(options: argparse.Namespace) -> int:
     from edgeline.device.clock import as_time
 
     kept = _ring(open_device(options)).kept()
-    if options.json:
-        for each in kept:
-            print_json({"image": each.image, **vars(each.guess)})
-        return 0
+    documents = ({"image": each.image, **vars(each.guess)} for each in kept)
     rows = [("IMAGE", "TAKEN", "GUESS", "PROBABILITY", "SHADOW")]
     for each in kept:
         guess = each.guess
         taken = in_utc(as_time(guess.time))
         probability = f"{guess.probability:.3f}"
         rows.append((each.image[:12], taken, guess.label, probability, guess.shadow or "-"))
-    print_table(rows, right=(3,))
-    return 0
+    return answer(options, documents, rows, right=(3,))
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, TextIO
@@ -97,12 +97,26 @@ def print_json(document: Mapping[str, Any]) -> None:
     print(json.dumps(_finite(document), allow_nan=False))
 
 
-def answer(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> int:
-    """Print what a command came to, as `--json` asks, and return the exit code of success."""
+def answer(
+    options: argparse.Namespace,
+    document: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+    shown: str | Sequence[Sequence[str]],
+    *,
+    right: Collection[int] = (),
+) -> int:
+    """Print what a command came to, as `--json` asks, and return the exit code of success.
+
+    Args:
+        options: The command line.
+        document: For programs; several are a line of JSON each.
+        shown: For people: a line of text, or the rows of a table.
+        right: The columns of the table that are right-aligned.
+    """
     if options.json:
-        print_json(document)
+        for each in [document] if isinstance(document, Mapping) else document:
+            print_json(each)
     else:
-        print(printable(text))
+        print_table([[shown]] if isinstance(shown, str) else shown, right=right)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Deciding which release a channel serves: what an administrator does, without the printing.
 
-    change = promote(store, repository, "solar-cells", "candidate", "production")
-    change = rollback(store, repository, "solar-cells", "production")
+    change = promote(repository, "solar-cells", "candidate", "production")
+    change = rollback(repository, "solar-cells", "production")
 
 Nothing is signed before the release was read wholly, every byte of it, and found to be what the
 channel's signature promises. A promotion needs a verdict on these very weights besides, which must
@@ -28,7 +28,6 @@ from edgeline.registry.format import (
 )
 from edgeline.registry.reader import RegistryReader, Release
 from edgeline.registry.rollout import WHOLE
-from edgeline.registry.store import ReadStore
 
 
 class Outcome(Enum):
@@ -111,7 +110,6 @@ Confirm = Callable[[Change], bool]
 
 
 def promote(
-    store: ReadStore,
     repository: Repository,
     model: str,
     source: str,
@@ -125,8 +123,7 @@ def promote(
     """Let the channel `target` of `model` serve the release that `source` serves.
 
     Args:
-        store: where the releases are.
-        repository: the signed metadata of that store, and the keys to change it.
+        repository: the signed metadata of the releases' store, and the keys to change it.
         model: whose channels these are.
         source: the channel that serves the release.
         target: the channel that is to serve it too.
@@ -150,8 +147,8 @@ def promote(
     channels = {each.name: each for each in repository.channels() if each.model == model}
     if source not in channels:
         raise NotFoundError(
-            f"{store.location} has no release of {model!r} in channel {source!r}; of that model "
-            f"it has {', '.join(channels) or 'no channel'}"
+            f"{repository.store.location} has no release of {model!r} in channel {source!r}; of "
+            f"that model it has {', '.join(channels) or 'no channel'}"
         )
     wanted, served = channels[source].release, channels.get(target)
     if share != WHOLE:
@@ -162,7 +159,6 @@ def promote(
             )
         begun(wanted, share, groups)(served)  # refuses early what makes no sense
     return _change(
-        store,
         repository,
         model,
         target,
@@ -182,7 +178,6 @@ def promote(
 
 
 def rollback(
-    store: ReadStore,
     repository: Repository,
     model: str,
     channel: str,
@@ -194,8 +189,7 @@ def rollback(
     """Let `channel` of `model` serve a release again that it served before.
 
     Args:
-        store: where the releases are.
-        repository: the signed metadata of that store, and the keys to change it.
+        repository: the signed metadata of the releases' store, and the keys to change it.
         model: whose channel it is.
         channel: to change.
         version: of the release; by default the one that the channel served last.
@@ -210,23 +204,22 @@ def rollback(
     """
     check_model(model)
     check_channel(channel)
-    served = repository.channel(model, channel)
+    served, location = repository.channel(model, channel), repository.store.location
     if served is not None:
         check_can_roll_back(served)
     if served is None or not served.history:
         named = "none yet" if served is None else f"only {served.release.tag}"
         raise NotFoundError(
-            f"{model}/{channel} of {store.location} has no release to go back to: it served {named}"
+            f"{model}/{channel} of {location} has no release to go back to: it served {named}"
         )
     past = {ref.version: ref for ref in reversed((served.release, *served.history))}
     wanted = served.history[0].version if version is None else version
     if wanted not in past:
         raise NotFoundError(
-            f"{model}/{channel} of {store.location} did not serve {version_tag(wanted)} lately; "
+            f"{model}/{channel} of {location} did not serve {version_tag(wanted)} lately; "
             f"it served {', '.join(map(version_tag, sorted(past)))}"
         )
     return _change(
-        store,
         repository,
         model,
         channel,
@@ -264,7 +257,6 @@ def _metric(key: tuple[str, str, str], old: Check | None, new: Check | None) -> 
 
 
 def _change(
-    store: ReadStore,
     repository: Repository,
     model: str,
     channel: str,
@@ -278,6 +270,7 @@ def _change(
     share: int = WHOLE,
     groups: tuple[str, ...] = (),
 ) -> Change:
+    store = repository.store
     reader = RegistryReader(store)
     replaced = served.release if served else None
     if replaced and replaced.index.digest == wanted.index.digest:

@@ -1,7 +1,6 @@
 """Publishing: turn models that passed into a release, and point a channel at it.
 
     published = publish(
-        store,
         repository,
         model="solar-cells",
         channel="candidate",
@@ -95,7 +94,6 @@ class Published:
 
 
 def publish(
-    store: WriteStore,
     repository: Repository,
     *,
     model: str,
@@ -115,9 +113,8 @@ def publish(
     of its own.
 
     Args:
-        store: Where the release goes.
-        repository: The signed metadata, made with this very `store`, which is locked meanwhile;
-            with the channel's key at hand.
+        repository: The signed metadata of where the release goes, with the channel's key at hand.
+            Its store is locked meanwhile.
         model: The model's name.
         channel: The channel to point at the release.
         variants: At least one, with names of their own, in the order in which devices whose users
@@ -139,6 +136,7 @@ def publish(
     check_channel(channel)
     _check_variants(variants)
     repository.check_can_sign(model, channel)
+    store = repository.store
     with store.exclusive():
         models = [variant.model for variant in variants]
         name, limit = LAYERS[WEIGHTS]

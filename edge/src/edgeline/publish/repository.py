@@ -129,7 +129,7 @@ class Repository:
     def __init__(
         self, store: WriteStore, *, root: bytes, signers: Signers, base: str = TUF_TAG
     ) -> None:
-        self._store = store
+        self.store = store
         self._root = root
         self._signers = signers
         self._base = base
@@ -457,12 +457,12 @@ class Repository:
         """Read the metadata; verify it, unless it is the very same as the last time."""
         if self._verified is not None and self._verified.is_newest():
             return self._verified
-        metadata = MetadataSet.load(self._store, self._root, self._base)
+        metadata = MetadataSet.load(self.store, self._root, self._base)
         versions = metadata.versions
         for role, version in self._seen.items():
             if versions.get(role, 0) < version:
                 raise TrustError(
-                    f"{self._store.location} went back from version {version} of {role} to "
+                    f"{self.store.location} went back from version {version} of {role} to "
                     f"{versions.get(role, 0)} while it was worked on. Somebody restored an older "
                     "copy of it, or tries to pass one off as new"
                 )
@@ -481,7 +481,7 @@ class Repository:
             if attempt:
                 # Jitter, or two who collided once would go on colliding.
                 time.sleep(random.uniform(0, min(_LONGEST_PAUSE, _PAUSE * 2**attempt)))
-            with self._store.exclusive():
+            with self.store.exclusive():
                 metadata = self._load()
                 self._verified = None  # for it is about to be changed
                 result = change(metadata)
@@ -495,7 +495,7 @@ class Repository:
             self._base = TUF_TAG
             return result, metadata
         raise ConflictError(
-            f"Others kept changing {self._store.location}: gave up after {_ATTEMPTS} attempts. "
+            f"Others kept changing {self.store.location}: gave up after {_ATTEMPTS} attempts. "
             "Nothing was changed; try again"
         )
 

@@ -1,7 +1,7 @@
 """Checking a registry wholly. A device checks the one variant that it runs; this checks the rest.
 
 check_release(store, release)              # before it is promoted
-verification = verify(store, repository)   # from time to time, and after a copy
+verification = verify(repository)   # from time to time, and after a copy
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -139,7 +139,6 @@ def publishing_keys(roles: Iterable[RoleStatus], model: str) -> list[Key]:
 
 
 def verify(
-    store: ReadStore,
     repository: Repository,
     *,
     at: datetime | None = None,
@@ -150,8 +149,7 @@ def verify(
     What is wrong is found, not raised, so that one fault does not hide another.
 
     Args:
-        store: where the releases are.
-        repository: the signed metadata of that store; no key is needed.
+        repository: the signed metadata of the releases' store; no key is needed.
         at: the time at which signatures have to hold; now, if it is not given.
         notify: is told how far the reading has come.
 
@@ -160,6 +158,7 @@ def verify(
         RegistryError: the store's tags cannot be listed.
     """
     findings: list[Finding] = []
+    store = repository.store
     tags = store.tags()
     channels, roles = _signed(repository, findings)
     findings += _expiring(roles, at or datetime.now(timezone.utc))

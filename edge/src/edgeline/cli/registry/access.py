@@ -96,20 +96,33 @@ def signers(options: argparse.Namespace) -> "Signers":
     return Signers.load(uris)
 
 
-def repository_to_read(options: argparse.Namespace, store: "WriteStore") -> "Repository":
-    """Return the signed metadata of the store, verified and without any key."""
+def repository_to_read(options: argparse.Namespace) -> "Repository":
+    """Return the signed metadata of the command line's store, verified and without any key.
+
+    Raises:
+        NotFoundError: there is no such store.
+    """
     from edgeline.publish.keys import Signers
     from edgeline.publish.repository import Repository
 
+    store = existing_store(options)
     return Repository(store, root=any_root(options, store), signers=Signers())
 
 
-def repository(options: argparse.Namespace, store: "WriteStore") -> "Repository":
-    """Return the signed metadata of the store, with the keys to change it."""
-    from edgeline.publish.repository import Repository
+def repository(options: argparse.Namespace) -> "Repository":
+    """Return the signed metadata of the command line's store, with the keys to change it.
 
-    root = required_root(options)
-    return Repository(store, root=root, signers=signers(options))
+    Raises:
+        NotFoundError: there is no such store.
+        UsageError: there is no root, or no key.
+        RegistryError: one of them cannot be used.
+    """
+    store = existing_store(options)
+    from edgeline.publish.repository import Repository
+    from edgeline.registry.format import TUF_TAG
+
+    root, keys, base = required_root(options), signers(options), getattr(options, "base", None)
+    return Repository(store, root=root, signers=keys, base=base or TUF_TAG)
 
 
 def public_key(file: Path) -> "Key":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.options import add_command
 from edgeline.cli.output import Progress, answer, note, print_table, printable
-from edgeline.cli.registry.access import existing_store, repository
+from edgeline.cli.registry.access import repository
 from edgeline.cli.registry.options import add_model, add_share, add_signing, add_yes, version
 from edgeline.cli.registry.output import confirmed, number
 
@@ -71,14 +71,12 @@ def _promote(options: argparse.Namespace) -> int:
     edgeline registry promote registry solar-cells --from canary --to production --yes --json
     edgeline registry promote registry solar-cells --from candidate --to production --share 5%
     """
-    store = existing_store(options)
-    trusted = repository(options, store)
+    trusted = repository(options)
     from edgeline.publish.channels import promote
     from edgeline.registry.rollout import WHOLE
 
     share = options.share if options.share is not None else 0 if options.groups else WHOLE
     change = promote(
-        store,
         trusted,
         options.model,
         options.source,
@@ -100,12 +98,10 @@ def _rollback(options: argparse.Namespace) -> int:
         --root keys/root.json --key keys/solar-cells-release.pem --key keys/online.pem
     edgeline registry rollback registry solar-cells --channel production --to v5 --yes
     """
-    store = existing_store(options)
-    trusted = repository(options, store)
+    trusted = repository(options)
     from edgeline.publish.channels import rollback
 
     change = rollback(
-        store,
         trusted,
         options.model,
         options.channel,

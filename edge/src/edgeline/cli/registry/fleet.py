@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from edgeline.cli.access import connection
 from edgeline.cli.enrol import read_small
 from edgeline.cli.options import add_command, add_connection, add_group, add_root, at_least
-from edgeline.cli.output import UsageError, note, print_json, print_table, printable, write_file
+from edgeline.cli.output import UsageError, answer, note, printable, write_file
 from edgeline.cli.registry.access import (
-    existing_store,
     key_to_add,
     repository,
     repository_to_read,
@@ -150,17 +149,15 @@ def _init(options: argparse.Namespace) -> int:
         --fleet-key keys/solar-cells-fleet.pub --halt-key keys/solar-cells-halt.pub \
         --key keys/targets.pem --key keys/online.pem
     """
-    trusted = repository(options, existing_store(options))
+    trusted = repository(options)
     fleet, halt = key_to_add(options.fleet_key), key_to_add(options.halt_key)
     trusted.add_fleet(options.model, fleet, halt)
-    if options.json:
-        print_json({"model": options.model, "fleet": fleet.keyid, "halt": halt.keyid})
-    else:
-        print(
-            f"{options.fleet_key} enrols devices of {options.model} now, and {options.halt_key} "
-            "may halt its rollouts."
-        )
-    return 0
+    return answer(
+        options,
+        {"model": options.model, "fleet": fleet.keyid, "halt": halt.keyid},
+        f"{options.fleet_key} enrols devices of {options.model} now, and {options.halt_key} "
+        "may halt its rollouts.",
+    )
 
 
 def _enrol(options: argparse.Namespace) -> int:
@@ -175,7 +172,7 @@ def _enrol(options: argparse.Namespace) -> int:
     from edgeline.telemetry.report import Enrolment, check_device, parse_key, seal_enrolment
 
     at_hand = signers(options)
-    trusted = repository_to_read(options, existing_store(options))
+    trusted = repository_to_read(options)
     signer = next(filter(None, map(at_hand.for_key, trusted.fleet(options.model).keys)), None)
     if signer is None:
         raise RegistryError(
@@ -195,11 +192,9 @@ def _enrol(options: argparse.Namespace) -> int:
     expires = time.time() + options.days * DAY
     data = seal_enrolment(Enrolment(device, options.model, key, expires), signer)
     write_file(options.output, data, anew=True)
-    if options.json:
-        print_json({"device": device, "file": str(options.output), "expires": expires})
-    else:
-        print(f"{options.output} enrols device {device}: `edgeline enrol --accept` takes it there.")
-    return 0
+    document = {"device": device, "file": str(options.output), "expires": expires}
+    text = f"{options.output} enrols device {device}: `edgeline enrol --accept` takes it there."
+    return answer(options, document, text)
 
 
 def _revoke(options: argparse.Namespace) -> int:
@@ -212,12 +207,9 @@ def _revoke(options: argparse.Namespace) -> int:
     from edgeline.telemetry.report import check_device
 
     devices = [check_device(each) for each in options.devices]
-    repository(options, existing_store(options)).revoke(options.model, devices)
-    if options.json:
-        print_json({"model": options.model, "revoked": devices})
-    else:
-        print(f"What {', '.join(devices)} report on {options.model} counts for nothing now.")
-    return 0
+    repository(options).revoke(options.model, devices)
+    text = f"What {', '.join(devices)} report on {options.model} counts for nothing now."
+    return answer(options, {"model": options.model, "revoked": devices}, text)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -227,11 +219,7 @@ def _list(options: argparse.Namespace) -> int:
     edgeline registry fleet list registry solar-cells --root keys/root.json --reports reports
     edgeline registry fleet list registry solar-cells --reports reports --json | jq .version
     """
-    gathered = _gathered(options, repository_to_read(options, existing_store(options)))
-    if options.json:
-        for report in gathered.reports:
-            print_json(report.to_json())
-        return 0
+    gathered = _gathered(options, repository_to_read(options))
     rows = [("DEVICE", "SERVES", "PREDICTIONS", "ERRORS", "CRASHES", "DRIFTED", "REJECTED")]
     for each in gathered.reports:
         active, counts = each.active, each.counts
@@ -246,8 +234,8 @@ def _list(options: argparse.Namespace) -> int:
                 f"v{each.rejected.version}: {each.rejected.reason}" if each.rejected else "-",
             )
         )
-    print_table(rows, right=(2, 3, 4))
-    return 0
+    documents = (each.to_json() for each in gathered.reports)
+    return answer(options, documents, rows, right=(2, 3, 4))
 
 
 def _page(options: argparse.Namespace) -> int:
@@ -260,7 +248,7 @@ def _page(options: argparse.Namespace) -> int:
     """
     from edgeline.fleet.page import render
 
-    trusted = repository_to_read(options, existing_store(options))
+    trusted = repository_to_read(options)
     gathered = _gathered(options, trusted)
     channel = trusted.channel(options.model, options.channel)
     page = render(gathered, channel, now=time.time()).encode()
@@ -289,8 +277,7 @@ def _watch(options: argparse.Namespace) -> int:
     """
     from edgeline.fleet.halting import judge, next_share
 
-    store = existing_store(options)
-    trusted = repository(options, store)
+    trusted = repository(options)
     channel = trusted.channel(options.model, options.channel)
     rollout = channel.active_rollout if channel else None
     if channel is None or rollout is None:
@@ -298,7 +285,7 @@ def _watch(options: argparse.Namespace) -> int:
         return 0
     rules = _rules(options)
     if rules.min_agreement is None:
-        promised = _promised_agreement(store, rollout, channel.release)
+        promised = _promised_agreement(trusted.store, rollout, channel.release)
         rules = replace(rules, min_agreement=promised)
     judged = judge(rollout, _gathered(options, trusted).reports, rules)
     share = next_share(rollout, judged, options.steps) if options.advance else None
@@ -354,34 +341,29 @@ def _report(
     from edgeline.registry.rollout import WHOLE
 
     tag, now = rollout.release.tag, share or rollout.share
-    if options.json:
-        print_json(
-            {
-                "model": options.model,
-                "channel": options.channel,
-                "number": rollout.number,
-                "tag": tag,
-                "action": action,
-                "share": 0 if action == "halted" else now / WHOLE,
-                "heard": judged.heard,
-                "well": judged.well,
-                "failed": dict(judged.failed),
-                "evidence": judged.evidence,
-                "limit": judged.limit,
-                "min_agreement": rules.min_agreement,
-            }
-        )
-        return
+    document = {
+        "model": options.model,
+        "channel": options.channel,
+        "number": rollout.number,
+        "tag": tag,
+        "action": action,
+        "share": 0 if action == "halted" else now / WHOLE,
+        "heard": judged.heard,
+        "well": judged.well,
+        "failed": dict(judged.failed),
+        "evidence": judged.evidence,
+        "limit": judged.limit,
+        "min_agreement": rules.min_agreement,
+    }
     end = f"advanced to {percent(now)}" if action == "advanced" else action
-    print_table(
-        [
-            ("rollout", f"{rollout.number} of {options.model}/{options.channel}, {tag}: {end}"),
-            ("devices", f"{judged.heard} heard, {judged.well} well, {len(judged.failed)} failed"),
-            ("evidence", f"{judged.evidence:+.2f} against it, halted at {judged.limit:.2f}"),
-            ("agreement", _agreement(rules)),
-            *((f"  {device}", reason) for device, reason in sorted(judged.failed.items())),
-        ]
-    )
+    rows = [
+        ("rollout", f"{rollout.number} of {options.model}/{options.channel}, {tag}: {end}"),
+        ("devices", f"{judged.heard} heard, {judged.well} well, {len(judged.failed)} failed"),
+        ("evidence", f"{judged.evidence:+.2f} against it, halted at {judged.limit:.2f}"),
+        ("agreement", _agreement(rules)),
+        *((f"  {device}", reason) for device, reason in sorted(judged.failed.items())),
+    ]
+    answer(options, document, rows)
 
 
 def _agreement(rules: "Rules") -> str:

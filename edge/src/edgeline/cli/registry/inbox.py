@@ -9,7 +9,7 @@ from typing import Any
 from edgeline.cli.access import connection
 from edgeline.cli.options import add_command, add_connection, add_root
 from edgeline.cli.output import Progress, note
-from edgeline.cli.registry.access import existing_store, repository_to_read
+from edgeline.cli.registry.access import repository_to_read
 from edgeline.cli.registry.init import add_no_passphrase, new_passphrase
 from edgeline.cli.registry.options import add_model
 from edgeline.errors import IntegrityError, TrustError
@@ -68,7 +68,7 @@ def _open(options: argparse.Namespace) -> int:
     from edgeline.telemetry.places import open_place
     from edgeline.telemetry.sealing import Opener
 
-    fleet = repository_to_read(options, existing_store(options)).fleet(options.model)
+    fleet = repository_to_read(options).fleet(options.model)
     opener = Opener.load(options.inbox_key)
     entries = {each.path: each for each in read_inbox(options.output)}
     progress = Progress()

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.options import add_command, add_group, add_json
-from edgeline.cli.output import answer, print_json, print_table
+from edgeline.cli.output import answer
 from edgeline.cli.registry.access import (
-    existing_store,
     key_to_add,
     public_key,
     repository,
@@ -15,11 +14,11 @@ from edgeline.cli.registry.access import (
 )
 from edgeline.cli.registry.init import add_no_passphrase, new_passphrase
 from edgeline.cli.registry.options import add_model, add_reading, add_signing, add_store
-from edgeline.cli.registry.output import note_expired, print_roles, role_json
+from edgeline.cli.registry.output import answer_roles, note_expired, role_json
 from edgeline.cli.registry.rotate import add_apply, add_expiry, add_rotate, add_sign
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import Key
+    pass
 
 
 def add_key_commands(group: Any) -> None:
@@ -106,25 +105,15 @@ def _public(options: argparse.Namespace) -> int:
     edgeline registry keys public keys/*.pub --json | jq .key_id
     """
     keys = [(file, public_key(file)) for file in options.files]
-    if options.json:
-        for file, key in keys:
-            print_json(
-                {
-                    "file": str(file),
-                    "key_id": key.keyid,
-                    "scheme": key.scheme,
-                    "public": key.keyval["public"],
-                }
-            )
-    else:
-        rows = [(str(file), key.keyid, key.scheme, _one_line(key)) for file, key in keys]
-        print_table([("FILE", "KEY ID", "KIND", "PUBLIC"), *rows])
-    return 0
+    names = ("file", "key_id", "scheme", "public")
+    known = [(str(file), key.keyid, key.scheme, key.keyval["public"]) for file, key in keys]
+    documents = (dict(zip(names, each, strict=True)) for each in known)
+    rows = [(*each[:3], _one_line(each[3])) for each in known]
+    return answer(options, documents, [("FILE", "KEY ID", "KIND", "PUBLIC"), *rows])
 
 
-def _one_line(key: "Key") -> str:
+def _one_line(public: str) -> str:
     """Return a public key in hex, or what stands between the first and the last line of PEM."""
-    public = str(key.keyval["public"])
     return "".join(public.split("-----")[2].split()) if "-----" in public else public
 
 
@@ -142,11 +131,9 @@ def _import(options: argparse.Namespace) -> int:
 
     key = import_from_hsm(options.uri, options.file)
     uri = f"{key.keyid}={options.uri}"
-    if options.json:
-        print_json({"public_file": str(options.file), "key_id": key.keyid, "key": uri})
-    else:
-        print(f"{options.file} is the public half; sign with\n  --key '{uri}'")
-    return 0
+    document = {"public_file": str(options.file), "key_id": key.keyid, "key": uri}
+    lines = [(f"{options.file} is the public half; sign with",), (f"  --key '{uri}'",)]
+    return answer(options, document, lines)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -156,15 +143,9 @@ def _list(options: argparse.Namespace) -> int:
     edgeline registry keys list registry --root keys/root.json
     edgeline registry keys list registry --json | jq 'select(.role == "timestamp").expires'
     """
-    store = existing_store(options)
-    roles = repository_to_read(options, store).roles()
+    roles = repository_to_read(options).roles()
     note_expired(roles)
-    if options.json:
-        for role in roles:
-            print_json(role_json(role))
-    else:
-        print_roles(roles)
-    return 0
+    return answer_roles(options, map(role_json, roles), roles)
 
 
 def _add_model(options: argparse.Namespace) -> int:
@@ -177,8 +158,7 @@ def _add_model(options: argparse.Namespace) -> int:
         --ci-key keys/panels-ci.pub --release-key keys/panels-release.pub \
         --key keys/targets.pem --key keys/online.pem
     """
-    store = existing_store(options)
-    trusted = repository(options, store)
+    trusted = repository(options)
     from edgeline.publish.repository import ModelKeys
 
     keys = ModelKeys(ci=key_to_add(options.ci_key), release=key_to_add(options.release_key))

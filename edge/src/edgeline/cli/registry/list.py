@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.options import add_command, at_least
 from edgeline.cli.output import Progress, megabytes, note, print_json, print_table
-from edgeline.cli.registry.access import existing_store, repository_to_read
+from edgeline.cli.registry.access import repository_to_read
 from edgeline.cli.registry.options import add_reading, add_store
 from edgeline.cli.registry.output import note_expired
 
@@ -37,11 +37,10 @@ def _list(options: argparse.Namespace) -> int:
     from edgeline.registry.reader import RegistryReader
     from edgeline.registry.rollout import WHOLE
 
-    store = existing_store(options)
-    repository = repository_to_read(options, store)
+    repository = repository_to_read(options)
     channels = repository.channels()
     note_expired(repository.roles())
-    reader, progress = RegistryReader(store), Progress()
+    reader, progress = RegistryReader(repository.store), Progress()
     versions = reader.versions()[::-1]
     shown = versions if options.all else versions[: options.limit]
     rows: list[tuple[str, ...]] = [("RELEASE", "MODEL", "CHANNELS", "VARIANTS")]

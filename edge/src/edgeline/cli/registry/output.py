@@ -1,12 +1,13 @@
 """What the registry's commands print beside what all do: roles, metrics, and questions."""
 
+import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from edgeline.cli.output import UsageError, note, print_table
+from edgeline.cli.output import UsageError, answer, note
 
 if TYPE_CHECKING:
     from edgeline.publish.metadata import RoleStatus
@@ -35,10 +36,14 @@ def note_expired(roles: Sequence["RoleStatus"]) -> None:
         )
 
 
-def print_roles(roles: Sequence["RoleStatus"]) -> None:
-    """Print roles as a table."""
+def answer_roles(
+    options: argparse.Namespace,
+    document: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+    roles: Sequence["RoleStatus"],
+) -> int:
+    """Print roles, as `answer` does: as a table, or what is said of them for programs."""
     header = ("ROLE", "KEYS", "NEEDED", "VERSION", "EXPIRES")
-    print_table([header, *map(_role_row, roles)], right=(2, 3))
+    return answer(options, document, [header, *map(_role_row, roles)], right=(2, 3))
 
 
 def role_json(role: "RoleStatus") -> dict[str, Any]:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.options import add_command, add_group
-from edgeline.cli.output import UsageError, note, print_json, print_table
-from edgeline.cli.registry.access import existing_store, repository, repository_to_read
+from edgeline.cli.output import UsageError, answer, note
+from edgeline.cli.registry.access import repository, repository_to_read
 from edgeline.cli.registry.options import add_model, add_reading, add_share, add_signing, add_yes
 from edgeline.cli.registry.output import confirmed
 from edgeline.errors import NotFoundError
@@ -59,7 +59,7 @@ def _status(options: argparse.Namespace) -> int:
     edgeline registry rollout status registry solar-cells --root keys/root.json
     edgeline registry rollout status registry solar-cells --json | jq .share
     """
-    channel, _ = _last(options, repository_to_read(options, existing_store(options)))
+    channel, _ = _last(options, repository_to_read(options))
     return _report(options, channel)
 
 
@@ -107,7 +107,7 @@ def _change(
     options: argparse.Namespace, propose: "Callable[[Channel, Rollout], tuple[Edit, str]]"
 ) -> int:
     """Ask whether to sign what is proposed, and sign it."""
-    trusted = repository(options, existing_store(options))
+    trusted = repository(options)
     channel, rollout = _last(options, trusted)
     edit, question = propose(channel, rollout)
     if edit(channel) != channel:  # what makes no sense is refused before anybody is asked
@@ -135,21 +135,17 @@ def _report(options: argparse.Namespace, channel: "Channel") -> int:
     rollout = channel.rollout
     assert rollout is not None  # `_last` saw to it
     serves = channel.release.tag
-    if options.json:
-        print_json(
-            {
-                "model": channel.model,
-                "channel": channel.name,
-                "number": rollout.number,
-                "state": rollout.state,
-                "tag": rollout.release.tag,
-                "digest": rollout.release.index.digest,
-                "share": rollout.share / WHOLE,
-                "groups": list(rollout.groups),
-                "serves": {"tag": serves, "digest": channel.release.index.digest},
-            }
-        )
-        return 0
+    document = {
+        "model": channel.model,
+        "channel": channel.name,
+        "number": rollout.number,
+        "state": rollout.state,
+        "tag": rollout.release.tag,
+        "digest": rollout.release.index.digest,
+        "share": rollout.share / WHOLE,
+        "groups": list(rollout.groups),
+        "serves": {"tag": serves, "digest": channel.release.index.digest},
+    }
     rows = [
         ("rollout", f"{rollout.number} of {channel.path}, {rollout.state}"),
         ("release", f"{rollout.release.tag} {rollout.release.index.digest[:19]}"),
@@ -157,5 +153,4 @@ def _report(options: argparse.Namespace, channel: "Channel") -> int:
         ("groups", ", ".join(rollout.groups) or "none"),
         ("others have", serves),
     ]
-    print_table(rows)
-    return 0
+    return answer(options, document, rows)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.access import required_root
 from edgeline.cli.options import add_command, add_json, add_root, at_least
-from edgeline.cli.output import note, print_json
-from edgeline.cli.registry.access import existing_store, key_to_add, signers
+from edgeline.cli.output import answer, note
+from edgeline.cli.registry.access import key_to_add, repository, signers
 from edgeline.cli.registry.options import add_expires, add_keys, add_signing, add_store, add_yes
-from edgeline.cli.registry.output import confirmed, print_roles, role_json
+from edgeline.cli.registry.output import answer_roles, confirmed, role_json
 from edgeline.errors import RegistryError
 
 if TYPE_CHECKING:
-    from edgeline.publish.metadata import RoleStatus
     from edgeline.publish.repository import Repository
     from edgeline.publish.root_signing import RootDraft
 
@@ -101,7 +100,7 @@ def _rotate(options: argparse.Namespace) -> int:
     edgeline registry keys rotate registry root --add anna.pub --threshold 2 --draft draft.json
     edgeline registry keys rotate registry root --draft draft.json  # only to extend its time
     """
-    trusted = _repository_from(options)
+    trusted = repository(options)
     draft = trusted.rotate(
         options.role,
         add=[key_to_add(file) for file in options.add],
@@ -109,8 +108,7 @@ def _rotate(options: argparse.Namespace) -> int:
         threshold=options.threshold,
         draft=options.draft,
     )
-    _report(trusted, draft, options)
-    return 0
+    return _report(trusted, draft, options)
 
 
 def _expiry(options: argparse.Namespace) -> int:
@@ -124,9 +122,8 @@ def _expiry(options: argparse.Namespace) -> int:
         --key keys/root-2.pem --key keys/online.pem
     edgeline registry keys expiry registry --expires timestamp=7 --draft draft.json
     """
-    trusted = _repository_from(options)
-    _report(trusted, trusted.set_expiry(dict(options.expires), draft=options.draft), options)
-    return 0
+    trusted = repository(options)
+    return _report(trusted, trusted.set_expiry(dict(options.expires), draft=options.draft), options)
 
 
 def _sign(options: argparse.Namespace) -> int:
@@ -146,8 +143,7 @@ def _sign(options: argparse.Namespace) -> int:
     if not confirmed(f"Sign {options.draft}?", yes=options.yes):
         note("nothing was signed")
         return 1
-    _report_draft(sign_draft(options.draft, root=root, signers=keys), options.draft, options)
-    return 0
+    return _report_draft(sign_draft(options.draft, root=root, signers=keys), options.draft, options)
 
 
 def _apply(options: argparse.Namespace) -> int:
@@ -158,20 +154,9 @@ def _apply(options: argparse.Namespace) -> int:
     edgeline registry keys apply registry draft.json --root keys/root.json --key keys/online.pem
     edgeline registry keys apply oci://registry.example/cells draft.json --json
     """
-    trusted = _repository_from(options)
+    trusted = repository(options)
     trusted.apply_draft(options.draft)
-    _report_roles(trusted.roles(), options)
-    return 0
-
-
-def _repository_from(options: argparse.Namespace) -> "Repository":
-    """Return the metadata to change keys in: the newest, or what --base names."""
-    store = existing_store(options)
-    from edgeline.publish.repository import Repository
-    from edgeline.registry.format import TUF_TAG
-
-    root, keys = required_root(options), signers(options)
-    return Repository(store, root=root, signers=keys, base=options.base or TUF_TAG)
+    return _report(trusted, None, options)
 
 
 def _key_ids(given: Sequence[str], trusted: "Repository") -> list[str]:
@@ -189,35 +174,24 @@ def _key_ids(given: Sequence[str], trusted: "Repository") -> list[str]:
     return found
 
 
-def _report(trusted: "Repository", draft: "RootDraft | None", options: argparse.Namespace) -> None:
-    if draft is None:
-        _report_roles(trusted.roles(), options)
-    else:
-        _report_draft(draft, options.draft, options)
-
-
-def _report_roles(roles: list["RoleStatus"], options: argparse.Namespace) -> None:
-    if options.json:
-        print_json({"complete": True, "roles": [role_json(role) for role in roles]})
-    else:
+def _report(trusted: "Repository", draft: "RootDraft | None", options: argparse.Namespace) -> int:
+    if draft is not None:
+        return _report_draft(draft, options.draft, options)
+    roles = trusted.roles()
+    if not options.json:
         print("Signed and stored. The roles are now:\n")
-        print_roles(roles)
+    document = {"complete": True, "roles": [role_json(role) for role in roles]}
+    return answer_roles(options, document, roles)
 
 
-def _report_draft(draft: "RootDraft", path: Path, options: argparse.Namespace) -> None:
-    if options.json:
-        missing = draft.missing
-        print_json({"complete": not missing, "draft": str(path), "missing": missing})
-        return
-    for line in draft.missing:
-        print(f"{line}.")
-    if draft.missing:
-        print(
-            f"Hand {path} to their holders, who give:\n"
-            f"  edgeline registry keys sign {path} --root root.json --key KEY.pem"
-        )
+def _report_draft(draft: "RootDraft", path: Path, options: argparse.Namespace) -> int:
+    missing = draft.missing
+    if missing:
+        then = f"Hand {path} to their holders, who give:"
+        command = f"sign {path} --root root.json --key KEY.pem"
     else:
-        print(
-            f"{path} is complete. Whoever has the online key gives:\n"
-            f"  edgeline registry keys apply STORE {path} --root root.json --key online.pem"
-        )
+        then = f"{path} is complete. Whoever has the online key gives:"
+        command = f"apply STORE {path} --root root.json --key online.pem"
+    lines = [*(f"{line}." for line in missing), then, f"  edgeline registry keys {command}"]
+    document = {"complete": not missing, "draft": str(path), "missing": missing}
+    return answer(options, document, [(line,) for line in lines])

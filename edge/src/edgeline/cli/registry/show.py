@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeline._text import one_line
 from edgeline.cli.options import add_command
 from edgeline.cli.output import UsageError, megabytes, note, print_json, print_table, write_file
-from edgeline.cli.registry.access import existing_store, repository_to_read
+from edgeline.cli.registry.access import repository_to_read
 from edgeline.cli.registry.list import release_json
 from edgeline.cli.registry.options import add_reading, add_store
 from edgeline.cli.registry.output import day, note_expired, number, role_json
@@ -65,9 +65,8 @@ def _show(options: argparse.Namespace) -> int:
     """
     from edgeline.registry.reader import RegistryReader
 
-    store = existing_store(options)
-    repository = repository_to_read(options, store)
-    reader = RegistryReader(store)
+    repository = repository_to_read(options)
+    reader = RegistryReader(repository.store)
     release = _open(options.name, repository, reader)
     roles = repository.roles()
     note_expired(roles)

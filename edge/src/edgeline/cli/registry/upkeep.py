@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeline.cli.access import required_root
 from edgeline.cli.options import add_command, at_least
-from edgeline.cli.output import Progress, megabytes, print_json, print_table
+from edgeline.cli.output import Progress, answer, megabytes
 from edgeline.cli.registry.access import existing_store, repository, store_to_read, store_to_write
 from edgeline.cli.registry.options import add_reading, add_signing, add_store, version
 from edgeline.cli.registry.output import day, role_json
@@ -70,14 +70,10 @@ def _refresh(options: argparse.Namespace) -> int:
     edgeline registry refresh registry --root keys/root.json --key keys/online.pem
     30 3 * * *  EDGELINE_ROOT=... EDGELINE_KEYS=... edgeline registry refresh oci://...  # crontab
     """
-    store = existing_store(options)
-    signed = repository(options, store).refresh()
-    if options.json:
-        print_json({"signed": [role_json(role) for role in signed]})
-    else:
-        rows = [(role.name, str(role.version), day(role.expires)) for role in signed]
-        print_table([("SIGNED", "VERSION", "EXPIRES"), *rows], right=(1,))
-    return 0
+    signed = repository(options).refresh()
+    rows = [(role.name, str(role.version), day(role.expires)) for role in signed]
+    document = {"signed": [role_json(role) for role in signed]}
+    return answer(options, document, [("SIGNED", "VERSION", "EXPIRES"), *rows], right=(1,))
 
 
 def _gc(options: argparse.Namespace) -> int:
@@ -103,29 +99,29 @@ def _gc(options: argparse.Namespace) -> int:
         dry_run=options.dry_run,
         notify=Progress(),
     )
-    if options.json:
-        collected = swept.collected
-        print_json(
-            {
-                "dry_run": options.dry_run,
-                "releases": list(map(version_tag, swept.versions)),
-                "metadata": list(map(metadata_tag, swept.metadata)),
-                "tags": list(swept.tags),
-                "manifests": collected.manifests if collected else None,
-                "blobs": collected.blobs if collected else None,
-                "bytes": collected.size if collected else None,
-            }
-        )
-        return 0
+    collected = swept.collected
+    releases = list(map(version_tag, swept.versions))
+    metadata = list(map(metadata_tag, swept.metadata))
+    document = {
+        "dry_run": options.dry_run,
+        "releases": releases,
+        "metadata": metadata,
+        "tags": list(swept.tags),
+        "manifests": collected.manifests if collected else None,
+        "blobs": collected.blobs if collected else None,
+        "bytes": collected.size if collected else None,
+    }
     what = "Would remove" if options.dry_run else "Removed"
-    print(f"{what} {_counted(list(map(version_tag, swept.versions)), 'releases')}.")
-    print(f"{what} {_counted(list(map(metadata_tag, swept.metadata)), 'old sets of metadata')}.")
-    if swept.collected:
-        print(
-            f"Removed {swept.collected.manifests} manifests and {swept.collected.blobs} blobs "
-            f"({megabytes(swept.collected.size)})."
+    lines = [
+        f"{what} {_counted(releases, 'releases')}.",
+        f"{what} {_counted(metadata, 'old sets of metadata')}.",
+    ]
+    if collected:
+        size = megabytes(collected.size)
+        lines.append(
+            f"Removed {collected.manifests} manifests and {collected.blobs} blobs ({size})."
         )
-    return 0
+    return answer(options, document, [(line,) for line in lines])
 
 
 def _copy(options: argparse.Namespace) -> int:
@@ -148,27 +144,24 @@ def _copy(options: argparse.Namespace) -> int:
         root=root,
         notify=Progress(),
     )
-    if options.json:
-        print_json(
-            {
-                "copied": list(map(version_tag, copied.versions)),
-                "present": list(map(version_tag, copied.present)),
-                "metadata": copied.metadata,
-                "blobs": copied.blobs,
-                "bytes": copied.size,
-            }
-        )
-        return 0
-    print(
-        f"Copied {_counted(list(map(version_tag, copied.versions)), 'releases')}; "
-        f"{len(copied.present)} were there already. {copied.blobs} blobs were sent "
-        f"({megabytes(copied.size)})."
+    releases = list(map(version_tag, copied.versions))
+    document = {
+        "copied": releases,
+        "present": list(map(version_tag, copied.present)),
+        "metadata": copied.metadata,
+        "blobs": copied.blobs,
+        "bytes": copied.size,
+    }
+    sent = (
+        f"Copied {_counted(releases, 'releases')}; {len(copied.present)} were there already. "
+        f"{copied.blobs} blobs were sent ({megabytes(copied.size)})."
     )
-    if copied.metadata is None:
-        print("The signed metadata was there already.")
-    else:
-        print("The target vouches for what the source does now; the same root is to be trusted.")
-    return 0
+    then = (
+        "The signed metadata was there already."
+        if copied.metadata is None
+        else "The target vouches for what the source does now; the same root is to be trusted."
+    )
+    return answer(options, document, [(sent,), (then,)])
 
 
 def _counted(names: Sequence[str], what: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from edgeline.cli.options import add_command
 from edgeline.cli.output import Progress, megabytes, print_json, print_table
-from edgeline.cli.registry.access import existing_store, repository_to_read
+from edgeline.cli.registry.access import repository_to_read
 from edgeline.cli.registry.options import add_reading, add_store
 from edgeline.errors import IntegrityError
 
@@ -25,11 +25,10 @@ def _verify(options: argparse.Namespace) -> int:
     edgeline registry verify registry --root keys/root.json
     edgeline registry verify oci://registry.example/cells --json | jq '.findings[].text'
     """
-    store = existing_store(options)
-    repository = repository_to_read(options, store)
+    repository = repository_to_read(options)
     from edgeline.publish.verify import verify
 
-    found = verify(store, repository, notify=Progress())
+    found = verify(repository, notify=Progress())
     if options.json:
         print_json(
             {
