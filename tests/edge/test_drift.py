@@ -206,7 +206,7 @@ def test_what_drifted_travels_in_a_report() -> None:
     assert drifted.drift is not None
     assert drifted.drift.shifted == ("label",)
     mistakes: list[dict[str, Any]] = [
-        {"shifts": {}}, {"images": -1}, {"digest": "no"}, {"more": 1},
+        {"shifts": {}}, {"images": -1}, {"digest": "no"},
         {"shifts": {name: {"index": "1", "p_value": 0.0} for name in QUANTITIES}},
         {"shifts": {name: {"index": 1.0, "p_value": 2.0} for name in QUANTITIES}},
     ]  # fmt: skip

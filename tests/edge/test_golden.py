@@ -187,7 +187,7 @@ MALFORMED: dict[str, tuple[object, str]] = {
     ),
     "a case that is none": (
         {"version": 1, "tolerance": 0.04, "cases": [1]},
-        "cases: expected an object",
+        "cases: 0: expected an object",
     ),
     "no tolerance at all": ({"version": 1, "tolerance": 0, "cases": [ONE]}, "tolerance above 0"),
     "a tolerance for anything": ({"version": 1, "tolerance": 0.05, "cases": [ONE]}, "at most 0.04"),

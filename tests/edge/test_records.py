@@ -67,7 +67,7 @@ def test_a_field_with_a_default_may_be_missing() -> None:
         ({"inner": {"share": float("nan")}}, "inner: share: expected a number from 0"),
         ({"inner": {"share": True}}, "inner: share: expected a number from 0"),
         ({"inner": {"share": 1, "names": "ab"}}, "inner: names: expected a list, got 'ab'"),
-        ({"others": {"y": 1}}, "others: expected an object, got 1"),
+        ({"others": {"y": 1}}, "others: y: expected an object, got 1"),
         ({"pairs": 3}, "pairs: expected an even number"),
     ],
     ids=str,

@@ -12,8 +12,8 @@
     served = read(Served, parse_object(data))
 
 Numbers are at least 0, and small enough to be exact in every language. A field that has a default
-may be missing, and there are no others than the dataclass has. What fields have to do with each
-other is checked in `__post_init__`.
+may be missing, and there are no others than the dataclass has unless they are to be ignored. What
+fields have to do with each other is checked in `__post_init__`.
 """
 
 import base64
@@ -26,7 +26,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_orig
 
 from edgeline._files import read_bounded, write_whole
 from edgeline._json import dump_canonical, parse_object
-from edgeline._text import quoted
+from edgeline._text import one_line, quoted
 from edgeline.errors import EdgelineError
 
 MOST = 1 << 53  # beyond it, numbers are not exact in every language
@@ -51,17 +51,23 @@ Base64: TypeAlias = Annotated[bytes, _decoded]  # which `save` cannot write
 Sha256: TypeAlias = Annotated[str, _sha256]
 
 
-def read(kind: type[_Record], value: object) -> _Record:
+def read(kind: type[_Record], value: object, *, strict: bool = True) -> _Record:
     """Read what JSON says of a dataclass, or of one of the types that fields may have.
 
     These are int, float, bool, str, dataclasses, lists, tuples and mappings of them, each of them
     or None, and `Annotated` with what checks or makes a value.
 
+    Args:
+        kind: The type.
+        value: As `json` returns it.
+        strict: Whether to refuse fields that the dataclasses do not have, in place of ignoring
+            what a later version may have added.
+
     Raises:
         ValueError: it is malformed, of which the text says where and how.
         EdgelineError: as what checks it raises.
     """
-    found: _Record = _read(kind, value)
+    found: _Record = _read(kind, value, strict)
     return found
 
 
@@ -102,22 +108,24 @@ def share(value: object) -> float:
     return number(value, 1.0)
 
 
-def _read(kind: Any, value: object) -> Any:
+def _read(kind: Any, value: object, strict: bool) -> Any:
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return parts[1](value)
     if origin in (Union, UnionType):
         (other,) = (part for part in parts if part is not NoneType)
-        return None if value is None else _read(other, value)
+        return None if value is None else _read(other, value, strict)
     if origin in (list, tuple):
         if not isinstance(value, list):
             raise _wrong("a list", value)
-        return origin(_read(parts[0], each) for each in value)
+        return origin(_at(place, parts[0], each, strict) for place, each in enumerate(value))
     if origin in (dict, Mapping):
-        items = _object(value).items()
-        return {_read(parts[0], name): _read(parts[1], each) for name, each in items}
+        return {
+            _read(parts[0], name, strict): _at(name, parts[1], each, strict)
+            for name, each in _object(value).items()
+        }
     if is_dataclass(kind):
-        return _read_fields(kind, _object(value))
+        return _read_fields(kind, _object(value), strict)
     if kind is float:
         return number(value)
     if type(value) is not kind or (kind is int and not 0 <= value <= MOST):  # type: ignore[operator]
@@ -125,22 +133,24 @@ def _read(kind: Any, value: object) -> Any:
     return value
 
 
-def _read_fields(kind: Any, document: dict[str, Any]) -> Any:
+def _read_fields(kind: Any, document: dict[str, Any], strict: bool) -> Any:
     hints = get_type_hints(kind, include_extras=True)
     needed = {
         each.name
         for each in fields(kind)
         if each.default is MISSING and each.default_factory is MISSING
     }
-    if not needed <= document.keys() <= hints.keys():
-        raise ValueError(f"expected {', '.join(hints)} and nothing else")
-    found = {}
-    for name, value in document.items():
-        try:
-            found[name] = _read(hints[name], value)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    return kind(**found)
+    known = {name: document[name] for name in hints if name in document}
+    if not needed <= known.keys() or (strict and len(known) < len(document)):
+        raise ValueError(f"expected {', '.join(hints)}{' and nothing else' if strict else ''}")
+    return kind(**{name: _at(name, hints[name], each, strict) for name, each in known.items()})
+
+
+def _at(place: object, kind: Any, value: object, strict: bool) -> Any:
+    try:
+        return _read(kind, value, strict)
+    except ValueError as error:
+        raise ValueError(f"{one_line(place, limit=80)}: {error}") from None
 
 
 def _object(value: object) -> dict[str, Any]:

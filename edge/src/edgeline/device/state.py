@@ -28,7 +28,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgeline._files import locked, read_bounded, sync_folder, write_whole
@@ -489,8 +489,7 @@ def _parse_state(data: bytes) -> State:
         raise ValueError("it is of another format")
     if hashlib.sha256(dump_canonical(state)).hexdigest() != document["sha256"]:
         raise ValueError("its checksum does not fit")
-    names = (field.name for field in fields(State))
-    return read(State, {name: state[name] for name in names if name in state})
+    return read(State, state, strict=False)
 
 
 def _checked_id(model_id: str) -> str:

@@ -21,7 +21,6 @@ from typing import (
     Protocol,
     TypeAlias,
     TypeVar,
-    get_type_hints,
 )
 
 from securesystemslib.signer import ED25519, Key, Signer, SSlibKey
@@ -287,8 +286,7 @@ def read_document(data: bytes, one: str, kind: type[_Read]) -> _Read:
         document = parse_object(data)
         if document.get("format") != FORMAT:
             raise ValueError("it is of another format")
-        known = {name: document[name] for name in get_type_hints(kind) if name in document}
-        return read(kind, known)
+        return read(kind, document, strict=False)
     except (EdgelineError, ValueError) as error:
         raise IntegrityError(f"{one} is malformed: {one_line(error)}") from None
 

@@ -193,7 +193,8 @@ def _verdict_facts(details: _Details) -> Iterator[tuple[str, str]]:
     yield "verdict", "; ".join(["not a pass", *objections]) if objections else "pass"
     if verdict:
         yield "judged on", f"{verdict.examples} images of the {verdict.split} split"
-        yield "compared with", verdict.deployed or "nothing: no release was deployed then"
+        deployed = verdict.deployed
+        yield "compared with", deployed.tag if deployed else "nothing: no release was deployed then"
 
 
 def _contract_facts(release: "Release") -> Iterator[tuple[str, str]]:
@@ -247,7 +248,7 @@ def _details_json(details: _Details) -> dict[str, Any]:
             "objections": details.objections,
             "split": verdict.split if verdict else None,
             "examples": verdict.examples if verdict else None,
-            "deployed": verdict.deployed if verdict else None,
+            "deployed": verdict.deployed.tag if verdict and verdict.deployed else None,
         },
         "metrics": [
             {"variant": variant, "metric": metric, "slice": slice_, "value": value}
