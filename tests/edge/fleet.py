@@ -11,7 +11,7 @@ from securesystemslib.signer import CryptoSigner, Signer
 
 from edgeline.device.shadow import Shadow
 from edgeline.publish.keys import Signers
-from edgeline.telemetry.report import Counts, Enrolment, Report, Served, seal_enrolment, seal_report
+from edgeline.telemetry.report import REPORTS, Counts, Enrolment, Report, Served, seal_enrolment
 from tests.edge.devices import MODEL
 
 NOW = 1_800_000_000.0  # seconds since 1970
@@ -36,7 +36,7 @@ class Reporting:
 
     def report(self, enrolment: bytes | None = None, **changes: Any) -> bytes:
         """A report of a device that does well."""
-        return seal_report(
+        return REPORTS.seal(
             replace(well(self.id), **changes), enrolment or self.enrolment(), self.key
         )
 

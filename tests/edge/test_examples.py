@@ -36,7 +36,7 @@ from edgeline.telemetry.examples import (
     seal_example,
 )
 from edgeline.telemetry.places import open_place
-from edgeline.telemetry.report import Enrolment, parse_key, seal_enrolment
+from edgeline.telemetry.report import Enrolment, Fleet, parse_key, seal_enrolment
 from edgeline.telemetry.sealing import Opener, generate_key, read_public_key, seal_to
 from tests.edge.devices import MODEL, device, release
 from tests.edge.fleet import DAY, NEW, NOW, Reporting, settled, signer_of
@@ -159,7 +159,7 @@ def _sealed(
 
 
 def _opened(mine: Reporting, inbox: Path, data: bytes, revoked: tuple[str, ...] = ()) -> Example:
-    return open_example(data, Opener.load(inbox), [mine.fleet.public_key], revoked, at=NOW)
+    return open_example(data, Opener.load(inbox), Fleet([mine.fleet.public_key], revoked), at=NOW)
 
 
 def test_an_example_comes_home_as_it_was(mine: Reporting, inbox: Path) -> None:
@@ -178,7 +178,7 @@ def test_nobody_else_can_open_it_and_nobody_can_change_it(
     generate_key(tmp_path / "other.key", "secret")
     other = Opener.load(tmp_path / "other.key", lambda _: "secret")
     with pytest.raises(TrustError, match="another"):
-        open_example(sealed, other, [mine.fleet.public_key], (), at=NOW)
+        open_example(sealed, other, Fleet([mine.fleet.public_key]), at=NOW)
     for place in (0, 40, len(sealed) - 1):
         changed = bytearray(sealed)
         changed[place] ^= 1

@@ -29,16 +29,17 @@ from edgeline.fleet.gather import Memory, gather
 from edgeline.fleet.halting import Rules, judge, next_share
 from edgeline.registry.format import Descriptor, ReleaseRef
 from edgeline.registry.rollout import Rollout
-from edgeline.telemetry.places import REPORTS, Place, open_place
+from edgeline.telemetry.places import Place, open_place
 from edgeline.telemetry.report import (
     LATENCY_BOUNDS,
     MAX_REPORT,
+    REPORTS,
     Compared,
     Counts,
     Drift,
     Enrolment,
+    Fleet,
     Served,
-    open_report,
     parse_key,
     seal_enrolment,
     without_paths,
@@ -67,8 +68,8 @@ def mine(fleet_key: CryptoSigner) -> Reporting:
 
 
 def _open(mine: Reporting, data: bytes, **options: Any) -> Any:
-    keys = [mine.fleet.public_key]
-    return open_report(data, keys, options.pop("revoked", ()), device=mine.id, at=NOW, **options)
+    fleet = Fleet([mine.fleet.public_key], options.pop("revoked", ()))
+    return REPORTS.open(data, fleet, at=NOW, **options)
 
 
 def test_a_report_comes_back_as_it_was_signed(mine: Reporting) -> None:
@@ -97,7 +98,6 @@ FORGED: dict[str, Callable[[Reporting, Reporting], bytes]] = {
     "its enrolment is for another model": lambda mine, _: mine.report(mine.enrolment(model="dogs")),
     "another device signed it": _resign,
     "it speaks for another device": lambda mine, other: mine.report(device=other.id),
-    "another device filed it here": lambda _, other: other.report(),
 }
 
 
@@ -199,11 +199,19 @@ def _gather_all(
         places,
         model=MODEL,
         channel="production",
-        keys=[fleet.public_key],
-        revoked=options.pop("revoked", ()),
+        fleet=Fleet([fleet.public_key], options.pop("revoked", ())),
         memory=memory or Memory({}, {}),
         at=options.pop("at", NOW),
     )
+
+
+def test_a_report_that_is_filed_as_another_devices_counts_for_nothing(
+    mine: Reporting, tmp_path: Path
+) -> None:
+    open_place(str(tmp_path)).put(IDS[2], mine.report())
+    found = _gather(str(tmp_path), mine.fleet)
+    assert not found.reports
+    assert f"was filed as {IDS[2]}'s" in found.refused[IDS[2]]
 
 
 def test_a_place_has_one_report_a_device(place: str, fleet_key: CryptoSigner) -> None:

@@ -47,7 +47,7 @@ def _sha256(value: object) -> str:
     return value
 
 
-Base64: TypeAlias = Annotated[bytes, _decoded]  # which `save` cannot write
+Base64: TypeAlias = Annotated[bytes, _decoded]
 Sha256: TypeAlias = Annotated[str, _sha256]
 
 
@@ -71,13 +71,18 @@ def read(kind: type[_Record], value: object, *, strict: bool = True) -> _Record:
     return found
 
 
+def document_of(record: Any) -> dict[str, Any]:
+    """Return a record as JSON has it; bytes are in base64."""
+    return asdict(record, dict_factory=_encoded)
+
+
 def save(path: Path, record: Any) -> None:
     """Keep a record in a file, whole.
 
     Raises:
         OSError: it cannot be written.
     """
-    write_whole(path, dump_canonical(asdict(record)))
+    write_whole(path, dump_canonical(document_of(record)))
 
 
 def load(kind: type[_Record], path: Path, limit: int) -> _Record | None:
@@ -144,6 +149,13 @@ def _read_fields(kind: Any, document: dict[str, Any], strict: bool) -> Any:
     if not needed <= known.keys() or (strict and len(known) < len(document)):
         raise ValueError(f"expected {', '.join(hints)}{' and nothing else' if strict else ''}")
     return kind(**{name: _at(name, hints[name], each, strict) for name, each in known.items()})
+
+
+def _encoded(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {
+        name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+        for name, value in items
+    }
 
 
 def _at(place: object, kind: Any, value: object, strict: bool) -> Any:

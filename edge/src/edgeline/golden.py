@@ -18,18 +18,17 @@ the same of everything proves nothing. Where the two agree on no image, there is
 release.
 """
 
-import base64
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from edgeline._json import dump_canonical, parse_object
-from edgeline._records import Base64, read
+from edgeline._records import Base64, document_of, read
 from edgeline.contract import PreprocessingContract
 from edgeline.errors import ImageError, ModelError
 from edgeline.preprocessing import load_image, preprocess, resize_bilinear
@@ -88,10 +87,7 @@ class Golden:
 
     def to_json(self) -> bytes:
         """Return the golden pair as JSON; equal ones give equal bytes."""
-        cases = [
-            {**asdict(case), "image": base64.b64encode(case.image).decode()} for case in self.cases
-        ]
-        return dump_canonical({"version": _VERSION, "tolerance": self.tolerance, "cases": cases})
+        return dump_canonical({"version": _VERSION, **document_of(self)})
 
     @classmethod
     def from_json(cls, data: bytes) -> "Golden":

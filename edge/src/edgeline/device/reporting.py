@@ -24,13 +24,13 @@ from edgeline.errors import DeviceError, TrustError
 from edgeline.telemetry.report import (
     LATENCY_BOUNDS,
     MAX_REPORT,
+    REPORTS,
     Compared,
     Counts,
     Drift,
     Report,
     Served,
     open_enrolment,
-    seal_report,
     without_paths,
 )
 
@@ -145,7 +145,7 @@ class Reporter:
                 self._save()
                 return False
             report = self._made(state, active, now, drift)
-            data = seal_report(report, self._enrolment, self._signer)
+            data = REPORTS.seal(report, self._enrolment, self._signer)
         self._place.put(report.device, data)
         with self._lock:
             kept.sequence, kept.reported, kept.about = report.sequence, now, about

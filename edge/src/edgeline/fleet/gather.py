@@ -6,19 +6,17 @@ what was halted is on no device any more, and in no report.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-
-from securesystemslib.signer import Key
 
 from edgeline._files import read_bounded
 from edgeline._json import parse_object
 from edgeline._records import read, save
 from edgeline.errors import IntegrityError, RegistryError, TrustError
 from edgeline.telemetry.places import Place
-from edgeline.telemetry.report import DeviceId, Report, open_report
+from edgeline.telemetry.report import REPORTS, DeviceId, Fleet, Report
 
 MAX_DAYS = 400  # of which is remembered what a channel's devices served
 MAX_RELEASES = 20  # of a day, the most common ones
@@ -108,8 +106,7 @@ def gather(
     *,
     model: str,
     channel: str,
-    keys: Collection[Key],
-    revoked: Collection[str],
+    fleet: Fleet,
     memory: Memory,
     at: float,
 ) -> Gathered:
@@ -119,8 +116,7 @@ def gather(
         places: Where they are.
         model: The model.
         channel: The channel.
-        keys: The model's fleet keys.
-        revoked: Ids of devices that count no more.
+        fleet: Whose reports on the model count.
         memory: What was read before.
         at: The time, in seconds since 1970.
 
@@ -132,7 +128,9 @@ def gather(
     for place in places:
         for device, data in place.entries():
             try:
-                report = open_report(data, keys, revoked, device=device, at=at)
+                report = REPORTS.open(data, fleet, at=at)
+                if report.device != device:
+                    raise TrustError(f"The report of {report.device} was filed as {device}'s")
                 last = memory.sequences.get(device, 0)
                 if report.sequence < last:
                     raise TrustError(

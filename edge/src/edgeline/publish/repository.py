@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
@@ -65,6 +65,7 @@ from edgeline.registry.format import (
     fleet_role,
     halt_path,
 )
+from edgeline.telemetry.report import Fleet
 
 __all__ = ["Expiry", "Keys", "ModelKeys", "Repository", "initialize"]
 
@@ -101,14 +102,6 @@ def initialize(
         metadata.check_can_sign([ROOT, TARGETS, SNAPSHOT, TIMESTAMP], signers)
         metadata.commit(signers)
         return metadata.root_file()
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """Whose reports on a model count."""
-
-    keys: tuple[Key, ...]  # that enrol devices
-    revoked: frozenset[str]  # devices that were enrolled, and count no more
 
 
 class Repository:

@@ -1,39 +1,29 @@
 """A hard example on its way home: an image that a model was unsure of, signed and sealed.
 
     data = seal_example(example, enrolment, signer, owner)            # on the device
-    example = open_example(data, opener, keys, revoked, at=now)       # at the owner's
+    example = open_example(data, opener, fleet, at=now)               # at the owner's
 
 It is signed by the enrolled device, as what comes home may be trained on, and then sealed to the
 owner's key. The image is a PNG of pixels: no metadata of the camera's file is in it.
 """
 
-import base64
 import hashlib
 import io
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from securesystemslib.signer import Key, Signer
+from securesystemslib.signer import Signer
 
-from edgeline._records import Base64, number, share
+from edgeline._records import Base64, document_of, number, share
 from edgeline.contract import MAX_LABEL_LENGTH
 from edgeline.errors import IntegrityError
 from edgeline.preprocessing import load_image
 from edgeline.registry.format import Digest, ModelName
-from edgeline.telemetry.places import Kind
-from edgeline.telemetry.report import (
-    FORMAT,
-    DeviceId,
-    Signed,
-    open_with_enrolment,
-    read_document,
-    seal_with_enrolment,
-)
+from edgeline.telemetry.report import FORMAT, DeviceId, Fleet, Kind
 from edgeline.telemetry.sealing import Opener, seal_to
 
 if TYPE_CHECKING:
@@ -43,12 +33,6 @@ EXAMPLE_TYPE = "application/vnd.edgeline.example.v1+json"
 MAX_SIDE = 1024  # px, of an image
 MAX_EXAMPLE = 12 << 20  # bytes, sealed: a PNG of noise, in base64 twice
 
-# A device's id and the SHA-256 of what was sealed, in part: the image's would tell which it is.
-EXAMPLES = Kind(
-    "examples", EXAMPLE_TYPE, ".example", MAX_EXAMPLE, re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}")
-)
-
-_SIGNED = Signed("example", "An example", EXAMPLE_TYPE, MAX_EXAMPLE)
 _END_OF_TIME = 253_402_300_799.0  # the end of the year 9999, in seconds since 1970
 
 
@@ -83,6 +67,10 @@ class Example:
     guess: Guess
     image: Base64  # PNG
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what is signed."""
+        return {"format": FORMAT, **document_of(self)}
+
     def pixels(self) -> NDArray[np.uint8]:
         """Decode the image, `[height, width, 3]`.
 
@@ -99,6 +87,18 @@ class Example:
         raise IntegrityError(f"An example's image has more than {MAX_SIDE} pixels a side")
 
 
+# A device's id and the SHA-256 of what was sealed, in part: the image's would tell which it is.
+EXAMPLES = Kind(
+    "example",
+    "An example",
+    Example,
+    EXAMPLE_TYPE,
+    ".example",
+    MAX_EXAMPLE,
+    re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}"),
+)
+
+
 def seal_example(
     example: Example, enrolment: bytes, signer: Signer, owner: "X25519PublicKey"
 ) -> bytes:
@@ -107,14 +107,7 @@ def seal_example(
     Raises:
         RegistryError: the key cannot be used, or `cryptography` is too old.
     """
-    document = {
-        "format": FORMAT,
-        "device": example.device,
-        "model": example.model,
-        "guess": vars(example.guess),
-        "image": base64.b64encode(example.image).decode(),
-    }
-    return seal_to(owner, seal_with_enrolment(document, _SIGNED, enrolment, signer))
+    return seal_to(owner, EXAMPLES.seal(example, enrolment, signer))
 
 
 def name_of(device: str, sealed: bytes) -> str:
@@ -122,26 +115,11 @@ def name_of(device: str, sealed: bytes) -> str:
     return f"{device}-{hashlib.sha256(sealed).hexdigest()[:32]}"
 
 
-def open_example(
-    data: bytes, opener: Opener, keys: Collection[Key], revoked: Collection[str], *, at: float
-) -> Example:
-    """Open an example that comes from anywhere.
-
-    Args:
-        data: What `seal_example` made.
-        opener: With the owner's key.
-        keys: The model's fleet keys.
-        revoked: Ids of devices that count no more.
-        at: The time, in seconds since 1970.
+def open_example(data: bytes, opener: Opener, fleet: Fleet, *, at: float) -> Example:
+    """Open an example that comes from anywhere, by the time `at` in seconds since 1970.
 
     Raises:
         IntegrityError: it is no example.
-        TrustError: it was sealed to another key, or is not by an enrolled device.
+        TrustError: it was sealed to another key, or is not by a device of the fleet.
     """
-    if len(data) > MAX_EXAMPLE:
-        raise IntegrityError(f"An example has {len(data)} bytes; at most {MAX_EXAMPLE} are read")
-    return open_with_enrolment(opener.open(data), _SIGNED, _parse, keys, revoked, at=at)
-
-
-def _parse(data: bytes) -> Example:
-    return read_document(data, _SIGNED.one, Example)
+    return EXAMPLES.open(opener.open(EXAMPLES.checked_size(data)), fleet, at=at)

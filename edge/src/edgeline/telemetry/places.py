@@ -6,11 +6,9 @@ examples have a name each, and are the owner's to remove. The repositories are o
 `<registry>/reports` and `<registry>/examples`: a device's login needs to write to nothing else.
 """
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgeline._files import read_bounded, write_whole
 from edgeline._json import dump_canonical
@@ -23,35 +21,9 @@ from edgeline.registry.format import (
     parse_document,
 )
 from edgeline.registry.store import OCI_SCHEME, Connection
-from edgeline.telemetry.report import MAX_REPORT, REPORT_TYPE
+from edgeline.telemetry.report import REPORTS, Kind
 
 MAX_ENTRIES = 100_000  # that are read of a place
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What lies at a place."""
-
-    name: str  # and its repository's, beside the registry
-    media_type: str
-    suffix: str  # of a file
-    limit: int  # bytes
-    names: re.Pattern[str]  # safe as files and tags
-
-    def check(self, name: str) -> str:
-        """Return a name when it is one of this kind.
-
-        Raises:
-            IntegrityError: it is not.
-        """
-        if not self.names.fullmatch(name):
-            raise IntegrityError(
-                f"{name[:80]!r} names none of the {self.name}: expected a device's id"
-            )
-        return name
-
-
-REPORTS = Kind("reports", REPORT_TYPE, ".json", MAX_REPORT, re.compile(r"[0-9a-f]{32}"))
 
 
 class Place(Protocol):
@@ -79,7 +51,7 @@ _NO_SETTINGS = Connection()
 
 
 def open_place(
-    location: str, connection: Connection = _NO_SETTINGS, *, kind: Kind = REPORTS
+    location: str, connection: Connection = _NO_SETTINGS, *, kind: Kind[Any] = REPORTS
 ) -> Place:
     """Open a folder, or a repository beside a registry at "oci://host[:port]/repository".
 
@@ -87,12 +59,12 @@ def open_place(
         RegistryError: the location is malformed.
     """
     if location.startswith(OCI_SCHEME):
-        return _Repository(f"{location.rstrip('/')}/{kind.name}", connection, kind)
+        return _Repository(f"{location.rstrip('/')}/{kind.name}s", connection, kind)
     return _Folder(Path(location), kind)
 
 
 class _Folder:
-    def __init__(self, path: Path, kind: Kind) -> None:
+    def __init__(self, path: Path, kind: Kind[Any]) -> None:
         self._path = path
         self._kind = kind
 
@@ -109,10 +81,10 @@ class _Folder:
             files = sorted(self._path.glob(f"*{self._kind.suffix}"))
         except OSError as error:
             raise RegistryError(
-                f"The {self._kind.name} in {self._path} cannot be read: {error.strerror}"
+                f"The {self._kind.name}s in {self._path} cannot be read: {error.strerror}"
             ) from None
         if not self._path.is_dir():
-            raise NotFoundError(f"There is no folder {self._path} with {self._kind.name}")
+            raise NotFoundError(f"There is no folder {self._path} with {self._kind.name}s")
         for file in files[:MAX_ENTRIES]:
             try:
                 name = self._kind.check(file.stem)
@@ -125,7 +97,7 @@ class _Folder:
 
 
 class _Repository:
-    def __init__(self, location: str, connection: Connection, kind: Kind) -> None:
+    def __init__(self, location: str, connection: Connection, kind: Kind[Any]) -> None:
         from edgeline.registry.push import PushStore
 
         self._store = PushStore(location, connection)

@@ -1,7 +1,7 @@
 """A device's report: what it runs, how its last update went, and how its predictions spread.
 
-    data = seal_report(report, enrolment, signer)        # on the device
-    report = open_report(data, keys, revoked, at=now)    # where the fleet is watched
+    data = REPORTS.seal(report, enrolment, signer)       # on the device
+    report = REPORTS.open(data, fleet, at=now)           # where the fleet is watched
 
 docs/fleet.md describes every field. A report holds no image, no path and no name of a person or
 machine, has a bounded size, and is signed with a key of the device's own. That this key is one of
@@ -12,12 +12,13 @@ fleet key, which the registry's targets names.
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
+    Generic,
     Protocol,
     TypeAlias,
     TypeVar,
@@ -261,15 +262,6 @@ class Enrolment:
         named = {"device": self.device, "model": self.model, "key": key, "expires": self.expires}
         return {"format": FORMAT, **named}
 
-    @classmethod
-    def from_json(cls, data: bytes) -> "Enrolment":
-        """Read it.
-
-        Raises:
-            IntegrityError: it is none.
-        """
-        return read_document(data, "An enrolment", cls)
-
 
 def read_document(data: bytes, one: str, kind: type[_Read]) -> _Read:
     """Read what a device has signed, or was signed for it, and may be anybody's by now.
@@ -314,29 +306,15 @@ def open_enrolment(data: bytes, keys: Collection[Key] | None) -> Enrolment:
     envelope = open_envelope(data, ENROLMENT_TYPE, limit=MAX_REPORT, what="The enrolment")
     if keys is not None:
         check_signed(envelope, keys, "The enrolment")
-    return Enrolment.from_json(envelope.payload)
+    return read_document(envelope.payload, "An enrolment", Enrolment)
 
 
 @dataclass(frozen=True)
-class Signed:
-    """A kind of document that enrolled devices sign.
+class Fleet:
+    """Whose reports on a model count."""
 
-    Attributes:
-        name: What it is under beside the device's enrolment, and in messages.
-        one: The same with an article, which begins a sentence.
-        payload_type: Of its envelope.
-        limit: Bytes that are read of it at most.
-    """
-
-    name: str
-    one: str
-    payload_type: str
-    limit: int
-
-    @property
-    def what(self) -> str:
-        """Its name in a sentence."""
-        return f"The {self.name}"
+    keys: Collection[Key]  # that enrol devices
+    revoked: Collection[str] = ()  # ids of devices that were enrolled, and count no more
 
 
 class _OfDevice(Protocol):
@@ -346,100 +324,86 @@ class _OfDevice(Protocol):
     @property
     def model(self) -> str: ...
 
+    def to_json(self) -> dict[str, Any]: ...
+
 
 Document = TypeVar("Document", bound=_OfDevice)
 
-SIGNED_REPORT = Signed("report", "A report", REPORT_TYPE, MAX_REPORT)
+
+@dataclass(frozen=True)
+class Kind(Generic[Document]):
+    """A kind of document that enrolled devices sign, and leave at a place."""
+
+    name: str  # in messages, and beside its enrolment; in the plural, its repository's
+    one: str  # the same with an article, to begin a sentence with
+    record: type[Document]
+    media_type: str
+    suffix: str  # of a file
+    limit: int  # bytes, with its enrolment
+    names: re.Pattern[str]  # safe as files and tags
+
+    def check(self, name: str) -> str:
+        """Return a name when it is one of this kind.
+
+        Raises:
+            IntegrityError: it is not.
+        """
+        if not self.names.fullmatch(name):
+            raise IntegrityError(
+                f"{name[:80]!r} names none of the {self.name}s: expected a device's id"
+            )
+        return name
+
+    def seal(self, document: Document, enrolment: bytes, signer: Signer) -> bytes:
+        """Return a signed document with the device's enrolment.
+
+        Raises:
+            RegistryError: the key cannot be used.
+            IntegrityError: it is larger than anybody would read.
+        """
+        signed = seal(document.to_json(), self.media_type, signer, f"The {self.name}")
+        parts = {"enrolment": json.loads(enrolment), self.name: json.loads(signed)}
+        return self.checked_size(dump_canonical(parts))
+
+    def open(self, data: bytes, fleet: Fleet, *, at: float) -> Document:
+        """Read what `seal` made, from anywhere, by the time `at` in seconds since 1970.
+
+        Raises:
+            IntegrityError: it is none.
+            TrustError: it is not by a device of the fleet.
+        """
+        try:
+            document = parse_object(self.checked_size(data))
+            parts = [dump_canonical(document[name]) for name in ("enrolment", self.name)]
+        except (KeyError, ValueError) as error:
+            raise IntegrityError(f"{self.one} is malformed: {one_line(error)}") from None
+        enrolment = open_enrolment(parts[0], fleet.keys)
+        if enrolment.device in fleet.revoked or enrolment.expires <= at:
+            raise TrustError(f"Device {enrolment.device} is no longer enrolled")
+        what = f"The {self.name}"
+        envelope = open_envelope(parts[1], self.media_type, limit=self.limit, what=what)
+        check_signed(envelope, [enrolment.key], what)
+        found = read_document(envelope.payload, self.one, self.record)
+        if (found.device, found.model) != (enrolment.device, enrolment.model):
+            raise TrustError(
+                f"Device {enrolment.device} has signed {self.one.lower()} of {found.device}"
+            )
+        return found
+
+    def checked_size(self, data: bytes) -> bytes:
+        """Return what is no larger than anybody reads.
+
+        Raises:
+            IntegrityError: it is larger.
+        """
+        if len(data) > self.limit:
+            raise IntegrityError(f"{self.one} has {len(data)} bytes; at most {self.limit} are read")
+        return data
 
 
-def seal_with_enrolment(
-    document: Mapping[str, Any], kind: Signed, enrolment: bytes, signer: Signer
-) -> bytes:
-    """Return a signed document with the device's enrolment.
-
-    Raises:
-        RegistryError: the key cannot be used.
-    """
-    signed = seal(document, kind.payload_type, signer, kind.what)
-    return dump_canonical({"enrolment": json.loads(enrolment), kind.name: json.loads(signed)})
-
-
-def open_with_enrolment(
-    data: bytes,
-    kind: Signed,
-    parse: Callable[[bytes], Document],
-    keys: Collection[Key],
-    revoked: Collection[str],
-    *,
-    at: float,
-) -> Document:
-    """Read what `seal_with_enrolment` made, from anywhere.
-
-    Args:
-        data: The document with its enrolment.
-        kind: What it is expected to be.
-        parse: Reads the document.
-        keys: The model's fleet keys.
-        revoked: Ids of devices that count no more.
-        at: The time, in seconds since 1970.
-
-    Raises:
-        IntegrityError: it is none.
-        TrustError: it is not by an enrolled device, or of another one than that.
-    """
-    try:
-        document = parse_object(data)
-        parts = [dump_canonical(document[name]) for name in ("enrolment", kind.name)]
-    except (KeyError, ValueError) as error:
-        raise IntegrityError(f"{kind.one} is malformed: {one_line(error)}") from None
-    enrolment = open_enrolment(parts[0], keys)
-    if enrolment.device in revoked or enrolment.expires <= at:
-        raise TrustError(f"Device {enrolment.device} is no longer enrolled")
-    envelope = open_envelope(parts[1], kind.payload_type, limit=kind.limit, what=kind.what)
-    check_signed(envelope, [enrolment.key], kind.what)
-    found = parse(envelope.payload)
-    if (found.device, found.model) != (enrolment.device, enrolment.model):
-        raise TrustError(
-            f"Device {enrolment.device} has signed {kind.one.lower()} of {found.device}"
-        )
-    return found
-
-
-def seal_report(report: Report, enrolment: bytes, signer: Signer) -> bytes:
-    """Return a signed report with the device's enrolment.
-
-    Raises:
-        RegistryError: the key cannot be used.
-        IntegrityError: it is larger than anybody would read.
-    """
-    data = seal_with_enrolment(report.to_json(), SIGNED_REPORT, enrolment, signer)
-    if len(data) > MAX_REPORT:
-        raise IntegrityError(f"The report has {len(data)} bytes; at most {MAX_REPORT} are read")
-    return data
-
-
-def open_report(
-    data: bytes, keys: Collection[Key], revoked: Collection[str], *, device: str, at: float
-) -> Report:
-    """Read a report that comes from anywhere.
-
-    Args:
-        data: The report with its enrolment.
-        keys: The model's fleet keys.
-        revoked: Ids of devices that count no more.
-        device: The id that it was filed under.
-        at: The time, in seconds since 1970.
-
-    Raises:
-        IntegrityError: it is no report.
-        TrustError: it is not by an enrolled device, or by another one than `device`.
-    """
-    if len(data) > MAX_REPORT:
-        raise IntegrityError(f"A report has {len(data)} bytes; at most {MAX_REPORT} are read")
-    report = open_with_enrolment(data, SIGNED_REPORT, Report.from_json, keys, revoked, at=at)
-    if report.device != device:
-        raise TrustError(f"The report of {report.device} was filed as that of {device[:40]!r}")
-    return report
+REPORTS = Kind(
+    "report", "A report", Report, REPORT_TYPE, ".json", MAX_REPORT, re.compile(r"[0-9a-f]{32}")
+)
 
 
 def without_paths(text: str) -> str:

@@ -376,14 +376,12 @@ def _gathered(options: argparse.Namespace, trusted: "Repository") -> "Gathered":
     from edgeline.fleet.gather import Memory, gather
     from edgeline.telemetry.places import open_place
 
-    fleet = trusted.fleet(options.model)
     memory = Memory.load(options.memory) if options.memory else Memory({}, {})
     gathered = gather(
         [open_place(place, connection(options)) for place in options.reports],
         model=options.model,
         channel=options.channel,
-        keys=fleet.keys,
-        revoked=fleet.revoked,
+        fleet=trusted.fleet(options.model),
         memory=memory,
         at=time.time(),
     )

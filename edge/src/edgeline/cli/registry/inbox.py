@@ -78,7 +78,7 @@ def _open(options: argparse.Namespace) -> int:
     for number, (name, data) in enumerate(found, start=1):
         progress(f"{number} opened")
         try:
-            example = open_example(data, opener, fleet.keys, fleet.revoked, at=time.time())
+            example = open_example(data, opener, fleet, at=time.time())
             if example.model != options.model:
                 continue
             sent[example.device] += 1
