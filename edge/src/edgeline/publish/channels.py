@@ -16,7 +16,7 @@ from enum import Enum
 from edgeline.errors import ContractError, IntegrityError, NotFoundError, RegistryError
 from edgeline.publish.progress import Notify, say_nothing
 from edgeline.publish.repository import Repository
-from edgeline.publish.rollouts import begun, check_can_roll_back
+from edgeline.publish.rollouts import begun, rolled_back
 from edgeline.publish.verdict import OVERALL, Check, Verdict
 from edgeline.publish.verify import check_provenance, check_release, publishing_keys
 from edgeline.registry.bundle import Channel
@@ -24,7 +24,6 @@ from edgeline.registry.format import (
     ReleaseRef,
     check_channel,
     check_model,
-    version_tag,
 )
 from edgeline.registry.reader import RegistryReader, Release
 from edgeline.registry.rollout import WHOLE
@@ -109,6 +108,10 @@ class Change:
 Confirm = Callable[[Change], bool]
 
 
+def _agree(_: Change) -> bool:
+    return True
+
+
 def promote(
     repository: Repository,
     model: str,
@@ -117,7 +120,7 @@ def promote(
     *,
     share: int = WHOLE,
     groups: Sequence[str] = (),
-    confirm: Confirm | None = None,
+    confirm: Confirm = _agree,
     notify: Notify = say_nothing,
 ) -> Change:
     """Let the channel `target` of `model` serve the release that `source` serves.
@@ -183,7 +186,7 @@ def rollback(
     channel: str,
     version: int | None = None,
     *,
-    confirm: Confirm | None = None,
+    confirm: Confirm = _agree,
     notify: Notify = say_nothing,
 ) -> Change:
     """Let `channel` of `model` serve a release again that it served before.
@@ -202,31 +205,22 @@ def rollback(
         IntegrityError: the older release was changed or damaged.
         ConflictError: others keep changing the registry.
     """
-    check_model(model)
-    check_channel(channel)
-    served, location = repository.channel(model, channel), repository.store.location
-    if served is not None:
-        check_can_roll_back(served)
-    if served is None or not served.history:
-        named = "none yet" if served is None else f"only {served.release.tag}"
+    served = repository.channel(model, channel)
+    if served is None:
         raise NotFoundError(
-            f"{model}/{channel} of {location} has no release to go back to: it served {named}"
+            f"{model}/{channel} of {repository.store.location} has no release to go back to: it "
+            "served none yet"
         )
-    past = {ref.version: ref for ref in reversed((served.release, *served.history))}
-    wanted = served.history[0].version if version is None else version
-    if wanted not in past:
-        raise NotFoundError(
-            f"{model}/{channel} of {location} did not serve {version_tag(wanted)} lately; "
-            f"it served {', '.join(map(version_tag, sorted(past)))}"
-        )
+    is_there = served.release.version == version
+    wanted = served.release if is_there else rolled_back(served, version).release
     return _change(
         repository,
         model,
         channel,
         served,
-        past[wanted],
+        wanted,
         judged=False,
-        sign=lambda: repository.rollback(model, channel, wanted),
+        sign=lambda: repository.rollback(model, channel, wanted.version),
         confirm=confirm,
         notify=notify,
     )
@@ -265,7 +259,7 @@ def _change(
     *,
     judged: bool,
     sign: Callable[[], Channel],
-    confirm: Confirm | None,
+    confirm: Confirm,
     notify: Notify,
     share: int = WHOLE,
     groups: tuple[str, ...] = (),
@@ -295,7 +289,7 @@ def _change(
     metrics, missing = _metrics(reader, replaced, release)
     said = (*remarks, *missing)
     change = Change(model, channel, release, replaced, metrics, said, share=share, groups=groups)
-    if confirm and not confirm(change):
+    if not confirm(change):
         return replace(change, outcome=Outcome.DECLINED)
     sign()
     return replace(change, outcome=Outcome.DONE)

@@ -118,8 +118,13 @@ def rolled_back(channel: Channel, to: int | None) -> Channel:
         NotFoundError: its history has no such release.
         RegistryError: a rollout is under way.
     """
-    check_can_roll_back(channel)
     rollout = channel.rollout
+    if rollout and rollout.is_active:
+        raise RegistryError(
+            f"{rollout.release.tag} is being rolled out to {channel.path}. Halt "
+            "that first: `edgeline registry rollout halt`. All devices then have "
+            f"{channel.release.tag}, which a rollback takes back"
+        )
     for place, release in enumerate(channel.history):
         if to is None or release.version == to:
             return replace(
@@ -134,21 +139,6 @@ def rolled_back(channel: Channel, to: int | None) -> Channel:
         f"{channel.name} of {channel.model} did not serve {wanted} before "
         f"{channel.release.tag}; its history has {versions}. Promote a release instead"
     )
-
-
-def check_can_roll_back(channel: Channel) -> None:
-    """Check that no rollout is under way, of which it would be unclear what is to become.
-
-    Raises:
-        RegistryError: one is.
-    """
-    rollout = channel.active_rollout
-    if rollout:
-        raise RegistryError(
-            f"{rollout.release.tag} is being rolled out to {channel.path}. Halt "
-            "that first: `edgeline registry rollout halt`. All devices then have "
-            f"{channel.release.tag}, which a rollback takes back"
-        )
 
 
 def percent(share: int) -> str:
