@@ -82,18 +82,10 @@ def with_model(delegations: Delegations | None, model: str, keys: ModelKeys) -> 
     Raises:
         RegistryError: the name is malformed, or a key is of the wrong kind or there twice.
     """
-    check_model(model)
-    delegations = copy.deepcopy(delegations) or Delegations({}, {})
-    *early, production = (f"{model}/{name}" for name in CHANNELS)
+    *early, production = (f"{check_model(model)}/{name}" for name in CHANNELS)
     ci, release = signing_roles(model)
-    roles = {ci: (keys.ci, early), release: (keys.release, [production])}
-    assert delegations.roles is not None  # as edgeline makes them
-    for name, (key, paths) in roles.items():
-        check_usable(key)
-        delegations.roles[name] = DelegatedRole(name, [key.keyid], 1, True, paths)
-        delegations.keys[key.keyid] = key
-    _check_apart(delegations, model)
-    return delegations
+    wanted = {ci: (keys.ci, early), release: (keys.release, [production])}
+    return _with_roles(delegations, model, wanted)
 
 
 def with_fleet(delegations: Delegations | None, model: str, fleet: Key, halt: Key) -> Delegations:
@@ -103,22 +95,13 @@ def with_fleet(delegations: Delegations | None, model: str, fleet: Key, halt: Ke
         RegistryError: there is no such model, it has them already, or a key is of the wrong kind
             or signs something else for the model.
     """
-    delegations = copy.deepcopy(delegations) or Delegations({}, {})
-    roles = delegations.roles or {}
-    if signing_roles(model)[0] not in roles:
+    if delegations is None or signing_roles(model)[0] not in (delegations.roles or {}):
         raise RegistryError(f"There is no model {model!r}: add it first")
     wanted = {
-        fleet_role(model): (fleet, fleet_path(model)),
-        halt_role(model): (halt, halt_path(model)),
+        fleet_role(model): (fleet, [fleet_path(model)]),
+        halt_role(model): (halt, [halt_path(model)]),
     }
-    for name, (key, path) in wanted.items():
-        if name in roles:
-            raise RegistryError(f"Role {name!r} is there already. To change its keys, rotate")
-        check_usable(key)
-        roles[name] = DelegatedRole(name, [key.keyid], 1, True, [path])
-        delegations.keys[key.keyid] = key
-    _check_apart(delegations, model)
-    return delegations
+    return _with_roles(delegations, model, wanted)
 
 
 def rotate_root(
@@ -180,6 +163,22 @@ def _rotate(
         delegator.add_key(key, name)
     if threshold is not None:
         role.threshold = threshold
+
+
+def _with_roles(
+    delegations: Delegations | None, model: str, wanted: Mapping[str, tuple[Key, list[str]]]
+) -> Delegations:
+    """Return delegations with more roles of a model, by their names: a key and paths for each."""
+    delegations = copy.deepcopy(delegations) or Delegations({}, {})
+    assert delegations.roles is not None  # as edgeline makes them
+    for name, (key, paths) in wanted.items():
+        if name in delegations.roles:
+            raise RegistryError(f"Role {name!r} is there already. To change its keys, rotate")
+        check_usable(key)
+        delegations.roles[name] = DelegatedRole(name, [key.keyid], 1, True, paths)
+        delegations.keys[key.keyid] = key
+    _check_apart(delegations, model)
+    return delegations
 
 
 def _check_apart(delegations: Delegations, model: str) -> None:
