@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgeline.errors import RegistryError
+
 _LOCK_POLL = 0.01  # seconds
 
 
@@ -50,6 +52,19 @@ def write_whole(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     part.replace(path)
     sync_folder(path.parent)
+
+
+def write_named(path: Path, data: bytes) -> None:
+    """Replace a file whole that a user named, in a folder that is made when it is missing.
+
+    Raises:
+        RegistryError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, data)
+    except OSError as error:
+        raise RegistryError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def create_whole(path: Path, data: bytes, mode: int = 0o666) -> None:

@@ -7,13 +7,13 @@ what was halted is on no device any more, and in no report.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from edgeline._files import read_bounded
-from edgeline._json import parse_object
-from edgeline._records import read, save
+from edgeline._files import read_bounded, write_named
+from edgeline._json import dump_canonical, parse_object
+from edgeline._records import read
 from edgeline.errors import IntegrityError, RegistryError, TrustError
 from edgeline.telemetry.places import Place
 from edgeline.telemetry.report import REPORTS, DeviceId, Fleet, Report
@@ -67,11 +67,7 @@ class Memory:
         Raises:
             RegistryError: it cannot be written.
         """
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save(path, self)
-        except OSError as error:
-            raise RegistryError(f"{path} cannot be written: {error.strerror}") from None
+        write_named(path, dump_canonical(asdict(self)))
 
     def add(self, channel: str, reports: Iterable[Report], *, at: float) -> tuple[Day, ...]:
         """Remember what devices serve in the place of what they did earlier that day.

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from edgeline._files import write_whole
+from edgeline._files import write_named
 from edgeline._text import one_line
 from edgeline.device.clock import as_time
 from edgeline.errors import RegistryError
@@ -56,12 +56,8 @@ def add_image(folder: Path, example: Example) -> Entry:
     Image.fromarray(example.pixels()).save(file, "PNG")
     png = file.getvalue()
     path = Path(_IMAGES) / f"{hashlib.sha256(png).hexdigest()}.png"
-    try:
-        (folder / _IMAGES).mkdir(parents=True, exist_ok=True)
-        if not (folder / path).exists():
-            write_whole(folder / path, png)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
+    if not (folder / path).exists():
+        write_named(folder / path, png)
     guess = example.guess
     return Entry(
         path=str(path),
@@ -104,18 +100,10 @@ def write_inbox(folder: Path, entries: Iterable[Entry]) -> None:
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *map(astuple, entries)])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / TABLE, text.getvalue().encode())
-    except OSError as error:
-        raise _unwritable(folder / TABLE, error) from None
+    write_named(folder / TABLE, text.getvalue().encode())
 
 
 def _harmless(label: str) -> str:
     """Return a label that no spreadsheet takes for a formula, whatever a device says."""
     text = one_line(label)
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
-
-
-def _unwritable(path: Path, error: OSError) -> RegistryError:
-    return RegistryError(f"{path} cannot be written: {error.strerror}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Root, VerificationResult
 
-from edgeline._files import read_bounded, write_whole
+from edgeline._files import read_bounded, write_named
 from edgeline._json import parse_object
 from edgeline._text import one_line
 from edgeline.errors import RegistryError
@@ -104,10 +104,7 @@ class RootDraft:
             "roots": [root.to_dict() for root in self.roots],
             "proposed": self.proposed.to_dict(),
         }
-        try:
-            write_whole(path, json.dumps(document, indent=1, sort_keys=True).encode())
-        except OSError as error:
-            raise RegistryError(f"{path} cannot be written: {error.strerror}") from None
+        write_named(path, json.dumps(document, indent=1, sort_keys=True).encode())
 
     def sign(self, signers: Signers) -> Sequence[str]:
         """Add the signatures of the keys at hand; return the ids of the keys that signed.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgeline._files import read_bounded, write_whole
+from edgeline._files import read_bounded, write_named
 from edgeline._json import dump_canonical
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError
 from edgeline.registry.format import (
@@ -69,12 +69,7 @@ class _Folder:
         self._kind = kind
 
     def put(self, name: str, data: bytes) -> None:
-        file = self._path / f"{self._kind.check(name)}{self._kind.suffix}"
-        try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            write_whole(file, data)
-        except OSError as error:
-            raise RegistryError(f"{file} cannot be written: {error.strerror}") from None
+        write_named(self._path / f"{self._kind.check(name)}{self._kind.suffix}", data)
 
     def entries(self) -> Iterator[tuple[str, bytes]]:
         try:
