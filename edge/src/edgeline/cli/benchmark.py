@@ -1,14 +1,12 @@
 """`edgeline benchmark`: how fast the variants of a release are on this device."""
 
 import argparse
-import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeline.cli.device_options import add_device, log_to_stderr, open_device
 from edgeline.cli.options import add_command, add_json, at_least
-from edgeline.cli.output import megabytes, note, print_json, print_table, printable, write_file
+from edgeline.cli.output import megabytes, note, print_json, print_table, printable
 
 if TYPE_CHECKING:
     from edgeline.device.bench import Figures
@@ -33,9 +31,6 @@ def add_benchmark(commands: Any) -> None:
     parser.add_argument(
         "--runs", type=at_least(1), default=50, metavar="N", help="inferences, default: 50"
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write the figures as JSON, for the fleet"
-    )
     add_json(parser)
 
 
@@ -45,7 +40,7 @@ def _run(options: argparse.Namespace) -> int:
 
     Examples:
     edgeline benchmark --registry oci://registry.example/cells --root root.json --model solar-cells
-    edgeline benchmark --registry registry --model solar-cells --threads 1,2,4 --output figures.json
+    edgeline benchmark --registry registry --model solar-cells --threads 1,2,4 --json
     """
     from edgeline.device.bench import measure
     from edgeline.device.selection import device_name, parse_preference, runtime_version
@@ -63,8 +58,6 @@ def _run(options: argparse.Namespace) -> int:
         if found.error is not None:
             note(f"{found.variant}: {found.error}")
     document = {**about, "figures": [vars(each) for each in figures]}
-    if options.output is not None:
-        write_file(options.output, json.dumps(document, indent=2).encode() + b"\n")
     if options.json:
         print_json(document)
     else:
