@@ -16,9 +16,10 @@ from edgeline.errors import (
 )
 from edgeline.key_files import generate_key
 from edgeline.publish import copying, maintenance, remote
+from edgeline.publish.copying import Copied, copy
 from edgeline.publish.garbage import Collected
 from edgeline.publish.keys import Signers
-from edgeline.publish.maintenance import Copied, Swept, copy, gc
+from edgeline.publish.maintenance import Swept, gc
 from edgeline.publish.repository import Repository
 from edgeline.publish.store import open_for_writing
 from edgeline.registry.format import MAX_MANIFEST, TUF_METADATA, Descriptor

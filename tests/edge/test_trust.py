@@ -28,11 +28,13 @@ from edgeline.errors import (
 from edgeline.publish.keys import Signers
 from edgeline.publish.layout import LayoutWriter
 from edgeline.publish.repository import Expiry, Keys, ModelKeys, Repository, initialize
+from edgeline.registry.bundle import Channel
 from edgeline.registry.format import OCI_INDEX, Descriptor, ReleaseRef
+from edgeline.registry.home import default_state
 from edgeline.registry.layout import LayoutStore
 from edgeline.registry.state import Kept, pack
 from edgeline.registry.store import ReadStore
-from edgeline.registry.trust import Channel, TimeFloor, TrustedChannels, default_state
+from edgeline.registry.trust import TimeFloor, TrustedChannels
 from tests.edge.attacks import Document, World, read
 
 if TYPE_CHECKING:

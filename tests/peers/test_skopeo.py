@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from edgeline.contract import PreprocessingContract
-from edgeline.publish.maintenance import copy
+from edgeline.publish.copying import copy
 from edgeline.publish.release import Published
 from edgeline.publish.store import open_for_writing
 from edgeline.registry.format import MAX_MANIFEST

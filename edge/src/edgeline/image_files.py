@@ -14,8 +14,6 @@ from PIL import Image, UnidentifiedImageError, features
 
 from edgeline._distribution import pip_install
 
-__all__ = ["EXPECTED", "FORMATS", "SUFFIXES", "UnreadableKindError", "read_image"]
-
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")  # as Pillow names them
 EXPECTED = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
 SUFFIXES = frozenset({

@@ -20,21 +20,6 @@ from edgeline.errors import ImageError
 from edgeline.image_files import EXPECTED, UnreadableKindError, read_image
 from edgeline.runtime.memory import available_memory
 
-__all__ = [
-    "ImageSource",
-    "PreprocessingContract",
-    "has_transparency",
-    "limit_side",
-    "load_image",
-    "load_limited",
-    "load_pixels",
-    "orientation",
-    "preprocess",
-    "resize_bilinear",
-    "to_8_bit",
-    "upright",
-]
-
 MAX_PIXELS = 100_000_000  # what an image may unpack to
 
 # Bytes a pixel takes at most while it is decoded and turned, and while it is reduced to 8-bit RGB.

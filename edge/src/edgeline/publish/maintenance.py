@@ -1,9 +1,8 @@
-"""Looking after stores: copies of them, and the removal of what nobody needs any more.
+"""The removal of what nobody needs any more.
 
-    copy(open_store("/media/stick"), open_for_writing("oci://..."), root=root)  # over an air gap
     gc(open_for_writing("registry"), root=root, grace=timedelta(days=7))
 
-Neither needs a key. What a channel serves, or can be rolled back to, is never removed.
+It needs no key. What a channel serves, or can be rolled back to, is never removed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,6 @@ from edgeline.errors import (
     RegistryError,
     TrustError,
 )
-from edgeline.publish.copying import Copied, copy
 from edgeline.publish.garbage import Collected
 from edgeline.publish.metadata import MetadataSet
 from edgeline.publish.progress import Notify, counted, say_nothing
@@ -34,8 +32,6 @@ from edgeline.registry.format import (
     version_tag,
 )
 from edgeline.registry.reader import RegistryReader
-
-__all__ = ["Copied", "Swept", "copy", "gc"]
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,8 @@ from edgeline.registry.bundle import (
     with_halts,
 )
 from edgeline.registry.format import MAX_TUF_METADATA, check_channel, check_model, halt_path
-from edgeline.registry.home import default_state
 from edgeline.registry.state import NAME, ROOTS, Kept, State
 from edgeline.registry.store import ReadStore
-
-__all__ = ["Channel", "TimeFloor", "TrustedChannels", "TrustedRole", "default_state"]
 
 _ONLINE = ("timestamp", "snapshot")
 

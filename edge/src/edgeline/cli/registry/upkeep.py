@@ -134,7 +134,7 @@ def _copy(options: argparse.Namespace) -> int:
     edgeline registry copy registry /media/usb/cells --version v7 --version v6
     """
     root = required_root(options)
-    from edgeline.publish.maintenance import copy
+    from edgeline.publish.copying import copy
     from edgeline.registry.format import version_tag
 
     copied = copy(
