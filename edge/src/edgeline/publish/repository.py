@@ -158,16 +158,13 @@ class Repository:
             RegistryError: the reference is malformed.
         """
         wanted = _check_release(release)
-        check_model(model), _check_channel(channel)
 
-        def change(metadata: MetadataSet) -> Channel:
-            current = metadata.channel(model, channel)
-            if current and current.release == wanted:
-                return current
-            changed = pointed(current, wanted) if current else Channel(model, channel, wanted)
-            return _serve(metadata, changed)
+        def make(current: Channel | None) -> Channel:
+            if current is None:
+                return Channel(model, channel, wanted)
+            return current if current.release == wanted else pointed(current, wanted)
 
-        return self._update(change)
+        return self._change_channel(model, channel, make)
 
     def edit(self, model: str, channel: str, edit: Edit) -> Channel:
         """Change a channel that serves something, such as its rollout: see `publish.rollouts`.
@@ -175,18 +172,15 @@ class Repository:
         Raises:
             RegistryError: it serves nothing yet; or what `edit` raises.
         """
-        check_model(model), _check_channel(channel)
 
-        def change(metadata: MetadataSet) -> Channel:
-            current = metadata.channel(model, channel)
+        def make(current: Channel | None) -> Channel:
             if current is None:
                 raise NotFoundError(
                     f"{model}/{channel} serves nothing yet. Promote what all devices are to have"
                 )
-            changed = edit(current)
-            return current if changed == current else _serve(metadata, changed)
+            return edit(current)
 
-        return self._update(change)
+        return self._change_channel(model, channel, make)
 
     def rollback(self, model: str, channel: str, to: int | None = None) -> Channel:
         """Have a channel serve what it served before, or version `to` of its history.
@@ -198,25 +192,18 @@ class Repository:
             RegistryError: it served nothing (or not `to`) before.
             ConflictError: somebody else changed the channel, or kept changing other metadata.
         """
-        check_model(model), _check_channel(channel)
-        plan: list[tuple[Channel, Channel]] = []  # from the state that was first seen, what to do
+        plan: list[Channel] = []  # the state that was first seen, and what it is to become
 
-        def change(metadata: MetadataSet) -> Channel:
-            current = metadata.channel(model, channel)
+        def edit(current: Channel) -> Channel:
             if not plan:
-                if current is None:
-                    raise NotFoundError(f"{channel} of {model} serves nothing yet")
-                plan.append((current, rolled_back(current, to)))
-            seen, wanted = plan[0]
-            if current == wanted:
-                return current
-            if current != seen:
+                plan.extend((current, rolled_back(current, to)))
+            if current not in plan:
                 raise ConflictError(
                     f"Somebody else changed {channel} of {model} meanwhile. Look at it again"
                 )
-            return _serve(metadata, wanted)
+            return plan[1]
 
-        return self._update(change)
+        return self.edit(model, channel, edit)
 
     def refresh(self) -> list[RoleStatus]:
         """Sign anew what would expire; return the roles that were signed and until when they last.
@@ -414,6 +401,21 @@ class Repository:
 
         self._update(change)
 
+    def _change_channel(
+        self, model: str, channel: str, make: Callable[[Channel | None], Channel]
+    ) -> Channel:
+        """Have a channel be what `make` makes of it."""
+        check_model(model), _check_channel(channel)
+
+        def change(metadata: MetadataSet) -> Channel:
+            current = metadata.channel(model, channel)
+            changed = make(current)
+            if changed != current:
+                metadata.set_channel(changed)
+            return changed
+
+        return self._update(change)
+
     def _propose_root(
         self, metadata: MetadataSet, edit: Callable[[Root], None], draft: Path | None
     ) -> RootDraft | None:
@@ -499,11 +501,6 @@ def _revoked(metadata: MetadataSet, model: str) -> frozenset[str]:
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
         raise IntegrityError(f"{fleet_path(model)} is malformed: expected a list of devices")
     return frozenset(named)
-
-
-def _serve(metadata: MetadataSet, channel: Channel) -> Channel:
-    metadata.set_channel(channel)
-    return channel
 
 
 def _check_days(days: Mapping[str, int]) -> None:
