@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from securesystemslib.dsse import Envelope
 from securesystemslib.signer import Key, Signer
 
 from edgeline._dsse import check_signed, open_envelope, seal
@@ -120,34 +119,22 @@ def sign(statement: Mapping[str, Any], signer: Signer) -> bytes:
     return seal(statement, PAYLOAD_TYPE, signer, _NAME)
 
 
-def verify(envelope: bytes, keys: Collection[Key]) -> Provenance:
+def verify(envelope: bytes, keys: Collection[Key] | None) -> Provenance:
     """Return what an untrusted envelope says, once one of `keys` is known to have signed it.
+
+    Args:
+        envelope: What `sign` made.
+        keys: Who may sign it; None to read it whoever did.
 
     Raises:
         IntegrityError: it is no envelope, or of something else than SLSA provenance.
         TrustError: none of the keys has signed it.
     """
-    opened = _open(envelope)
-    check_signed(opened, keys, _NAME)
-    return _read(opened)
-
-
-def read(envelope: bytes) -> Provenance:
-    """Return what an envelope says, whoever signed it: see `verify`.
-
-    Raises:
-        IntegrityError: it is no envelope, or of something else than SLSA provenance.
-    """
-    return _read(_open(envelope))
-
-
-def _open(envelope: bytes) -> Envelope:
-    return open_envelope(envelope, PAYLOAD_TYPE, limit=MAX_PROVENANCE, what=_NAME)
-
-
-def _read(envelope: Envelope) -> Provenance:
+    opened = open_envelope(envelope, PAYLOAD_TYPE, limit=MAX_PROVENANCE, what=_NAME)
+    if keys is not None:
+        check_signed(opened, keys, _NAME)
     try:
-        statement = parse_object(envelope.payload)
+        statement = parse_object(opened.payload)
     except ValueError as error:
         raise IntegrityError(f"The provenance is not valid JSON: {error}") from None
     for name, expected in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
@@ -155,7 +142,7 @@ def _read(envelope: Envelope) -> Provenance:
             raise IntegrityError(
                 f"Expected provenance with {name} {expected}, got {quoted(statement.get(name))}"
             )
-    return Provenance(_subjects(statement.get("subject")), statement, tuple(envelope.signatures))
+    return Provenance(_subjects(statement.get("subject")), statement, tuple(opened.signatures))
 
 
 def _subjects(value: object) -> dict[str, str]:

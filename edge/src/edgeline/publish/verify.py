@@ -116,7 +116,7 @@ def check_provenance(
     envelope = reader.read_provenance(release)
     if envelope is None:
         return None
-    found = provenance.read(envelope)
+    found = provenance.verify(envelope, None)
     for variant in release.variants:
         about = f"sha256:{found.subjects.get(variant.name)}"
         if about != variant.model.digest:
