@@ -11,8 +11,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from edgeline import _records as records
@@ -273,10 +273,8 @@ class Watcher:
         self._serving = installed
         self.metrics.new_model()
         if self._reporter:
-            try:
+            with _logged():
                 self._reporter.serves(installed, now=time.time())
-            except EdgelineError as error:
-                _log.warning("%s", str(error))
         _log.info("serving %s", installed.name)
         self._tell(installed)
 
@@ -341,11 +339,8 @@ class Watcher:
     def _keep_shadow(self) -> None:
         if self._shadow is None or self._serving is None:
             return
-        try:
-            with self.device.folder.translated():
-                records.save(self._shadow_file, self._shadow.comparison(self._serving.id))
-        except EdgelineError as error:
-            _log.warning("%s", str(error))
+        with _logged(), self.device.folder.translated():
+            records.save(self._shadow_file, self._shadow.comparison(self._serving.id))
 
     def _report(self) -> None:
         if self._reporter is None:
@@ -364,12 +359,9 @@ class Watcher:
         self._keep_shadow()
         self._close_shadow()
         self._keep_seen()
-        if self._reporter is None:
-            return
-        try:
-            self._reporter.close()
-        except EdgelineError as error:
-            _log.warning("%s", str(error))
+        if self._reporter:
+            with _logged():
+                self._reporter.close()
 
     def _load(self, loaded: LoadedModel) -> InstalledModel:
         from edgeline.runtime.classifier import Classifier
@@ -431,13 +423,9 @@ class Watcher:
     def _keep_seen(self) -> None:
         """Write what was counted for drift, and the images that are kept for the owner."""
         for seen in (self._drift, self._hard_examples):
-            if seen is None:
-                continue
-            try:
-                with self.device.folder.translated():
+            if seen is not None:
+                with _logged("what was seen is not kept: "), self.device.folder.translated():
                     seen.save()
-            except (BlockingIOError, EdgelineError) as error:
-                _log.warning("what was seen is not kept: %s", str(error))
 
     def _tell(self, installed: InstalledModel) -> None:
         if self._on_update is None or self._state.told == installed.id:
@@ -447,10 +435,17 @@ class Watcher:
         except Exception as error:
             self.metrics.hook_failed()
             _log.warning("on_update failed: %s", str(error))
-        try:
+        with _logged():
             self.device.remember_told(installed)
-        except EdgelineError as error:
-            _log.warning("%s", str(error))
+
+
+@contextmanager
+def _logged(what: str = "") -> Iterator[None]:
+    """Have what goes wrong here logged, and no more."""
+    try:
+        yield
+    except (BlockingIOError, EdgelineError) as error:
+        _log.warning("%s%s", what, str(error))
 
 
 def _warn_of(drift: "Drift | None") -> None:
