@@ -542,7 +542,7 @@ def test_a_new_model_is_compared_before_it_takes_over(
     image = np.zeros((8, 8, 3), np.uint8)
     reporter = Reporter(enrolled, str(tmp_path / "reports"))
     settings = ShadowSettings(predictions=2, budget=1e9)
-    with Watcher(enrolled, reporter=reporter, shadow=settings, jitter=0.0) as watcher:
+    with Watcher(enrolled, reporter=reporter, shadow=settings) as watcher:
         published = release(store, models, 2)
         watcher.check()
         assert watcher.classify(image)[0].version == 1

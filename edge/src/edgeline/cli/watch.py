@@ -28,7 +28,6 @@ HOOK_SECONDS = 60.0
 REPORTS_VARIABLE = "EDGELINE_REPORTS"
 
 _DAY = 86_400.0
-_LONGEST_INTERVAL = 3600.0  # seconds that failures let the time between two checks grow to
 
 
 def add_watch(commands: Any) -> None:
@@ -126,7 +125,6 @@ def _run(options: argparse.Namespace) -> int:
         device,
         preference=preference(options),
         interval=options.interval,
-        max_interval=max(options.interval, _LONGEST_INTERVAL),
         on_update=_hook(options.on_update, device) if options.on_update else None,
         predicts=options.port is not None,
         reporter=_reporter(options, device),

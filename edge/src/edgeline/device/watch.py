@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 3600.0  # between two looks at every byte of what is installed
 
+_JITTER = 0.2  # part of the interval by which it is longer or shorter, at random
+_LONGEST_INTERVAL = 3600.0  # seconds that failures let the interval grow to
+
 _log = logging.getLogger(__name__)
 
 
@@ -51,9 +54,8 @@ class Watcher:
         device: What to keep up to date.
         preference: Variants, best first, none for the publisher's choice; by default as said last
             time.
-        interval: Seconds between two checks.
-        jitter: By which part of it each of them is longer or shorter, at random.
-        max_interval: Seconds that failures let the interval grow to, doubling it each time.
+        interval: Seconds between two checks, give or take a fifth; failures double it each time, up
+            to an hour.
         on_update: Called with the new model after each switch, also when the process ended between
             the two, and with the model that is there at the very first; what it raises is logged.
         predicts: Whether to load models; without, it only keeps the state folder up to date.
@@ -65,7 +67,7 @@ class Watcher:
         hard_examples: Keeps images that the model is least sure of; by default none is kept.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: the interval is not above 0.
     """
 
     def __init__(
@@ -74,8 +76,6 @@ class Watcher:
         *,
         preference: Sequence[str] | None = None,
         interval: float = 300.0,
-        jitter: float = 0.2,
-        max_interval: float = 3600.0,
         on_update: Callable[[InstalledModel], object] | None = None,
         predicts: bool = True,
         reporter: "Reporter | None" = None,
@@ -83,17 +83,12 @@ class Watcher:
         drift: int | None = None,
         hard_examples: "HardExamples | None" = None,
     ) -> None:
-        if not 0 < interval <= max_interval or not 0 <= jitter < 1:
-            raise ValueError(
-                "expected 0 < interval <= max_interval and 0 <= jitter < 1, got "
-                f"{interval}, {max_interval} and {jitter}"
-            )
+        if not interval > 0:
+            raise ValueError(f"interval: expected more than 0 seconds, got {interval}")
         self.device = device
         self.metrics = Metrics()
         self._preference = preference
         self._interval = interval
-        self._jitter = jitter
-        self._max_interval = max_interval
         self._on_update = on_update
         self._predicts = predicts
         self._reporter = reporter
@@ -242,8 +237,9 @@ class Watcher:
             pause = self.check()
 
     def _pause(self) -> float:
-        interval = min(self._interval * 2.0 ** min(self._failures, 30), self._max_interval)
-        return interval * (1 + random.uniform(-self._jitter, self._jitter))
+        longest = max(self._interval, _LONGEST_INTERVAL)
+        interval = min(self._interval * 2.0 ** min(self._failures, 30), longest)
+        return interval * random.uniform(1 - _JITTER, 1 + _JITTER)
 
     def _follow(self) -> None:
         """Serve what the state folder says, which a rollback from outside changes, too."""
