@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from edgeline._records import MOST, load, read, save
+from edgeline._records import MOST, Base64, Sha256, document_of, load, read, save
 
 
 def even(value: object) -> int:
@@ -38,6 +38,14 @@ class Outer:
     pairs: Annotated[int, even] | None = None
 
 
+@dataclass(frozen=True)
+class Image:
+    """Bytes, and a name that is safe in a path."""
+
+    name: Sha256
+    png: Base64
+
+
 GOOD: dict[str, Any] = {"count": 3, "flag": True, "text": None, "inner": {"share": 1}}
 
 
@@ -49,6 +57,23 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 
 def test_a_field_with_a_default_may_be_missing() -> None:
     assert read(Outer, GOOD) == Outer(3, True, None, Inner(1.0))
+
+
+def test_what_a_later_version_added_may_be_ignored() -> None:
+    added = {**GOOD, "inner": {"share": 1, "new": 2}, "newer": 3}
+    assert read(Outer, added, strict=False) == read(Outer, GOOD)
+    with pytest.raises(ValueError, match="nothing else"):
+        read(Outer, added)
+
+
+def test_bytes_are_in_base64(tmp_path: Path) -> None:
+    record = Image("0" * 64, b"\0\xff")
+    assert document_of(record)["png"] == "AP8="
+    save(tmp_path / "image.json", record)
+    assert load(Image, tmp_path / "image.json", 1000) == record
+    for wrong in ({"png": "A!P8="}, {"png": 1}, {"name": "0" * 63}, {"name": "../" + "0" * 61}):
+        with pytest.raises(ValueError, match="expected"):
+            read(Image, {**document_of(record), **wrong})
 
 
 @pytest.mark.parametrize(
