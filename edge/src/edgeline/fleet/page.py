@@ -8,7 +8,6 @@ lets it load and run nothing. What many devices say is counted, so that the page
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from html import escape
 from typing import TypeAlias
@@ -49,14 +48,6 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-
 _Curve: TypeAlias = list[tuple[float, int]]  # seconds since 1970, and devices from then on
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What went wrong on a device."""
-
-    reason: str
-    device: str
-
-
 def render(gathered: Gathered, channel: Channel | None, *, now: float) -> str:
     """Return the page.
 
@@ -90,18 +81,18 @@ def render(gathered: Gathered, channel: Channel | None, *, now: float) -> str:
     )
 
 
-def failures(report: Report) -> Iterator[Failure]:
+def failures(report: Report) -> Iterator[str]:
     """Yield what went wrong on a device, in words that many devices may share."""
     rejected, counts = report.rejected, report.counts
     if rejected is not None:
         tag = version_tag(rejected.version)
-        yield Failure(f"rejected {tag}: {rejected.reason or 'no reason given'}", report.device)
+        yield f"rejected {tag}: {rejected.reason or 'no reason given'}"
     if report.error is not None and rejected is None:
-        yield Failure(f"last check: {report.error}", report.device)
+        yield f"last check: {report.error}"
     if counts.crashes:
-        yield Failure(f"the process crashed with {_tag(report)}", report.device)
+        yield f"the process crashed with {_tag(report)}"
     if counts.model_errors:
-        yield Failure(f"predictions failed with {_tag(report)}", report.device)
+        yield f"predictions failed with {_tag(report)}"
 
 
 def _rollout(channel: Channel | None) -> Iterator[str]:
@@ -220,10 +211,10 @@ def _stairs(
 
 
 def _failures(reports: Sequence[Report], refused: dict[str, str]) -> Iterator[str]:
-    found = [failure for each in reports for failure in failures(each)]
     by_reason: dict[str, list[str]] = {}
-    for failure in found:
-        by_reason.setdefault(failure.reason, []).append(failure.device)
+    for each in reports:
+        for reason in failures(each):
+            by_reason.setdefault(reason, []).append(each.device)
     ordered = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
     rows = (
         (escape(reason), f"{len(devices):,}", escape(_some(devices))) for reason, devices in ordered
@@ -260,7 +251,7 @@ def _devices(reports: Sequence[Report]) -> Iterator[str]:
             f"{each.counts.confidence:.3f}",
             _latency(each),
             escape(", ".join(each.drift.shifted) or "none") if each.drift else "not looked for",
-            escape("; ".join(failure.reason for failure in failures(each))),
+            escape("; ".join(failures(each))),
         )
         for each in reports
     )

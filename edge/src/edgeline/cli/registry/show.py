@@ -14,6 +14,7 @@ from edgeline.cli.registry.list import release_json
 from edgeline.cli.registry.options import add_reading, add_store
 from edgeline.cli.registry.output import day, note_expired, number, role_json
 from edgeline.errors import IntegrityError, NotFoundError
+from edgeline.registry.format import signing_roles
 
 if TYPE_CHECKING:
     from edgeline.publish.metadata import RoleStatus
@@ -36,19 +37,11 @@ def add_show(group: Any) -> None:
 
 
 @dataclass(frozen=True)
-class _Signed:
-    """A channel that serves the release, and the role that signed so."""
-
-    channel: "Channel"
-    role: "RoleStatus"
-
-
-@dataclass(frozen=True)
 class _Details:
     """All that is known of a release; what cannot be read is told in its place."""
 
     release: "Release"
-    signed: tuple[_Signed, ...]
+    signed: "list[tuple[Channel, RoleStatus]]"  # what serves it, and who signed so
     verdict: "Verdict | None"
     objections: list[str]  # to its being promoted
     provenance: dict[str, Any] | None
@@ -73,7 +66,7 @@ def _show(options: argparse.Namespace) -> int:
     verdict, objections = _judge(reader, release)
     details = _Details(
         release,
-        tuple(_signed(release, repository.channels(), roles)),
+        _signed(release, repository.channels(), roles),
         verdict,
         objections,
         _provenance(reader, release, roles),
@@ -104,14 +97,15 @@ def _open(name: str, repository: "Repository", reader: "RegistryReader") -> "Rel
 
 def _signed(
     release: "Release", channels: list["Channel"], roles: list["RoleStatus"]
-) -> Iterator[_Signed]:
-    for channel in channels:
-        if channel.release.index.digest != release.digest:
-            continue
-        kind = "release" if channel.name == "production" else "ci"
-        for role in roles:
-            if role.name == f"{channel.model}-{kind}":
-                yield _Signed(channel, role)
+) -> list[tuple["Channel", "RoleStatus"]]:
+    """Return the channels that serve a release, and for each the role that signed so."""
+    return [
+        (channel, role)
+        for channel in channels
+        if channel.release.index.digest == release.digest
+        for role in roles
+        if role.name == signing_roles(channel.model)[channel.name == "production"]
+    ]
 
 
 def _judge(reader: "RegistryReader", release: "Release") -> tuple["Verdict | None", list[str]]:
@@ -168,10 +162,10 @@ def _print_details(details: _Details) -> None:
     print_table([(f"{name}:", value) for name, value in facts])
 
 
-def _signed_row(signed: _Signed) -> tuple[str, ...]:
-    role = signed.role
+def _signed_row(signed: "tuple[Channel, RoleStatus]") -> tuple[str, ...]:
+    channel, role = signed
     keys = ", ".join(key.keyid[:12] for key in role.keys)
-    return signed.channel.name, role.name, keys, day(role.expires)
+    return channel.name, role.name, keys, day(role.expires)
 
 
 def _print_metrics(release: "Release", verdict: "Verdict | None") -> None:
@@ -238,9 +232,9 @@ def _object(document: Any, name: str) -> dict[str, Any]:
 def _details_json(details: _Details) -> dict[str, Any]:
     verdict = details.verdict
     return {
-        **release_json(details.release, [signed.channel.name for signed in details.signed]),
+        **release_json(details.release, [channel.name for channel, _ in details.signed]),
         "signed": [
-            {"channel": signed.channel.name, **role_json(signed.role)} for signed in details.signed
+            {"channel": channel.name, **role_json(role)} for channel, role in details.signed
         ],
         "labels": list(details.release.contract.labels),
         "verdict": {
