@@ -41,7 +41,7 @@ from edgeline.errors import (
     NotFoundError,
     RejectedError,
 )
-from edgeline.registry.format import MAX_HISTORY, check_group
+from edgeline.registry.format import MAX_HISTORY, check_group, digest_of
 from edgeline.registry.home import default_state
 from edgeline.registry.rollout import Member
 from edgeline.registry.store import Connection, open_store
@@ -287,7 +287,7 @@ class _Check:
         release = self._open(store, self._trusted_channel(store))
         downloads = self._downloads(store)
         for variant in candidates(release, variants, None):
-            downloads.check_space(_blobs(variant))
+            downloads.check_space(_blobs(variant).values())
             yield release, variant, self._bring(release, variant, downloads)
 
     def _trusted_channel(self, store: "ReadStore") -> "Channel":
@@ -387,11 +387,11 @@ class _Check:
     ) -> tuple[InstalledModel, Mapping[str, Path]]:
         """Return the variant to run, having downloaded and tried as many as that takes."""
         options = candidates(release, self._preference, available_memory())
-        downloads.keep_only(blob for variant in options for blob in _blobs(variant))
+        downloads.keep_only(blob for variant in options for blob in _blobs(variant).values())
         failures: dict[str, ChildError] = {}
         for variant in options:
-            downloads.check_space(_blobs(variant))
-            if downloads.missing(_blobs(variant)):
+            downloads.check_space(_blobs(variant).values())
+            if downloads.missing(_blobs(variant).values()):
                 self._device.progress(f"downloading {release.model} {release.tag} {variant.name}")
             files = self._bring(release, variant, downloads)
             self._device.progress(f"trying {release.model} {release.tag} {variant.name}")
@@ -402,7 +402,7 @@ class _Check:
                 _log.warning("%s %s %s: %s", release.model, release.tag, variant.name, str(error))
                 failures[variant.name] = error
             else:
-                return _describe(release, variant, files), files
+                return _describe(release, variant), files
         raise self._reject(release, failures)
 
     def _bring(
@@ -413,17 +413,13 @@ class _Check:
         path = self._folder.downloads / hashlib.sha256(contract).hexdigest()
         with self._folder.translated():
             write_whole(path, contract)
-        files = {CONTRACT_FILE: path, MODEL_FILE: downloads.get(variant.model)}
         if variant.golden is None:
             _log.info(
                 "%s %s %s has no golden pair: that it runs is all that can be tried",
                 release.model, release.tag, variant.name,
             )  # fmt: skip
-        else:
-            files[GOLDEN_FILE] = downloads.get(variant.golden)
-        if variant.sketch is not None:
-            files[SKETCH_FILE] = downloads.get(variant.sketch)
-        return files
+        blobs = {name: downloads.get(blob) for name, blob in _blobs(variant).items()}
+        return {CONTRACT_FILE: path, **blobs}
 
     def _reject(self, release: "Release", failures: Mapping[str, ChildError]) -> RejectedError:
         before = self.state.rejected
@@ -478,23 +474,19 @@ def _still_counts(installed: InstalledModel, channel: "Channel") -> bool:
     return installed.digest in known or forgotten
 
 
-def _blobs(variant: "Variant") -> list["Descriptor"]:
-    return [each for each in (variant.model, variant.golden, variant.sketch) if each is not None]
+def _blobs(variant: "Variant") -> "dict[str, Descriptor]":
+    """Return what a variant consists of besides the contract, by the names of the files here."""
+    blobs = {MODEL_FILE: variant.model, GOLDEN_FILE: variant.golden, SKETCH_FILE: variant.sketch}
+    return {name: blob for name, blob in blobs.items() if blob is not None}
 
 
-def _describe(release: "Release", variant: "Variant", files: Mapping[str, Path]) -> InstalledModel:
-    digests = {
-        MODEL_FILE: variant.model.digest,
-        CONTRACT_FILE: f"sha256:{files[CONTRACT_FILE].name}",
-        **({GOLDEN_FILE: variant.golden.digest} if variant.golden else {}),
-        **({SKETCH_FILE: variant.sketch.digest} if variant.sketch else {}),
-    }
+def _describe(release: "Release", variant: "Variant") -> InstalledModel:
+    contract = release.contract.to_json()
+    files = {name: StoredFile(blob.digest, blob.size) for name, blob in _blobs(variant).items()}
     return InstalledModel(
         model=release.model,
         version=release.version,
         digest=release.digest,
         variant=variant.name,
-        files={
-            name: StoredFile(digest, files[name].stat().st_size) for name, digest in digests.items()
-        },
+        files={**files, CONTRACT_FILE: StoredFile(digest_of(contract), len(contract))},
     )
