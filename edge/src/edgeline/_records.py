@@ -18,8 +18,9 @@ fields have to do with each other is checked in `__post_init__`.
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache, partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -67,7 +68,8 @@ def read(kind: type[_Record], value: object, *, strict: bool = True) -> _Record:
         ValueError: it is malformed, of which the text says where and how.
         EdgelineError: as what checks it raises.
     """
-    found: _Record = _read(kind, value, strict)
+    wanted: Any = kind
+    found: _Record = _reader(wanted, strict)(value)
     return found
 
 
@@ -113,44 +115,6 @@ def share(value: object) -> float:
     return number(value, 1.0)
 
 
-def _read(kind: Any, value: object, strict: bool) -> Any:
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return parts[1](value)
-    if origin in (Union, UnionType):
-        (other,) = (part for part in parts if part is not NoneType)
-        return None if value is None else _read(other, value, strict)
-    if origin in (list, tuple):
-        if not isinstance(value, list):
-            raise _wrong("a list", value)
-        return origin(_at(place, parts[0], each, strict) for place, each in enumerate(value))
-    if origin in (dict, Mapping):
-        return {
-            _read(parts[0], name, strict): _at(name, parts[1], each, strict)
-            for name, each in _object(value).items()
-        }
-    if is_dataclass(kind):
-        return _read_fields(kind, _object(value), strict)
-    if kind is float:
-        return number(value)
-    if type(value) is not kind or (kind is int and not 0 <= value <= MOST):  # type: ignore[operator]
-        raise _wrong({int: "a count", bool: "true or false", str: "text"}[kind], value)
-    return value
-
-
-def _read_fields(kind: Any, document: dict[str, Any], strict: bool) -> Any:
-    hints = get_type_hints(kind, include_extras=True)
-    needed = {
-        each.name
-        for each in fields(kind)
-        if each.default is MISSING and each.default_factory is MISSING
-    }
-    known = {name: document[name] for name in hints if name in document}
-    if not needed <= known.keys() or (strict and len(known) < len(document)):
-        raise ValueError(f"expected {', '.join(hints)}{' and nothing else' if strict else ''}")
-    return kind(**{name: _at(name, hints[name], each, strict) for name, each in known.items()})
-
-
 def _encoded(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return {
         name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
@@ -158,9 +122,68 @@ def _encoded(items: list[tuple[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _at(place: object, kind: Any, value: object, strict: bool) -> Any:
+@cache
+def _reader(kind: Any, strict: bool) -> Callable[[object], Any]:
+    """Return what reads a type."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        check: Callable[[object], Any] = parts[1]
+        return check
+    if origin in (Union, UnionType):
+        (other,) = (_reader(part, strict) for part in parts if part is not NoneType)
+        return lambda value: None if value is None else other(value)
+    if origin in (list, tuple):
+        return partial(_read_list, origin, _reader(parts[0], strict))
+    if origin in (dict, Mapping):
+        return partial(_read_mapping, *(_reader(part, strict) for part in parts))
+    if is_dataclass(kind):
+        return partial(_read_record, kind, strict)
+    return number if kind is float else partial(_read_plain, kind)
+
+
+def _read_plain(kind: Any, value: Any) -> object:
+    if type(value) is not kind or (kind is int and not 0 <= value <= MOST):
+        raise _wrong({int: "a count", bool: "true or false", str: "text"}[kind], value)
+    return value
+
+
+def _read_list(
+    kind: Callable[..., object], reader: Callable[[object], Any], value: object
+) -> object:
+    if not isinstance(value, list):
+        raise _wrong("a list", value)
+    return kind(_at(place, reader, each) for place, each in enumerate(value))
+
+
+def _read_mapping(
+    key: Callable[[object], Any], reader: Callable[[object], Any], value: object
+) -> dict[Any, Any]:
+    return {key(name): _at(name, reader, each) for name, each in _object(value).items()}
+
+
+def _read_record(kind: Any, strict: bool, value: object) -> Any:
+    document, (readers, needed) = _object(value), _fields_of(kind, strict)
+    known = {name: document[name] for name in readers if name in document}
+    if not needed <= known.keys() or (strict and len(known) < len(document)):
+        raise ValueError(f"expected {', '.join(readers)}{' and nothing else' if strict else ''}")
+    return kind(**{name: _at(name, readers[name], each) for name, each in known.items()})
+
+
+@cache
+def _fields_of(kind: Any, strict: bool) -> tuple[dict[str, Callable[[object], Any]], set[str]]:
+    """Return what reads a dataclass's fields, and the names of those without a default."""
+    needed = {
+        each.name
+        for each in fields(kind)
+        if each.default is MISSING and each.default_factory is MISSING
+    }
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: _reader(hint, strict) for name, hint in hints.items()}, needed
+
+
+def _at(place: object, reader: Callable[[object], Any], value: object) -> Any:
     try:
-        return _read(kind, value, strict)
+        return reader(value)
     except ValueError as error:
         raise ValueError(f"{one_line(place, limit=80)}: {error}") from None
 
