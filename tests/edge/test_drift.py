@@ -29,7 +29,7 @@ from edgeline.drift import (
 )
 from edgeline.errors import IntegrityError
 from edgeline.runtime.classifier import Classifier
-from edgeline.telemetry.report import Drift, Report
+from edgeline.telemetry.report import Drift, Report, read_document
 from tests.edge.devices import device, release
 from tests.edge.fleet import NEW, NOW, well
 
@@ -202,7 +202,7 @@ def test_what_drifted_travels_in_a_report() -> None:
     report = well("0" * 32)
     drifted = Report(**{**vars(report), "drift": Drift(NEW, NOW - 60, NOW, 500, shifts)})
     sent = json.dumps(drifted.to_json()).encode()
-    assert Report.from_json(sent) == drifted
+    assert read_document(sent, "A report", Report) == drifted
     assert drifted.drift is not None
     assert drifted.drift.shifted == ("label",)
     mistakes: list[dict[str, Any]] = [
@@ -214,9 +214,10 @@ def test_what_drifted_travels_in_a_report() -> None:
         document = json.loads(sent)
         document["drift"].update(wrong)
         with pytest.raises(IntegrityError, match="malformed"):
-            Report.from_json(json.dumps(document).encode())
+            read_document(json.dumps(document).encode(), "A report", Report)
     del document["drift"]
-    assert Report.from_json(json.dumps(document).encode()).drift is None, "of an earlier edgeline"
+    earlier = read_document(json.dumps(document).encode(), "A report", Report)
+    assert earlier.drift is None, "of an earlier edgeline"
 
 
 # On a device.

@@ -237,15 +237,6 @@ class Report:
         """Return what is signed."""
         return {"format": FORMAT, **asdict(self)}
 
-    @classmethod
-    def from_json(cls, data: bytes) -> "Report":
-        """Read what was signed by a device, which may be anybody's by now.
-
-        Raises:
-            IntegrityError: it is no report.
-        """
-        return read_document(data, "A report", cls)
-
 
 @dataclass(frozen=True)
 class Enrolment:
