@@ -46,8 +46,10 @@ class PreprocessingContract:
         _check_side("max_side", self.max_side, MAX_IMAGE_SIDE)
         _check_labels(self.labels)
         for field in fields(self):
-            if field.name in _FIXED:
-                _check_fixed(field.name, getattr(self, field.name), field.default)
+            value = getattr(self, field.name)
+            if field.name in _FIXED and value != field.default:
+                only = f"{field.default!r}, the only value of version {_VERSION}"
+                raise _wrong(field.name, only, value)
 
     def to_json(self) -> bytes:
         """Return the contract as JSON; equal contracts give equal bytes."""
@@ -97,11 +99,6 @@ def _check_keys(document: dict[str, object], expected: set[str]) -> None:
 def _check_side(name: str, value: object, most: int = MAX_SIDE) -> None:
     if type(value) is not int or not 1 <= value <= most:
         raise _wrong(name, f"a whole number of pixels from 1 to {most}", value)
-
-
-def _check_fixed(name: str, value: object, only: object) -> None:
-    if value != only:
-        raise _wrong(name, f"{only!r}, the only value of version {_VERSION}", value)
 
 
 def _check_labels(labels: object) -> None:

@@ -51,10 +51,10 @@ def versions() -> str:
 def device_name() -> str:
     """Return what speed depends on: the kind of the device, its processor and its cores."""
     name = "unknown"
-    for path, key in (("/proc/device-tree/model", None), ("/proc/cpuinfo", "model name")):
+    for path, key in (("/proc/device-tree/model", ""), ("/proc/cpuinfo", "model name")):
         with suppress(OSError):
             text = Path(path).read_text(errors="replace")
-            lines = [text] if key is None else _starting(text, key)
+            lines = [line for line in text.splitlines() if line.startswith(key)]
             if lines:
                 name = lines[0].rpartition(":")[2].strip("\0 \t\n")
                 break
@@ -87,10 +87,6 @@ def candidates(
             "smaller variant"
         )
     return fitting
-
-
-def _starting(text: str, key: str) -> list[str]:
-    return [line for line in text.splitlines() if line.startswith(key)]
 
 
 def _needs(variant: "Variant") -> int:

@@ -365,7 +365,8 @@ class MetadataSet:
         """
         for name in roles:
             role, keys = self._definition(name)
-            here = [key_id for key_id in role.keyids if _signer(keys, key_id, signers)]
+            known = [key_id for key_id in role.keyids if key_id in keys]
+            here = [key_id for key_id in known if signers.for_key(keys[key_id])]
             if len(here) < role.threshold:
                 raise _missing(name, role, here, signers)
 
@@ -565,10 +566,6 @@ class MetadataSet:
         version = self._signed(TIMESTAMP, Timestamp).version
         tags = [(f"{TUF_TAG}-{version}", bundle), (TUF_TAG, bundle)]
         self._store.commit(tags, expected=self._expected)
-
-
-def _signer(keys: Mapping[str, Key], key_id: str, signers: Signers) -> object | None:
-    return signers.for_key(keys[key_id]) if key_id in keys else None
 
 
 def _missing(name: str, role: Role, here: Iterable[str], signers: Signers) -> RegistryError:

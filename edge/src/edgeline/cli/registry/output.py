@@ -28,7 +28,8 @@ def day(time: datetime | None) -> str:
 def note_expired(roles: Sequence["RoleStatus"]) -> None:
     """Say on stderr which signatures expired."""
     now = datetime.now(timezone.utc)
-    expired = [f"{role.name} on {day(role.expires)}" for role in roles if _is_past(role, now)]
+    past = (role for role in roles if role.expires is not None and role.expires <= now)
+    expired = [f"{role.name} on {day(role.expires)}" for role in past]
     if expired:
         note(
             f"signatures expired, and devices refuse the registry: {', '.join(expired)}; "
@@ -75,7 +76,3 @@ def _role_row(role: "RoleStatus") -> tuple[str, ...]:
     keys = ", ".join(key.keyid[:_SHORT] for key in role.keys)
     signed = str(role.version) if role.version else "-"
     return role.name, keys, str(role.threshold), signed, day(role.expires)
-
-
-def _is_past(role: "RoleStatus", now: datetime) -> bool:
-    return role.expires is not None and role.expires <= now
