@@ -5,15 +5,21 @@ into it. Here every call gets what is left of the budget of the operation that i
 rest of HTTP is urllib3's.
 """
 
-import queue
 import socket
 import ssl
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from contextlib import closing
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection
 from typing import Any
 
 import urllib3
 import urllib3.connection
+from urllib3.util import ssl_wrap_socket
 
 from edgeline._text import one_line
 from edgeline.errors import RegistryError
@@ -23,7 +29,6 @@ from edgeline.registry.proxy import Proxy
 CONNECT_SECONDS = 10.0  # to find a server and connect to it, at most
 _WORTH_WAITING = 64 << 10  # bytes of content that buy the whole time again
 _KEPT_CONNECTIONS = 4  # per server
-_TUNNEL_REFUSED = "Tunnel connection failed: "  # what http.client says of a proxy's answer
 
 _Address = tuple[int, int, int, str, Any]  # as getaddrinfo returns them
 
@@ -101,43 +106,22 @@ class _TLSSocket(_Socket, ssl.SSLSocket):
 
 
 class _Connection(urllib3.connection.HTTPConnection):
-    def __init__(self, *arguments: Any, clock: Clock, **options: Any) -> None:
+    def __init__(self, *arguments: Any, dialer: "_Dialer", **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._clock = clock
+        self.dialer = dialer
 
-    def _new_conn(self) -> socket.socket:
-        return _connect(self.host, self.port, self._clock)
+    def connect(self) -> None:
+        self.sock = self.dialer.connect(self.host, self.port)
 
 
 class _TLSConnection(urllib3.connection.HTTPSConnection):
-    def __init__(
-        self, *arguments: Any, clock: Clock, through: Proxy | None, **options: Any
-    ) -> None:
+    def __init__(self, *arguments: Any, dialer: "_Dialer", **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._clock = clock
-        self._through = through
-
-    def _new_conn(self) -> socket.socket:
-        if self._through is None:
-            return _connect(self.host, self.port, self._clock)
-        try:
-            return _connect(self._through.host, self._through.port, self._clock)
-        except CannotConnectError as error:
-            raise CannotConnectError(f"{self._through} cannot be reached ({error})") from None
+        self.dialer = dialer
 
     def connect(self) -> None:
-        if self._through is not None:
-            # Each time, since urllib3 forgets it when a connection is closed.
-            self.set_tunnel(self.host, self.port, self._through.headers)
-        try:
-            super().connect()
-        except OSError as error:
-            if not str(error).startswith(_TUNNEL_REFUSED):
-                raise
-            said = one_line(str(error).removeprefix(_TUNNEL_REFUSED), limit=80)
-            raise CannotConnectError(f"{self._through} does not let us through ({said})") from None
-        assert isinstance(self.sock, _TLSSocket)
-        self.sock.clock = self._clock
+        self.sock = self.dialer.connect_securely(self.host, self.port)
+        self.is_verified = True
 
 
 class _Pool(urllib3.HTTPConnectionPool):
@@ -148,6 +132,66 @@ class _TLSPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
 
 
+@dataclass(frozen=True)
+class _Dialer:
+    """Connects in the time that there is for all of it; urllib3's timeout is one for each step."""
+
+    clock: Clock
+    context: ssl.SSLContext | None
+    through: Proxy | None
+
+    def connect(self, host: str, port: int) -> _Socket:
+        """Connect to the first of a host's addresses that answers."""
+        budget = Budget(self.clock.budget.share(CONNECT_SECONDS), CONNECT_SECONDS)
+        reason = "its name has no address"
+        try:
+            addresses = _resolve(host, port, budget)
+            for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+                new = _Socket(family, kind, protocol)
+                try:
+                    new.clock = self.clock
+                    new.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    # One address that swallows packets must not use up the time of the others.
+                    new.settimeout(budget.share(budget.left / (len(addresses) - tried)))
+                    new.connect(address)
+                    return new
+                except OSError as error:
+                    new.close()
+                    reason = error.strerror or str(error)
+            budget.share(CONNECT_SECONDS)
+        except TimeoutError:
+            seconds = min(self.clock.budget.seconds, CONNECT_SECONDS)
+            reason = f"no connection within {seconds:g} seconds"
+        raise CannotConnectError(reason)
+
+    def connect_securely(self, host: str, port: int) -> ssl.SSLSocket:
+        """Connect to a host over TLS, which goes through the proxy if there is one."""
+        sock = self._tunnel(host, port, self.through) if self.through else self.connect(host, port)
+        sock.settimeout(self.clock.budget.share(CONNECT_SECONDS))  # for the whole handshake
+        secured = ssl_wrap_socket(sock, ssl_context=self.context, server_hostname=host)
+        assert isinstance(secured, _TLSSocket)
+        secured.clock = self.clock
+        return secured
+
+    def _tunnel(self, host: str, port: int, proxy: Proxy) -> _Socket:
+        try:
+            sock = self.connect(proxy.host, proxy.port)
+        except CannotConnectError as error:
+            raise CannotConnectError(f"{proxy} cannot be reached ({error})") from None
+        there = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        with closing(HTTPConnection(proxy.host, proxy.port)) as asking:
+            # Another one, since http.client closes it after an answer that says no length.
+            asking.sock = own = sock.dup()
+            own.clock = self.clock
+            asking.request("CONNECT", there, headers={"Host": there, **proxy.headers})
+            answer = asking.getresponse()
+        if answer.status != HTTPStatus.OK:
+            sock.close()
+            said = one_line(f"{answer.status} {answer.reason}", limit=80)
+            raise CannotConnectError(f"{proxy} does not let us through ({said})")
+        return sock
+
+
 def open_pool(
     host: str, port: int, clock: Clock, context: ssl.SSLContext | None, through: Proxy | None
 ) -> urllib3.HTTPConnectionPool:
@@ -155,13 +199,11 @@ def open_pool(
 
     They are over TLS with a `context`, and then `through` a proxy if one is given.
     """
+    dialer = _Dialer(clock, context, through)
     if context is None:
-        return _Pool(host, port, maxsize=_KEPT_CONNECTIONS, clock=clock)
-    # The standard library makes sockets of this class, and urllib3 reads from them.
+        return _Pool(host, port, maxsize=_KEPT_CONNECTIONS, dialer=dialer)
     context.sslsocket_class = _TLSSocket
-    return _TLSPool(
-        host, port, maxsize=_KEPT_CONNECTIONS, clock=clock, ssl_context=context, through=through
-    )
+    return _TLSPool(host, port, maxsize=_KEPT_CONNECTIONS, dialer=dialer)
 
 
 def tls_contexts(connection: Connection) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -198,47 +240,18 @@ def tls_contexts(connection: Connection) -> tuple[ssl.SSLContext, ssl.SSLContext
     return own, others
 
 
-def _connect(host: str, port: int, clock: Clock) -> _Socket:
-    """Connect to the first of the host's addresses that answers, in the time there is for all."""
-    budget = Budget(clock.budget.share(CONNECT_SECONDS), CONNECT_SECONDS)
-    reason = "its name has no address"
-    try:
-        addresses = _resolve(host, port, budget)
-        for tried, (family, kind, protocol, _, address) in enumerate(addresses):
-            new = _Socket(family, kind, protocol)
-            try:
-                new.clock = clock
-                new.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                # One address that swallows packets must not use up the time of the others.
-                new.settimeout(budget.share(budget.left / (len(addresses) - tried)))
-                new.connect(address)
-                new.settimeout(budget.share(CONNECT_SECONDS))  # for a TLS handshake
-                return new
-            except OSError as error:
-                new.close()
-                reason = error.strerror or str(error)
-        budget.share(CONNECT_SECONDS)
-    except TimeoutError:
-        reason = f"no connection within {min(clock.budget.seconds, CONNECT_SECONDS):g} seconds"
-    raise CannotConnectError(reason)
-
-
-def _resolve(host: str, port: int, budget: Budget) -> list[_Address]:
+def _resolve(host: str, port: int, budget: Budget) -> Sequence[_Address]:
     """Look up a host's addresses, in a thread because the system's resolver knows no timeout."""
-    answers: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
+    found: Future[Sequence[_Address]] = Future()
 
     def look_up() -> None:
         try:
-            answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
-            answers.put(error)
+            reason = getattr(error, "strerror", None) or error
+            found.set_exception(CannotConnectError(f"its name cannot be resolved ({reason})"))
 
     threading.Thread(target=look_up, daemon=True).start()
-    try:
-        answer = answers.get(timeout=budget.share(CONNECT_SECONDS))
-    except queue.Empty:
-        raise TimeoutError from None
-    if isinstance(answer, Exception):
-        reason = getattr(answer, "strerror", None) or str(answer)
-        raise CannotConnectError(f"its name cannot be resolved ({reason})")
-    return answer
+    if not wait([found], timeout=budget.share(CONNECT_SECONDS)).done:
+        raise TimeoutError
+    return found.result()
