@@ -85,6 +85,7 @@ def test_a_location_names_a_server_and_a_repository(location: str, parsed: tuple
         "oci://-host/cells",
         "oci://host-/cells",
         "oci://host..example/cells",
+        f"oci://{'a' * 64}.example/cells",
         "oci://ho st/cells",
         "oci://höst/cells",
         "oci://[::1/cells",

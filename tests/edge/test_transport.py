@@ -150,6 +150,7 @@ FAULTS = {
     ),
     "it redirects to nowhere": Fault(answer(307), RegistryError, "unusable redirect"),
     "it redirects to a broken URL": Fault(redirect("https://[::1"), RegistryError, "unusable"),
+    "it redirects to what is no name": Fault(redirect("https://a..b/"), RegistryError, "unusable"),
     "it redirects with a login": Fault(redirect("https://a:b@c/"), RegistryError, "unusable"),
     "it redirects to who is down": Fault(
         redirect("http://127.0.0.1:1/"), UnreachableError, "cannot be reached at '127.0.0.1'"

@@ -33,7 +33,7 @@ MAX_TAG_PAGES = 1_000
 TAGS_PER_PAGE = 1_000
 
 ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}"}
-_LABEL = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _SERVER = re.compile(
     rf"({_LABEL}(\.{_LABEL})*|\[[0-9a-f:]+\])(:(?P<port>[0-9]{{1,5}}))?", re.IGNORECASE
 )

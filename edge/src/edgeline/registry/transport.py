@@ -566,7 +566,8 @@ def _parse_url(url: str) -> _Target:
     """
     try:
         parsed = urllib3.util.parse_url(url)
-    except LocationParseError:
+        (parsed.host or "").encode("idna")  # as TLS and the resolver do
+    except (LocationParseError, UnicodeError):
         parsed = urllib3.util.Url()
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.auth is not None:
         raise ValueError(f"{quoted(url)} is no http or https URL of a host")
