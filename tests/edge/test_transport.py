@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -351,19 +352,22 @@ def test_a_server_that_is_down_is_unreachable_at_once(server: RegistryServer) ->
     check_line(caught.value, f"127.0.0.1:{port}/cells: listing tags failed")
 
 
-def test_a_server_that_takes_no_connection_is_given_up() -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
-        address = deaf.getsockname()
-        waiting = [socket.socket() for _ in range(4)]  # enough to fill its queue
-        for client in waiting:
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    """The port of a server that swallows what asks it for a connection."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as stack:
+        for _ in range(4):  # enough to fill its queue
+            client = stack.enter_context(socket.socket())
             client.setblocking(False)
-            client.connect_ex(address)
-        store = RemoteStore(f"oci://127.0.0.1:{address[1]}/cells", Connection(timeout=SHORT))
-        with pytest.raises(UnreachableError, match=IN_TIME) as caught:
-            store.tags()
-        check_line(caught.value, "listing tags")
-        for client in waiting:
-            client.close()
+            client.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
+def test_a_server_that_takes_no_connection_is_given_up(deaf: int) -> None:
+    store = RemoteStore(f"oci://127.0.0.1:{deaf}/cells", Connection(timeout=SHORT))
+    with pytest.raises(UnreachableError, match=IN_TIME) as caught:
+        store.tags()
+    check_line(caught.value, "listing tags")
 
 
 def test_a_name_that_does_not_exist_is_unreachable() -> None:
@@ -383,12 +387,14 @@ def test_a_name_server_that_does_not_answer_is_given_up(monkeypatch: pytest.Monk
 
 
 def test_an_address_that_does_not_answer_leaves_time_for_the_next(
-    server: RegistryServer, monkeypatch: pytest.MonkeyPatch
+    server: RegistryServer, deaf: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    down = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))
-    here = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [down, here])
-    assert RemoteStore(server.location, Connection()).tags() == ["v1"]
+    addresses = [
+        (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))
+        for port in (1, deaf, server.port)  # the first one refuses at once
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+    assert RemoteStore(server.location, Connection(timeout=2 * SHORT)).tags() == ["v1"]
 
 
 # Redirects.
