@@ -86,7 +86,10 @@ class RemoteWriter(PushStore):
                 raise RegistryError(f"{quoted(tag)} cannot be a tag")
         budget = self._client.budget()
         # Read before the look at the tags, to not make the time until they are set longer.
-        contents = [self._read_manifest(descriptor, MAX_MANIFEST, budget) for _, descriptor in tags]
+        contents = [
+            self.read_manifest(descriptor, limit=MAX_MANIFEST, budget=budget)
+            for _, descriptor in tags
+        ]
         look = _Look(dict(expected), {tag: descriptor.digest for tag, descriptor in tags})
         self._look(look, budget)
         for (tag, descriptor), content in zip(tags, contents, strict=True):
@@ -175,7 +178,7 @@ class RemoteWriter(PushStore):
     def _current(self, tag: str, budget: Budget) -> str | None:
         """Return the digest of what a tag names, computed here; None when there is no such tag."""
         try:
-            return self._read_tag(tag, MAX_MANIFEST, budget)[0].digest
+            return self.read_tag(tag, limit=MAX_MANIFEST, budget=budget)[0].digest
         except NotFoundError:
             return None
 
@@ -188,7 +191,7 @@ class RemoteWriter(PushStore):
             digest = check_digest(response.header("Docker-Content-Digest"))
         except IntegrityError:
             # A server need not say it.
-            return self._read_tag(tag, MAX_MANIFEST, self._client.budget())[0]
+            return self.read_tag(tag, limit=MAX_MANIFEST)[0]
         return Descriptor(response.header("Content-Type") or "", digest, response.length or 0)
 
     def _delete_manifest(self, digest: str) -> None:

@@ -8,7 +8,7 @@ never used as a path. `transport` bounds the time and holds the logins.
 
 import re
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from edgeline._json import parse_object
@@ -41,8 +41,6 @@ _PART = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_PART}(/{_PART})*")
 _MAX_NAME = 255  # characters of server and repository, which many a registry takes at most
 _NEXT = re.compile(r'<([^<>]*)>\s*;\s*rel="?next"?')
-
-_T = TypeVar("_T")
 
 
 def parse_location(location: str) -> tuple[str, str]:
@@ -122,57 +120,10 @@ class RemoteStore:
                 )
         raise IntegrityError(f"{self._location} lists its tags on more than {MAX_TAG_PAGES} pages")
 
-    def read_tag(self, tag: str, *, limit: int) -> tuple[Descriptor, bytes]:
+    def read_tag(
+        self, tag: str, *, limit: int, budget: Budget | None = None
+    ) -> tuple[Descriptor, bytes]:
         """Return what `tag` names, hashed here; see `ReadStore`."""
-        return self._read_tag(tag, limit, self._client.budget())
-
-    def read_manifest(self, descriptor: Descriptor, *, limit: int) -> bytes:
-        """Return an index or a manifest, verified; see `ReadStore`."""
-        return self._read_manifest(descriptor, limit, self._client.budget())
-
-    def read_blob(self, descriptor: Descriptor, *, limit: int) -> bytes:
-        """Return a blob, verified; see `ReadStore`."""
-        descriptor.check_size(limit)
-
-        def consume(response: Response) -> bytes:
-            self._check_length(response, descriptor, 0)
-            return _verified(response, descriptor, lasting=True)
-
-        target = f"{self._path}/blobs/{descriptor.digest}"
-        request = self._request(f"reading blob {descriptor.digest}", "GET", target)
-        return self._client.call(request, self._client.budget(), consume)
-
-    def stream_blob(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
-        """Yield a blob's bytes from `offset` on, unverified; see `ReadStore`."""
-        if not 0 <= offset <= descriptor.size:
-            raise ValueError(f"offset {offset} is outside of a blob of {descriptor.size} bytes")
-        if offset == descriptor.size:
-            return
-        request = self._request(
-            f"reading blob {descriptor.digest}",
-            "GET",
-            f"{self._path}/blobs/{descriptor.digest}",
-            success=frozenset({200, 206, 416}) if offset else frozenset({200}),
-            headers={"Range": f"bytes={offset}-"} if offset else {},
-        )
-        response = self._client.call(request, self._client.budget(), lambda response: response)
-        start = _start(response, descriptor, offset)
-        self._check_length(response, descriptor, start)
-        position = start
-        for chunk in response.chunks(descriptor.size - start, lasting=True):
-            # A server may ignore that only a part was asked for.
-            wanted = chunk[max(offset - position, 0) :]
-            position += len(chunk)
-            if wanted:
-                yield wanted
-        if position < descriptor.size:
-            raise IntegrityError(_too_short(response, descriptor, position))
-
-    def _request(self, what: str, method: str, target: Any, **options: Any) -> Request:
-        name = self._location.removeprefix(OCI_SCHEME)
-        return Request(f"{name}: {what}", method, target, **options)
-
-    def _read_tag(self, tag: str, limit: int, budget: Budget) -> tuple[Descriptor, bytes]:
         if not is_tag(tag):
             raise RegistryError(f"{quoted(tag)} cannot be a tag")
 
@@ -187,19 +138,60 @@ class RemoteStore:
 
         target = f"{self._path}/manifests/{tag}"
         request = self._request(f"reading tag {tag!r}", "GET", target, headers=ACCEPT)
-        return self._client.call(request, budget, consume)
+        return self._client.call(request, budget or self._client.budget(), consume)
 
-    def _read_manifest(self, descriptor: Descriptor, limit: int, budget: Budget) -> bytes:
+    def read_manifest(
+        self, descriptor: Descriptor, *, limit: int, budget: Budget | None = None
+    ) -> bytes:
+        """Return an index or a manifest, verified; see `ReadStore`."""
         descriptor.check_size(limit)
-        request = self._request(
-            f"reading manifest {descriptor.digest}",
-            "GET",
-            f"{self._path}/manifests/{descriptor.digest}",
-            headers=ACCEPT,
-        )
         return self._client.call(
-            request, budget, lambda response: _verified(response, descriptor, lasting=False)
+            self._reading("manifest", descriptor, headers=ACCEPT),
+            budget or self._client.budget(),
+            lambda response: _verified(response, descriptor, lasting=False),
         )
+
+    def read_blob(self, descriptor: Descriptor, *, limit: int) -> bytes:
+        """Return a blob, verified; see `ReadStore`."""
+        descriptor.check_size(limit)
+        return self._client.call(
+            self._reading("blob", descriptor),
+            self._client.budget(),
+            lambda response: _verified(response, descriptor, lasting=True),
+        )
+
+    def stream_blob(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
+        """Yield a blob's bytes from `offset` on, unverified; see `ReadStore`."""
+        if not 0 <= offset <= descriptor.size:
+            raise ValueError(f"offset {offset} is outside of a blob of {descriptor.size} bytes")
+        if offset == descriptor.size:
+            return
+        request = self._reading(
+            "blob",
+            descriptor,
+            success=frozenset({200, 206, 416}) if offset else frozenset({200}),
+            headers={"Range": f"bytes={offset}-"} if offset else {},
+        )
+        response = self._client.call(request, self._client.budget(), lambda response: response)
+        start = _start(response, descriptor, offset)
+        _check_length(response, descriptor.size - start)
+        position = start
+        for chunk in response.chunks(descriptor.size - start, lasting=True):
+            # A server may ignore that only a part was asked for.
+            wanted = chunk[max(offset - position, 0) :]
+            position += len(chunk)
+            if wanted:
+                yield wanted
+        if position < descriptor.size:
+            raise _wrong_size(response, descriptor.size, position)
+
+    def _request(self, what: str, method: str, target: Any, **options: Any) -> Request:
+        name = self._location.removeprefix(OCI_SCHEME)
+        return Request(f"{name}: {what}", method, target, **options)
+
+    def _reading(self, kind: str, descriptor: Descriptor, **options: Any) -> Request:
+        target = f"{self._path}/{kind}s/{descriptor.digest}"
+        return self._request(f"reading {kind} {descriptor.digest}", "GET", target, **options)
 
     def _read_tags_page(self, target: str, budget: Budget) -> tuple[list[Any], str | None]:
         """Return the names on a page, and the query of the next one."""
@@ -235,16 +227,6 @@ class RemoteStore:
                 "Check the host and the port"
             ) from None
 
-    def _check_length(self, response: Response, descriptor: Descriptor, start: int) -> None:
-        """Check what a response says of its length, to not begin with what cannot be right."""
-        expected = descriptor.size - start
-        if response.length is not None and response.length != expected:
-            length = response.length
-            response.discard()
-            raise IntegrityError(
-                response.line(f"expected {expected} bytes, the server has {length}. {_REPAIR}")
-            )
-
 
 _REPAIR = "Publish the release again to restore it"
 
@@ -262,15 +244,23 @@ def _media_type(response: Response) -> str:
 
 def _verified(response: Response, descriptor: Descriptor, *, lasting: bool) -> bytes:
     """Return the body when it is what the descriptor promises."""
+    _check_length(response, descriptor.size)
     data = response.read(descriptor.size, lasting=lasting)
     if len(data) < descriptor.size:
-        raise IntegrityError(_too_short(response, descriptor, len(data)))
+        raise _wrong_size(response, descriptor.size, len(data))
     digest = digest_of(data)
     if digest != descriptor.digest:
         raise IntegrityError(
             response.line(f"it was changed or damaged: its digest is {digest}. {_REPAIR}")
         )
     return data
+
+
+def _check_length(response: Response, expected: int) -> None:
+    """Check what a response says of its length, to not begin with what cannot be right."""
+    if response.length not in (None, expected):
+        response.discard()
+        raise _wrong_size(response, expected, response.length)
 
 
 def _start(response: Response, descriptor: Descriptor, offset: int) -> int:
@@ -289,5 +279,5 @@ def _start(response: Response, descriptor: Descriptor, offset: int) -> int:
     )
 
 
-def _too_short(response: Response, descriptor: Descriptor, size: int) -> str:
-    return response.line(f"expected {descriptor.size} bytes, got {size}. {_REPAIR}")
+def _wrong_size(response: Response, expected: int, size: int | None) -> IntegrityError:
+    return IntegrityError(response.line(f"expected {expected} bytes, got {size}. {_REPAIR}"))
