@@ -200,10 +200,8 @@ def open_pool(
     They are over TLS with a `context`, and then `through` a proxy if one is given.
     """
     dialer = _Dialer(clock, context, through)
-    if context is None:
-        return _Pool(host, port, maxsize=_KEPT_CONNECTIONS, dialer=dialer)
-    context.sslsocket_class = _TLSSocket
-    return _TLSPool(host, port, maxsize=_KEPT_CONNECTIONS, dialer=dialer)
+    pool = _Pool if context is None else _TLSPool
+    return pool(host, port, maxsize=_KEPT_CONNECTIONS, dialer=dialer)
 
 
 def tls_contexts(connection: Connection) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -223,6 +221,7 @@ def tls_contexts(connection: Connection) -> tuple[ssl.SSLContext, ssl.SSLContext
             ssl.create_default_context(cafile=connection.ca_file and str(connection.ca_file))
             for _ in range(2)
         )
+        own.sslsocket_class = others.sslsocket_class = _TLSSocket
     except OSError as error:
         raise RegistryError(
             f"{connection.ca_file} cannot be used as CA: {error.strerror or error}. "

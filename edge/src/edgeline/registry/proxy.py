@@ -7,7 +7,6 @@ which server is talked to, and nothing of what is said: TLS goes through it from
 
 import os
 from dataclasses import dataclass, field
-from typing import NoReturn
 from urllib.parse import unquote
 from urllib.request import proxy_bypass
 
@@ -55,13 +54,9 @@ def _parse(variable: str, value: str) -> Proxy:
         url = parse_url(value if "://" in value else f"http://{value}")
     except LocationParseError:
         url = Url()
-    if url.scheme != "http" or not url.host:
-        _refuse(variable, url)
-    login = None if url.auth is None else unquote(url.auth)
-    return Proxy(variable, url.host, url.port or _DEFAULT_PORT, login)
-
-
-def _refuse(variable: str, url: Url) -> NoReturn:
+    if url.scheme == "http" and url.host:
+        login = None if url.auth is None else unquote(url.auth)
+        return Proxy(variable, url.host, url.port or _DEFAULT_PORT, login)
     # Without what may be a password.
     found = f"{url.scheme}://{url.host}" if url.scheme and url.host else "something else"
     raise RegistryError(

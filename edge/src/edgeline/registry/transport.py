@@ -8,7 +8,6 @@ token service that the server names, and never from TLS to plain HTTP.
 Both sides of edgeline use it, and no oras, so that limits, TLS and logins are kept in one place.
 """
 
-import email.utils
 import ipaddress
 import itertools
 import logging
@@ -24,8 +23,9 @@ from typing import TypeVar
 from urllib.parse import urlencode, urljoin
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError, SSLError
+from urllib3.exceptions import HTTPError, InvalidHeader, LocationParseError, SSLError
 from urllib3.exceptions import TimeoutError as UrllibTimeoutError
+from urllib3.util import Retry, Url, parse_url
 
 from edgeline._distribution import edgeline_version
 from edgeline._json import parse_object
@@ -50,6 +50,7 @@ TRIES = 5
 MAX_REDIRECTS = 5
 MAX_ERROR = 64 << 10  # bytes of an error's body, or of a token service's answer
 
+_LONG = 1e9  # seconds; what a server asks for beyond that is no matter
 _CHUNK = 256 << 10  # bytes
 _MAX_POOLS = 8  # servers that connections are kept open to
 _RETRIED = frozenset({429, 502, 503, 504})
@@ -174,7 +175,7 @@ class Response:
 
     def _next(self, at_most: int) -> bytes:
         with self._exchange.guarded():
-            return self._raw.read1(min(_CHUNK, at_most), decode_content=False)
+            return self._raw.read1(min(_CHUNK, at_most))
 
     def _check(self, limit: int) -> None:
         encoding = self.header("Content-Encoding")
@@ -432,9 +433,6 @@ class Client:
                 },
                 retries=False,
                 redirect=False,
-                assert_same_host=False,
-                # Every call on a socket is bounded besides.
-                timeout=budget.share(budget.silence),
                 preload_content=False,
                 decode_content=False,
             )
@@ -565,10 +563,10 @@ def _parse_url(url: str) -> _Target:
         ValueError: it is malformed, or neither http nor https.
     """
     try:
-        parsed = urllib3.util.parse_url(url)
+        parsed = parse_url(url)
         (parsed.host or "").encode("idna")  # as TLS and the resolver do
     except (LocationParseError, UnicodeError):
-        parsed = urllib3.util.Url()
+        parsed = Url()
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.auth is not None:
         raise ValueError(f"{quoted(url)} is no http or https URL of a host")
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
@@ -577,16 +575,9 @@ def _parse_url(url: str) -> _Target:
 
 def _retry_after(value: str | None) -> float | None:
     """Return the seconds that a Retry-After asks to wait, from a number or a date."""
-    if value is None:
-        return None
-    if re.fullmatch("[0-9]{1,9}", value):
-        return float(value)
-    parsed = email.utils.parsedate_tz(value)
-    if parsed is None:
-        return None
     try:
-        return max(0.0, email.utils.mktime_tz(parsed) - time.time())
-    except (ValueError, OverflowError):
+        return None if value is None else min(Retry().parse_retry_after(value), _LONG)
+    except (InvalidHeader, ValueError, OverflowError):
         return None
 
 
