@@ -27,9 +27,10 @@ from edgeline.errors import IntegrityError, NotFoundError, RegistryError, Unreac
 from edgeline.registry import _sockets, transport
 from edgeline.registry._sockets import Budget
 from edgeline.registry.format import OCI_MANIFEST, WEIGHTS, Descriptor
+from edgeline.registry.proxy import is_loopback
 from edgeline.registry.remote import RemoteStore, parse_location
 from edgeline.registry.store import Connection
-from edgeline.registry.transport import Client, choose_scheme, is_loopback
+from edgeline.registry.transport import Client, choose_scheme
 from tests.edge.certificates import Authority, server_context
 from tests.edge.servers import (
     Action,
@@ -700,6 +701,13 @@ def test_a_proxy_that_is_not_there_is_told(proxied: Callable[..., None]) -> None
     with pytest.raises(UnreachableError, match=r"127.0.0.1:1 of HTTPS_PROXY cannot be") as caught:
         RemoteStore(BEHIND, Connection()).tags()
     check_line(caught.value, "registry.test", "Connection refused")
+
+
+def test_a_proxy_may_be_named_by_its_ipv6_address(proxied: Callable[..., None]) -> None:
+    proxied("http://[::1]:1")
+    with pytest.raises(UnreachableError, match=r"\[::1\]:1 of HTTPS_PROXY cannot be") as caught:
+        RemoteStore(BEHIND, Connection()).tags()
+    assert "resolved" not in str(caught.value)
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\n"], ids=["at once", "in its answer"])

@@ -13,22 +13,24 @@ from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
 from http.client import HTTPConnection
 from typing import Any
 
-import urllib3
 import urllib3.connection
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import ssl_wrap_socket
 
 from edgeline._text import one_line
 from edgeline.errors import RegistryError
 from edgeline.registry.connection import Connection
-from edgeline.registry.proxy import Proxy
+from edgeline.registry.proxy import Proxy, find_proxy
 
 CONNECT_SECONDS = 10.0  # to find a server and connect to it, at most
 _WORTH_WAITING = 64 << 10  # bytes of content that buy the whole time again
 _KEPT_CONNECTIONS = 4  # per server
+_MAX_POOLS = 8  # servers that connections are kept open to
 
 _Address = tuple[int, int, int, str, Any]  # as getaddrinfo returns them
 
@@ -70,11 +72,11 @@ class Budget:
             self._end = time.monotonic() + self.seconds
 
 
+@dataclass
 class Clock:
     """The budget of what is being done right now, shared by all connections of a client."""
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
+    budget: Budget
 
 
 class _Socket(socket.socket):
@@ -124,28 +126,20 @@ class _TLSConnection(urllib3.connection.HTTPSConnection):
         self.is_verified = True
 
 
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TLSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TLSConnection
-
-
 @dataclass(frozen=True)
 class _Dialer:
     """Connects in the time that there is for all of it; urllib3's timeout is one for each step."""
 
     clock: Clock
-    context: ssl.SSLContext | None
-    through: Proxy | None
+    context: ssl.SSLContext | None = None
+    through: Proxy | None = None
 
     def connect(self, host: str, port: int) -> _Socket:
         """Connect to the first of a host's addresses that answers."""
         budget = Budget(self.clock.budget.share(CONNECT_SECONDS), CONNECT_SECONDS)
         reason = "its name has no address"
         try:
-            addresses = _resolve(host, port, budget)
+            addresses = _resolve(host.strip("[]"), port, budget)
             for tried, (family, kind, protocol, _, address) in enumerate(addresses):
                 new = _Socket(family, kind, protocol)
                 try:
@@ -192,19 +186,52 @@ class _Dialer:
         return sock
 
 
-def open_pool(
-    host: str, port: int, clock: Clock, context: ssl.SSLContext | None, through: Proxy | None
-) -> urllib3.HTTPConnectionPool:
-    """Return the connections to a server, none of them open yet.
+class Network:
+    """A client's connections to servers, each call on which is bounded by the clock's budget.
 
-    They are over TLS with a `context`, and then `through` a proxy if one is given.
+    Args:
+        home: the host that a client certificate is shown to.
+        connection: what the client's user says about connections.
+        clock: the client's.
     """
-    dialer = _Dialer(clock, context, through)
-    pool = _Pool if context is None else _TLSPool
-    return pool(host, port, maxsize=_KEPT_CONNECTIONS, dialer=dialer)
+
+    def __init__(self, home: str, connection: Connection, clock: Clock) -> None:
+        self._clock = clock
+        self._home = home
+        self._connection = connection
+        self._pools: dict[tuple[str, str, int], HTTPConnectionPool] = {}
+
+    def pool(self, scheme: str, host: str, port: int) -> HTTPConnectionPool:
+        """Return the connections to a server, which are opened as they are needed.
+
+        Raises:
+            RegistryError: the connection's files, or the proxy that is named, cannot be used.
+        """
+        pool: HTTPConnectionPool
+        origin = scheme, host, port
+        if origin in self._pools:
+            return self._pools[origin]
+        if len(self._pools) >= _MAX_POOLS:
+            self._pools.pop(next(iter(self._pools))).close()
+        if scheme == "https":
+            own, others = self._contexts
+            context = own if host == self._home else others
+            dialer = _Dialer(self._clock, context, find_proxy(host, port))
+            pool = HTTPSConnectionPool(host, port, maxsize=_KEPT_CONNECTIONS, dialer=dialer)
+            pool.ConnectionCls = _TLSConnection
+        else:
+            dialer = _Dialer(self._clock)
+            pool = HTTPConnectionPool(host, port, maxsize=_KEPT_CONNECTIONS, dialer=dialer)
+            pool.ConnectionCls = _Connection
+        self._pools[origin] = pool
+        return pool
+
+    @cached_property
+    def _contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        return _tls_contexts(self._connection)
 
 
-def tls_contexts(connection: Connection) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+def _tls_contexts(connection: Connection) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Return how to speak TLS with the registry server, and with others that it refers to.
 
     Raises:

@@ -5,6 +5,7 @@ hosts that are reached without. Each may be written in lower case, which then co
 which server is talked to, and nothing of what is said: TLS goes through it from end to end.
 """
 
+import ipaddress
 import os
 from dataclasses import dataclass, field
 from urllib.parse import unquote
@@ -37,6 +38,16 @@ class Proxy:
         return make_headers(proxy_basic_auth=self.login) if self.login else {}
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this very machine: localhost, 127.0.0.0/8 or [::1]."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 def find_proxy(host: str, port: int) -> Proxy | None:
     """Return the proxy to reach a host through; None when it is to be reached without.
 
@@ -44,7 +55,7 @@ def find_proxy(host: str, port: int) -> Proxy | None:
         RegistryError: what the environment names is no HTTP proxy.
     """
     variable = next((name for name in _VARIABLES if os.environ.get(name)), None)
-    if variable is None:
+    if variable is None or is_loopback(host):
         return None
     return None if proxy_bypass(f"{host}:{port}") else _parse(variable, os.environ[variable])
 

@@ -8,7 +8,6 @@ token service that the server names, and never from TLS to plain HTTP.
 Both sides of edgeline use it, and no oras, so that limits, TLS and logins are kept in one place.
 """
 
-import ipaddress
 import itertools
 import logging
 import random
@@ -31,7 +30,7 @@ from edgeline._distribution import edgeline_version
 from edgeline._json import parse_object
 from edgeline._text import quoted
 from edgeline.errors import IntegrityError, NotFoundError, RegistryError, UnreachableError
-from edgeline.registry._sockets import Budget, CannotConnectError, Clock, open_pool, tls_contexts
+from edgeline.registry._sockets import Budget, CannotConnectError, Clock, Network
 from edgeline.registry.connection import Connection
 from edgeline.registry.login import (
     DOCKER_HUB,
@@ -42,7 +41,7 @@ from edgeline.registry.login import (
     parse_challenges,
     parse_token,
 )
-from edgeline.registry.proxy import find_proxy
+from edgeline.registry.proxy import is_loopback
 
 SILENCE_SECONDS = 15.0  # without a byte, and the other side is given up
 BACKOFF_SECONDS = 0.25  # before the second try; doubled before each further one
@@ -52,7 +51,6 @@ MAX_ERROR = 64 << 10  # bytes of an error's body, or of a token service's answer
 
 _LONG = 1e9  # seconds; what a server asks for beyond that is no matter
 _CHUNK = 256 << 10  # bytes
-_MAX_POOLS = 8  # servers that connections are kept open to
 _RETRIED = frozenset({429, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ACTIONS = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}  # a token is for one; else "push"
@@ -258,9 +256,9 @@ class Client:
         self._connection = connection
         host = DOCKER_HUB_HOST if server == DOCKER_HUB else server
         self._home = _parse_url(f"{choose_scheme(server, connection)}://{host}/")
-        self._contexts = tls_contexts(connection) if self._home.scheme == "https" else None
         self._clock = Clock(self.budget())
-        self._pools: dict[tuple[str, str, int], urllib3.HTTPConnectionPool] = {}
+        self._network = Network(self._home.host, connection, self._clock)
+        self._network.pool(*self._home.origin)  # here already, for what is wrong with it
         self._login: Login | None = None
         self._looked_for_login = False
         self._authorizations: dict[str, str] = {}  # by action
@@ -422,7 +420,7 @@ class Client:
         """Send a request once."""
         exchange = _Exchange(request, target, self._home, self._clock, budget)
         with exchange.guarded():
-            raw = self._pool(target).urlopen(
+            raw = self._network.pool(*target.origin).urlopen(
                 request.method,
                 target.path,
                 body=request.body() if callable(request.body) else request.body,
@@ -438,23 +436,6 @@ class Client:
             )
         _log.debug("%s %s: HTTP %d", request.method, target.url.partition("?")[0], raw.status)
         return Response(raw, exchange)
-
-    def _pool(self, target: _Target) -> urllib3.HTTPConnectionPool:
-        pool = self._pools.get(target.origin)
-        if pool is None:
-            if len(self._pools) >= _MAX_POOLS:
-                self._pools.pop(next(iter(self._pools))).close()
-            context = through = None
-            if target.scheme == "https":
-                if self._contexts is None:
-                    self._contexts = tls_contexts(self._connection)
-                own, others = self._contexts
-                context = own if target.host == self._home.host else others
-                if not is_loopback(target.host):
-                    through = find_proxy(target.host, target.port)
-            pool = open_pool(target.host, target.port, self._clock, context, through)
-            self._pools[target.origin] = pool
-        return pool
 
     # Logins.
 
@@ -507,16 +488,6 @@ class Client:
                 )
             )
         return service
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this very machine: localhost, 127.0.0.0/8 or [::1]."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def choose_scheme(server: str, connection: Connection) -> str:
