@@ -406,13 +406,10 @@ class Client:
             new = _parse_url(urljoin(target.url, location))
         except ValueError as error:
             raise RegistryError(request.line(f"unusable redirect: {error}")) from None
-        if new.scheme == "http" and not self._may_be_plain(target, new):
+        plain = target.scheme == "http" and (is_loopback(new.host) or self._connection.insecure)
+        if new.scheme == "http" and not plain:
             raise RegistryError(request.line(f"it redirects to plain HTTP, at {quoted(new.host)}"))
         return new
-
-    def _may_be_plain(self, target: _Target, new: _Target) -> bool:
-        allowed = is_loopback(new.host) or self._connection.insecure
-        return target.scheme == "http" and allowed
 
     def _send(
         self, request: Request, target: _Target, headers: Mapping[str, str], budget: Budget

@@ -62,6 +62,7 @@ from edgeline.registry.state import NAME, ROOTS, Kept, State
 from edgeline.registry.store import ReadStore
 
 _ONLINE = ("timestamp", "snapshot")
+_TOP = ("root", *_ONLINE, "targets")  # in the order of verification
 
 _CONFIG = UpdaterConfig(
     root_max_length=MAX_TUF_METADATA,
@@ -211,7 +212,7 @@ class _Client:
         self._location = store.location
         self._floor = floor
         self._seen = dict(known.seen)
-        self._used = ["root", "timestamp", "snapshot", "targets"]
+        self._used = [*_TOP]
         self._fetcher = _BundleFetcher(store, known.files.values())
         with self._translated():
             self._folder = Path(tempfile.mkdtemp(prefix="edgeline-"))
@@ -393,16 +394,15 @@ class _Client:
     def _expired(self) -> ExpiredError:
         """Tell which of the verified roles has expired: the first in the order of verification."""
         clock, now = datetime.now(timezone.utc), self._now()
-        top = {f"{role}.json": role for role in ("root", "timestamp", "snapshot", "targets")}
-        for name in [*top, *(name for name in self._fetcher.fetched if name not in top)]:
-            data = self._fetcher.fetched.get(name) or self._file(name)
-            expires = self._expiry(name.removesuffix(".json"), data) if data else now
+        fetched = self._fetcher.fetched
+        for role in dict.fromkeys([*_TOP, *(name.removesuffix(".json") for name in fetched)]):
+            data = fetched.get(f"{role}.json") or self._file(f"{role}.json")
+            expires = self._expiry(role, data) if data else now
             if expires <= now:
                 break
-        role = name.removesuffix(".json")
         remedy = (
             "run `edgeline registry refresh` where the online key is"
-            if role in ("timestamp", "snapshot")
+            if role in _ONLINE
             else f"have it signed anew by the holders of the keys of {role}"
         )
         return ExpiredError(
