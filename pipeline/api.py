@@ -150,7 +150,7 @@ def search(
         max_size_mb: MB (10^6 bytes) that a file may have.
         max_ms: milliseconds that an image may take, at the median.
         device: the file of a device's `edgeline benchmark --json`, which `max_ms` is then of.
-        minutes: after which no other training begins.
+        minutes: after which nothing else is begun; what has begun is finished.
         verbose: show the libraries' output instead of writing it to a log file.
 
     Raises:

@@ -18,7 +18,10 @@ from pipeline.errors import UserError
 from pipeline.search.notes import Costs, Judged, Notes
 from pipeline.search.plan import FEWEST, MEGABYTE, SHARES, Candidate, Plan, Point, winner
 
-TRAINING_SHARE = 0.7  # of the minutes; the rest is for conversions
+# Of the minutes: after which no other candidate's files are asked for, and after which none is
+# trained. The rest is for the conversions of what was trained.
+COSTS_SHARE = 0.3
+TRAINING_SHARE = 0.7
 
 Say = Callable[[str], None]
 
@@ -56,7 +59,9 @@ def search(
     def has_time(share: float) -> bool:
         return clock() - started < 60 * plan.minutes * share
 
-    left = _affordable(plan, lab, notes, say) if plan.has_budget else plan.candidates
+    left = list(plan.candidates)
+    if plan.has_budget:
+        left = _affordable(plan, lab, notes, say, lambda: has_time(COSTS_SHARE))
     for share in SHARES:
         left = _round(left, share, lab, notes, say, lambda: has_time(TRAINING_SHARE))
     points: list[Point] = []
@@ -74,14 +79,23 @@ def search(
     return points
 
 
-def _affordable(plan: Plan, lab: Lab, notes: Notes, say: Say) -> list[Candidate]:
-    """The candidates of which a variant is within the budgets."""
-    kept, least = [], math.inf
+def _affordable(
+    plan: Plan, lab: Lab, notes: Notes, say: Say, has_time: Callable[[], bool]
+) -> list[Candidate]:
+    """The candidates of which a variant is within the budgets.
+
+    Where time runs out, who was not asked goes no further; a rerun asks.
+    """
+    kept, least, unasked = [], math.inf, 0
     for number, candidate in enumerate(plan.candidates, 1):
         # A file's size, without a latency, hardly depends on the input's: it is asked once a base.
         asked = candidate if plan.max_ms is not None else Candidate(candidate.base, min(plan.sides))
         costs = notes.costs(asked)
         if costs is None:
+            if least < math.inf and not has_time():
+                say(f"{candidate.name}: its files were not made: time is over")
+                unasked += 1
+                continue
             costs = lab.costs(asked)
             notes.note_costs(asked, costs)
         fitting = [name for name, cost in costs.items() if plan.fits(cost)]
@@ -92,7 +106,12 @@ def _affordable(plan: Plan, lab: Lab, notes: Notes, say: Say) -> list[Candidate]
     if not kept:
         raise UserError(
             f"nothing is within the budgets: the smallest file has {least / MEGABYTE:.2f} MB; "
-            "allow more MB or ms, or search among smaller bases and inputs"
+            + (
+                f"there was no time for {unasked} more: search again, which goes on with them, "
+                "or allow more minutes, MB or ms"
+                if unasked
+                else "allow more MB or ms, or search among smaller bases and inputs"
+            )
         )
     return kept
 

@@ -34,7 +34,8 @@ class Plan:
         variants: names in `components.tflite_rewriter.variants`.
         max_size_mb: MB (10^6 bytes) that a file may have; None for any.
         max_ms: milliseconds that an image may take, at the median; None for any.
-        minutes: after which no other training begins.
+        minutes: after which no other work begins; the first third, about, is for files of untrained
+            candidates.
         slower: how many times as long a variant takes on the device as here; 1 where it is not
             known, or where this machine is meant.
     """

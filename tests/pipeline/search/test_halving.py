@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -149,6 +150,40 @@ def test_when_time_is_over_it_ends_with_what_it_has(tmp_path: Path) -> None:
     assert f"{BASES[-1]}-96: not trained on 25%: time is over" in said
     assert len([each for each in lab.done if each.startswith("judge")]) == 1
     assert points
+
+
+def minutes_of_costs(lab: Paper) -> Callable[[], float]:
+    """A clock on which a candidate's files take a minute to make, and all else no time."""
+    return lambda: 60.0 * sum(each.startswith("costs") for each in lab.done)
+
+
+def test_the_files_of_candidates_are_asked_for_within_the_minutes(tmp_path: Path) -> None:
+    """Of ten minutes, three are for that."""
+    plan = replace(PLAN, minutes=10, max_ms=4.0)
+    first, said = Paper(), list[str]()
+    points = search(plan, first, notes(tmp_path), said.append, minutes_of_costs(first))
+    assert best(points) == "b2 int8"
+    assert first.done[:4] == ["costs b0", "costs b1", "costs b2", "b0 0.25"]
+    assert "b3-96: its files were not made: time is over" in said
+    assert not any("b3 " in each for each in first.done), "it may be too large or too slow"
+    again = Paper()
+    points = search(plan, again, notes(tmp_path), quiet, minutes_of_costs(again))
+    assert best(points) == "b3 int8"
+    assert again.done[:4] == ["costs b3", "costs b4", "costs b5", "b3 0.25"]
+
+
+def test_where_the_minutes_were_too_few_to_find_anything_a_rerun_goes_on(tmp_path: Path) -> None:
+    plan = replace(PLAN, bases=("b7", "b6", "b0"), minutes=1, max_ms=4.0)
+    for known in (
+        r"8\.00 MB; there was no time for 2 more",
+        r"7\.00 MB; there was no time for 1 more",
+    ):
+        lab = Paper()
+        with pytest.raises(UserError, match=f"has {known}: search again, which goes on"):
+            search(plan, lab, notes(tmp_path), quiet, minutes_of_costs(lab))
+        assert len(lab.done) == 1
+    lab = Paper()
+    assert best(search(plan, lab, notes(tmp_path), quiet, minutes_of_costs(lab))) == "b0 float16"
 
 
 def test_the_frontier_is_what_nothing_beats_in_everything() -> None:
