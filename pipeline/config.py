@@ -1,4 +1,4 @@
-"""Every knob of the pipeline, once: typed, with its unit and default, read from TOML.
+"""Every setting of the pipeline, once: typed, with its unit and default, read from TOML.
 
 A configuration file holds only what differs from the defaults below; `load_config` checks it and
 `--set trainer.epochs=3` on the command line overrides it. Paths are relative to the folder the
@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tomli
 from pydantic import (
@@ -30,7 +30,7 @@ from pydantic import (
 
 from components.tflite_rewriter.variants import PRESETS, Aim, SearchSettings
 from edgeline.registry.store import Connection
-from pipeline.config_mistakes import describe, did_you_mean
+from pipeline.config_mistakes import describe, did_you_mean, in_toml
 from pipeline.errors import UserError
 from pipeline.training.bases import BASES, WHOLE_BASE
 
@@ -315,17 +315,20 @@ class TunerConfig(_Section):
 
 def _expand_preset(value: object) -> object:
     if isinstance(value, str):
-        if value not in PRESETS:
-            raise ValueError(
-                f'expected a list of variants, or one of "{", ".join(PRESETS)}"; received "{value}"'
-            )
-        return PRESETS[value]
+        if value in PRESETS:
+            return PRESETS[value]
+        *others, last = (f'"{name}"' for name in PRESETS)
+        meant = f'; did you mean ["{value}"]?' if value in get_args(VariantName) else ""
+        raise ValueError(
+            f"expected a list of variants, or one of {', '.join(others)} or {last}; "
+            f'received "{value}"{meant}'
+        )
     return tuple(value) if isinstance(value, list) else value
 
 
 def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
     if not values or len(set(values)) != len(values):
-        raise ValueError(f"expected at least one name, each once; received {list(values)}")
+        raise ValueError(f"expected at least one name, each once; received {in_toml(values)}")
     return values
 
 
@@ -413,7 +416,10 @@ class RegistryConfig(_Section):
     Docker's config.json, a passphrase from the environment variable EDGELINE_PASSPHRASE.
     """
 
-    location: Annotated[str, Field(min_length=1)] = "registry"
+    location: Annotated[
+        str,
+        _text("oci://.+|(?!.*://).+", 'a directory, or "oci://host[:port]/repository" of a server'),
+    ] = "registry"
     """A directory, or "oci://host[:port]/repository" of a registry server."""
     channel: Literal["candidate", "canary"] = "candidate"
     """The channel that then serves the release; "production" takes `edgeline registry promote`."""
@@ -672,7 +678,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomli.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}") from error
-    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomli.TOMLDecodeError as error:
+        hint = "; a text is in quotes" if str(error).startswith("Invalid value") else ""
+        raise UserError(f"{path}: not valid TOML: {error}{hint}") from error
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
 
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 MOST_MEANT = 3  # suggestions
+SHORTEST_PART = 4  # characters of a part of a name that is taken for the name
 FEW_CHOICES = 4  # of which none is suggested: all are named
 
 # What pydantic expected, by its name for the mistake; in braces, a bound.
@@ -52,7 +53,7 @@ def describe(problem: Any, root: type[BaseModel], at: Sequence[str] = ()) -> str
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key; {_suggestion(names, root)}"
     if problem["type"] == "missing":
-        return f"{key}: missing; expected {_documentation(names, root)}"
+        return f"{key}: missing; expected {_in_a_sentence(_documentation(names, root))}"
     if problem["type"] == "value_error":
         return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
     received = in_toml(problem["input"])
@@ -61,14 +62,19 @@ def describe(problem: Any, root: type[BaseModel], at: Sequence[str] = ()) -> str
         return f"{key}: expected {choices}; received {received}{_choice(problem['input'], choices)}"
     expected = _EXPECTED.get(problem["type"], "").format(**problem.get("ctx", {}))
     expected = expected or problem["msg"].removeprefix("Input should be ")
-    return f"{key}: expected {expected}; received {received}"
+    return f"{key}: expected {expected}; received {received}{_percent(problem)}"
 
 
 def did_you_mean(text: str, known: Sequence[str]) -> str:
     """A question that names what may be meant, or nothing."""
-    begin = [name for name in known if text and name.startswith(text)]
-    meant = begin or difflib.get_close_matches(text, known, n=1)
-    return f"did you mean {' or '.join(meant[:MOST_MEANT])}?" if meant else ""
+    names = {name.casefold(): name for name in known}
+    wanted = text.casefold().strip()
+    begin = [name for name in names if wanted and name.startswith(wanted)]
+    within = [name for name in names if len(wanted) >= SHORTEST_PART and wanted in name]
+    meant = begin or within or difflib.get_close_matches(wanted, names, n=1)
+    return (
+        f"did you mean {' or '.join(names[name] for name in meant[:MOST_MEANT])}?" if meant else ""
+    )
 
 
 def in_toml(value: Any) -> str:
@@ -98,6 +104,18 @@ def _choice(received: Any, choices: str) -> str:
     few = len(known) <= FEW_CHOICES
     meant = did_you_mean(received, known) if isinstance(received, str) and not few else ""
     return f"; {meant}" if meant else ""
+
+
+def _percent(problem: Any) -> str:
+    """What may be meant by a share above 1."""
+    is_share = problem["type"] == "less_than_equal" and problem["ctx"]["le"] == 1
+    share = problem["input"] / 100 if is_share else 0
+    return f"; did you mean {share:g}?" if 0.01 <= share <= 1 else ""
+
+
+def _in_a_sentence(text: str) -> str:
+    """A text with its first letter small, unless an acronym begins with it."""
+    return text[0].lower() + text[1:] if text[1:2].islower() else text
 
 
 def _suggestion(names: Sequence[str], root: type[BaseModel]) -> str:

@@ -83,11 +83,33 @@ MISTAKES = {
     ),
     "a preset that does not exist": (
         '[rewriter]\nvariants = "tiny"',
-        'expected a list of variants, or one of "default, storage, speed"; received "tiny"',
+        'expected a list of variants, or one of "default", "storage" or "speed"; received "tiny"',
+    ),
+    "a variant in the place of a list": (
+        '[rewriter]\nvariants = "int8"',
+        'received "int8"; did you mean ["int8"]?',
+    ),
+    "a part of a variant's name": (
+        '[rewriter]\nvariants = ["int4"]',
+        'received "int4"; did you mean weight_int4 or dynamic_int4?',
+    ),
+    "a choice in capitals": (
+        '[trainer]\nbase = "ResNet50V2"',
+        'received "ResNet50V2"; did you mean resnet50v2?',
+    ),
+    "a text without quotes": ("[trainer]\nbase = resnet", "; a text is in quotes"),
+    "a share in percent": (
+        "[ingest]\ntrain = 80",
+        "ingest.train: expected at most 1; received 80; did you mean 0.8?",
+    ),
+    "a registry on the web": (
+        '[registry]\nlocation = "https://models.example"',
+        'registry.location: expected a directory, or "oci://host[:port]/repository" of a server; '
+        'received "https://models.example"',
     ),
     "a variant twice": (
         '[rewriter]\nvariants = ["float16", "float16"]',
-        "expected at least one name, each once; received ['float16', 'float16']",
+        'expected at least one name, each once; received ["float16", "float16"]',
     ),
     "no variant at all": (
         "[rewriter]\nvariants = []",
@@ -200,7 +222,7 @@ def test_a_recipe_that_cannot_be_is_refused_in_one_line(
 
 
 def test_a_gate_must_be_stated(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gate\.min_accuracy: missing; expected Overall acc"):
+    with pytest.raises(UserError, match=r"gate\.min_accuracy: missing; expected overall acc"):
         load(tmp_path, MINIMAL.replace("min_accuracy = 0.7", ""))
 
 
