@@ -318,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--sides",
         nargs="+",
-        type=int,
+        type=_whole_number,
         default=list(api.SEARCHED_SIDES),
         metavar="PIXELS",
         help=f"of square inputs; default: {' '.join(map(str, api.SEARCHED_SIDES))}",
@@ -330,19 +330,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="VARIANT",
         help=f"as rewriter.variants; default: {' '.join(api.SEARCHED_VARIANTS)}",
     )
-    search.add_argument("--max-size-mb", type=float, metavar="MB", help="that a file may have")
+    search.add_argument("--max-size-mb", type=_number, metavar="MB", help="that a file may have")
     search.add_argument(
-        "--max-ms", type=float, metavar="MS", help="that an image may take, at the median"
+        "--max-ms", type=_number, metavar="MS", help="that an image may take, at the median"
     )
     search.add_argument(
         "--device", type=Path, metavar="FILE", help="figures of a device, which --max-ms is then of"
     )
     search.add_argument(
         "--minutes",
-        type=float,
+        type=_number,
         default=15.0,
         metavar="N",
-        help="after which no other training begins, default: 15",
+        help="after which nothing else is begun, default: 15",
     )
     _add_common(search)
     search.set_defaults(command=_search)
@@ -400,6 +400,20 @@ def _add_verbose(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show the libraries' output instead of writing it to a log file",
     )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'expected a number; received "{text}"') from None
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'expected a whole number; received "{text}"') from None
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:

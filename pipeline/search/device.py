@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,7 +14,6 @@ from edgeline.runtime.threads import default_threads
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.history.runs import Runs
-from pipeline.search.lab import latencies
 
 MOST_BYTES = 2**20
 
@@ -32,36 +33,61 @@ class _Benchmark(BaseModel):
     figures: list[_Figures]
 
 
-def slower_than_here(file: Path, config: Config) -> dict[str, float]:
-    """How many times as long each variant of a release takes on a device as on this machine.
+@dataclass(frozen=True)
+class Device:
+    """What was measured of a release on a device.
 
-    The release is of a run of this configuration, whose files are timed here.
-
-    Args:
-        file: that the device wrote; of several numbers of threads, the fastest counts.
-        config: whose runs are looked at.
-
-    Raises:
-        UserError: the file is something else, or no run on record published that release.
+    Attributes:
+        file: that the device wrote.
+        figures: of each variant and number of threads.
+        models: folder of the TFLiteModels artifact that the release was made of.
     """
-    found = _read(file)
-    root = (config.run.root / config.name).absolute()
-    published = [
-        run for run in Runs.load(root).records if run.release and run.release.digest == found.digest
-    ]
-    if not published or published[-1].models is None:
-        raise UserError(
-            f"{file}: is of the release {found.digest[:19]}..., which no run below {root} "
-            "published; expected figures of a release of this configuration"
-        )
-    here = _here(root / published[-1].models)
-    there: dict[str, float] = {}
-    for each in found.figures:
-        if each.error is None and each.variant in here and each.p50 > 0:
-            there[each.variant] = min(each.p50, there.get(each.variant, each.p50))
-    if not there:
-        raise UserError(f"{file}: has no figure of {', '.join(here)}")
-    return {variant: 1e3 * seconds / here[variant] for variant, seconds in there.items()}
+
+    file: Path
+    figures: Sequence[_Figures]
+    models: Path
+
+    @classmethod
+    def load(cls, file: Path, config: Config) -> Device:
+        """Reads the file, and finds the run that published the release.
+
+        Args:
+            file: that the device wrote.
+            config: whose runs are looked at.
+
+        Raises:
+            UserError: the file is something else, or no run on record published that release.
+        """
+        found = _read(file)
+        root = (config.run.root / config.name).absolute()
+        published = [
+            run
+            for run in Runs.load(root).records
+            if run.release and run.release.digest == found.digest
+        ]
+        if not published or published[-1].models is None:
+            raise UserError(
+                f"{file}: is of the release {found.digest[:19]}..., which no run below {root} "
+                "published; expected figures of a release of this configuration"
+            )
+        return cls(file, found.figures, root / published[-1].models)
+
+    def slower_than_here(self) -> dict[str, float]:
+        """How many times as long each variant takes there as on this machine, where it is timed.
+
+        Of several numbers of threads, the fastest counts.
+
+        Raises:
+            UserError: there is no figure of the release's variants, or their files are gone.
+        """
+        here = _here(self.models)
+        there: dict[str, float] = {}
+        for each in self.figures:
+            if each.error is None and each.variant in here and each.p50 > 0:
+                there[each.variant] = min(each.p50, there.get(each.variant, each.p50))
+        if not there:
+            raise UserError(f"{self.file}: has no figure of {', '.join(here)}")
+        return {variant: 1e3 * seconds / here[variant] for variant, seconds in there.items()}
 
 
 def _read(file: Path) -> _Benchmark:
@@ -82,6 +108,9 @@ def _read(file: Path) -> _Benchmark:
 
 def _here(folder: Path) -> dict[str, float]:
     """Median milliseconds of an image by variant, of a TFLiteModels artifact."""
+    # Here, not above: a mistake in the file's name should not wait for Keras.
+    from pipeline.search.lab import latencies
+
     try:
         made = TFLiteModelsFolder.load(folder)
         models = {

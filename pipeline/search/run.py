@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pipeline.console import Console, console
 from pipeline.content_digest import code_digest
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
+from pipeline.search.device import Device
 from pipeline.search.plan import MEGABYTE, Candidate, Plan, Point, winner
 from pipeline.training.base_weights import check_imagenet_weights
 from pipeline.training.bases import BASES
@@ -58,13 +60,14 @@ def search_for_a_person(
     """
     dataset = Dataset.load(config.data.path)
     _check(config, plan, dataset)
+    measured = Device.load(device, config) if device else None
     folder = (config.run.root / config.name / FOLDER).absolute()
     with console(None if verbose else folder / "search.log") as screen:
         screen.say(
             f"{len(plan.candidates)} candidates: {', '.join(plan.bases)} at "
             f"{', '.join(map(str, plan.sides))} pixels, as {', '.join(plan.variants)}"
         )
-        points = _search(config, plan, dataset, device, folder, screen)
+        points = _search(config, plan, dataset, measured, folder, screen)
         best = winner(points)
         assert best is not None  # else the search would have said so
         won = _settings(config, best, plan)
@@ -89,7 +92,7 @@ def _search(
     config: Config,
     plan: Plan,
     dataset: Dataset,
-    device: Path | None,
+    device: Device | None,
     folder: Path,
     screen: Console,
 ) -> list[Point]:
@@ -98,13 +101,12 @@ def _search(
     # Here, not above: seconds that no mistake should wait for.
     from dataclasses import replace
 
-    from pipeline.search.device import slower_than_here
     from pipeline.search.halving import search
     from pipeline.search.lab import TrainingLab
     from pipeline.search.notes import Notes
 
     if device is not None:
-        plan = replace(plan, slower=slower_than_here(device, config))
+        plan = replace(plan, slower=device.slower_than_here())
         screen.say(
             "the device takes, against this machine: "
             + ", ".join(f"{name} {ratio:.2f} times" for name, ratio in plan.slower.items())
@@ -132,6 +134,13 @@ def _check(config: Config, plan: Plan, dataset: Dataset) -> None:
             if name not in known:
                 hint = did_you_mean(name, known) or f"expected one of: {', '.join(known)}"
                 raise UserError(f"{name}: no such {what} to search among; {hint}")
+    for what, number in (
+        ("max-size-mb", plan.max_size_mb),
+        ("max-ms", plan.max_ms),
+        ("minutes", plan.minutes),
+    ):
+        if number is not None and not 0 < number < math.inf:
+            raise UserError(f"{what}: expected more than 0; received {number:g}")
     for side in plan.sides:
         if not SIDES[0] <= side <= SIDES[1]:
             raise UserError(f"expected sides from {SIDES[0]} to {SIDES[1]} pixels; received {side}")

@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.history import record
 from pipeline.history.record import Released
 from pipeline.search import device
+from pipeline.search.device import Device
 from pipeline.search.page import page
 from pipeline.search.plan import Candidate, Cost, Plan, Point
 from pipeline.search.run import to_toml
@@ -120,6 +121,12 @@ REFUSED = {
         "mean mobilenetv2 or mobilenetv3small",
     ),
     "a variant that is searched for": ({"variants": ["mixed"]}, "mixed: no such variant to search"),
+    "a budget of nothing": ({"max_ms": 0.0}, "max-ms: expected more than 0; received 0"),
+    "no time": ({"minutes": -3.0}, "minutes: expected more than 0; received -3"),
+    "a device that was not measured": (
+        {"device": "none.json"},
+        "none.json: can't be read: No such file",
+    ),
     "a side of nothing": ({"sides": [8]}, "expected sides from 32 to 1024 pixels; received 8"),
 }
 
@@ -166,10 +173,10 @@ def test_a_device_s_figures_are_set_against_those_of_here(
     ]
     file = tmp_path / "pi.json"
     file.write_text(json.dumps({"digest": "sha256:ab", "device": "pi", "figures": figures}))
-    assert device.slower_than_here(file, here) == {"int8": pytest.approx(3.0)}
+    assert Device.load(file, here).slower_than_here() == {"int8": pytest.approx(3.0)}
     file.write_text(json.dumps({"digest": "sha256:cd", "figures": figures}))
     with pytest.raises(UserError, match=r"is of the release sha256:cd\.\.\., which no run"):
-        device.slower_than_here(file, here)
+        Device.load(file, here)
     file.write_text("[]")
     with pytest.raises(UserError, match="expected what `edgeline benchmark --json` prints"):
-        device.slower_than_here(file, here)
+        Device.load(file, here)
