@@ -172,6 +172,11 @@ def test_the_files_of_candidates_are_asked_for_within_the_minutes(tmp_path: Path
     assert again.done[:4] == ["costs b3", "costs b4", "costs b5", "b3 0.25"]
 
 
+def test_the_first_candidate_is_asked_however_few_the_minutes(tmp_path: Path) -> None:
+    plan = replace(PLAN, bases=("b0",), minutes=0.0, max_ms=4.0)
+    assert best(search(plan, Paper(), notes(tmp_path), quiet)) == "b0 float16"
+
+
 def test_where_the_minutes_were_too_few_to_find_anything_a_rerun_goes_on(tmp_path: Path) -> None:
     plan = replace(PLAN, bases=("b7", "b6", "b0"), minutes=1, max_ms=4.0)
     for known in (
