@@ -13,8 +13,8 @@ from PIL import Image
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform.tf_metadata import schema_utils
 
+from components.feature_names import IMAGE, LABEL
 from components.records import compression
-from pipeline.data.preprocessing import IMAGE, LABEL
 from pipeline.search import graph
 
 

@@ -213,16 +213,16 @@ class PredictionsWriter:
     def nearest(
         self,
         found: Mapping[int, Sequence[int]],
-        described: Iterable[tuple[int, Neighbour]],
+        described: Mapping[int, Neighbour],
     ) -> None:
         """Writes which training images are nearest to which examples, and what these are.
 
         Args:
             found: by example, rows of the train split.
-            described: each of the rows.
+            described: each of the rows, by its number.
         """
         folder = self._folder / NEAREST_FOLDER
-        for row, neighbour in described:
+        for row, neighbour in described.items():
             folder.mkdir(exist_ok=True)
             (folder / f"{row}.jpg").write_bytes(neighbour.picture)
             facts = {k: v for k, v in vars(neighbour).items() if k != "picture"}

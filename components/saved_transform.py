@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-IMAGE = "image"
+from components.feature_names import IMAGE
 
 
 def mapped(batches: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:

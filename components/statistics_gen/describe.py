@@ -22,11 +22,11 @@ from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.examples import serialized_examples
+from components.feature_names import IMAGE, IMAGE_ID, SOURCE
 
-IMAGE = "image"
 # What stands for an image on its way through TFDV.
 BYTES, WIDTH, HEIGHT = f"{IMAGE}/bytes", f"{IMAGE}/width", f"{IMAGE}/height"
-IDENTITIES = ("image_id", "source")
+IDENTITIES = (IMAGE_ID, SOURCE)
 FORMATS = ("JPEG", "PNG")
 BATCH_EXAMPLES = 256
 BATCH_BYTES = 2**24  # of examples, unless a single one has more

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from components.feature_names import IMAGE_ID, LABEL, SOURCE
 from components.intervals import share_interval
 from components.predictions import FLOAT, Predictions
 from components.report.measures import said_of
@@ -28,8 +29,6 @@ from components.verdict import (
     VariantVerdict,
     Verdict,
 )
-
-SOURCE, IMAGE_ID, LABEL = "source", "image_id", "label"
 
 _Key = tuple[str, str]  # metric and slice
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.feature_names import LABEL, UNKNOWN_LABEL
+from components.feature_names import IMAGE_ID, LABEL, SOURCE, UNKNOWN_LABEL
 from components.records import open_records, read_at, skim
-
-IMAGE_ID = "image_id"
-SOURCE = "source"
 
 
 @dataclass(frozen=True)
@@ -68,6 +64,11 @@ class ExampleIndex:
                 yield Unit(number, start, file, int(self.offsets[start]), examples)
                 number += 1
 
+    def count_labels(self, classes: int) -> list[int]:
+        """How many examples each class has."""
+        known = self.label_ids[self.label_ids != UNKNOWN_LABEL]
+        return np.bincount(known, minlength=classes).tolist()
+
     def record(self, index: int) -> bytes:
         """Reads the record of one example."""
         number = int(np.searchsorted(self.first, index, side="right")) - 1
@@ -113,13 +114,3 @@ def index_examples(
         np.array(label_ids, np.int64),
         slices,
     )
-
-
-def count_labels(files: Sequence[str], labels: Sequence[str]) -> list[int]:
-    """How many examples of each class files of TFRecords have, in the order of the classes.
-
-    Raises:
-        ValueError: a file is damaged.
-    """
-    found = Counter(record.features.get(LABEL) for file in files for record in skim(file, (LABEL,)))
-    return [found[label.encode()] for label in labels]

@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from components.feature_names import LABEL_ID
+from components.feature_names import IMAGE, LABEL_ID
 from components.predictions import MISTAKES, Probabilities, mistakes
-from components.saved_transform import IMAGE, transformed
+from components.saved_transform import transformed
 from edgeline.contract import PreprocessingContract
 from edgeline.drift import image_statistics
 from edgeline.errors import ModelError

@@ -6,17 +6,17 @@ the model says, the label of the image itself may be wrong; where they are of bo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from components.feature_names import LABEL
+from components.feature_names import IMAGE_ID, LABEL, SOURCE
 from components.predictions import NEIGHBOURS, Neighbour
 from components.records import open_records, read_at, skim
-from components.tflite_predictor.example_index import IMAGE_ID, SOURCE
 
 
 def nearest_rows(kept: Path, features: Mapping[int, NDArray[np.float32]]) -> dict[int, list[int]]:
@@ -41,28 +41,37 @@ def nearest_rows(kept: Path, features: Mapping[int, NDArray[np.float32]]) -> dic
     return dict(zip(features, rows[places].tolist(), strict=True))
 
 
-def describe_rows(
-    files: Sequence[str], rows: Iterable[int], picture: Callable[[bytes], bytes]
-) -> Iterator[tuple[int, Neighbour]]:
-    """Yields what is known of some examples, in order.
+def look_through(
+    files: Sequence[str],
+    labels: Sequence[str],
+    rows: Collection[int] = (),
+    picture: Callable[[bytes], bytes] = bytes,
+) -> tuple[list[int], dict[int, Neighbour]]:
+    """Counts the examples of each class, and describes some of them, in one pass.
 
     Args:
-        files: of TFRecords of raw examples, of the train split.
-        rows: numbers of examples, in the order of the files.
+        files: of TFRecords of raw examples, of a split.
+        labels: class names in their order.
+        rows: numbers of the examples to describe, in the order of the files.
         picture: makes a small JPEG of a record.
+
+    Returns:
+        How many examples each class has, and by row what is known of it.
 
     Raises:
         ValueError: a file is damaged.
     """
-    wanted = set(rows)
-    row = -1
-    for file in files if wanted else ():
-        for record in skim(file, (IMAGE_ID, SOURCE, LABEL)):
-            row += 1
-            if row in wanted:
-                with open_records(file) as opened:
-                    example = read_at(opened, record.offset)
-                source, image_id, label = (
-                    record.features.get(name, b"").decode() for name in (SOURCE, IMAGE_ID, LABEL)
-                )
-                yield row, Neighbour(source, image_id, label, picture(example))
+    found = Counter[str]()
+    described: dict[int, Neighbour] = {}
+    names = (SOURCE, IMAGE_ID, LABEL) if rows else (LABEL,)
+    records = ((file, record) for file in files for record in skim(file, names))
+    for row, (file, record) in enumerate(records):
+        known = {name: record.features.get(name, b"").decode() for name in names}
+        found[known[LABEL]] += 1
+        if row in rows:
+            with open_records(file) as opened:
+                example = read_at(opened, record.offset)
+            described[row] = Neighbour(
+                known[SOURCE], known[IMAGE_ID], known[LABEL], picture(example)
+            )
+    return [found[label] for label in labels], described

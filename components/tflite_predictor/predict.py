@@ -24,34 +24,35 @@ from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 from PIL import Image
 
+from components.feature_names import IMAGE
 from components.predictions import (
     FLOAT,
     MISTAKES,
     THUMBNAILS,
+    Neighbour,
     PredictionsWriter,
     Probabilities,
     lost_examples,
     mistakes,
 )
 from components.records import next_record, open_records
-from components.saved_transform import IMAGE
 from components.tf_example import parse_example
 from components.tflite_models import TFLiteModelsFolder
 from components.tflite_predictor.baseline import Baseline
 from components.tflite_predictor.example_index import (
     ExampleIndex,
     Unit,
-    count_labels,
     index_examples,
 )
 from components.tflite_predictor.models import BATCH, THREADS, Models, Sources, TFLiteFile
-from components.tflite_predictor.neighbours import describe_rows, nearest_rows
+from components.tflite_predictor.neighbours import look_through, nearest_rows
 from components.timing import time_in_turns
 from edgeline.errors import ModelError
 from edgeline.preprocessing import load_image, preprocess
 
 UNIT_EXAMPLES = 16 * BATCH  # so that no batch is cut, but at the end of a file
 TIMED_IMAGES = 128
+TRAIN = "train"  # the split whose images stand beside mistakes
 THUMBNAIL_SIDE = 96  # pixels
 PROGRESS_SECONDS = 5.0
 
@@ -117,7 +118,8 @@ def predict(
         found = nearest_rows(inputs.kept_features, _features(wrong, units, Path(scratch)))
         seconds = _latencies(index, sources, errors)
     rows = {row for near in found.values() for row in near}
-    writer.nearest(found, describe_rows(inputs.files.get("train", ()), rows, _picture))
+    images, described = _looked_through(inputs, index, rows)
+    writer.nearest(found, described)
     for example, jpeg in _thumbnails(index, said):
         writer.thumbnail(example, jpeg)
     writer.finish(
@@ -126,8 +128,26 @@ def predict(
         THREADS,
         {file.name: error for file, error in errors.items() if file.kind == "variant"},
         inputs.baseline.release if inputs.baseline else None,
-        {name: count_labels(files, contract.labels) for name, files in inputs.files.items()},
+        images,
     )
+
+
+def _looked_through(
+    inputs: Inputs, index: ExampleIndex, rows: Collection[int]
+) -> tuple[dict[str, list[int]], dict[int, Neighbour]]:
+    """How many examples of each class a split has, by split; and what is known of training images.
+
+    A split is read once: of the one that is predicted, the index tells.
+    """
+    labels = inputs.models.contract.labels
+    images = {inputs.split: index.count_labels(len(labels))}
+    described: dict[int, Neighbour] = {}
+    for split, files in inputs.files.items():
+        wanted = rows if split == TRAIN else ()
+        if wanted or split not in images:
+            images[split], found = look_through(files, labels, wanted, _picture)
+            described |= found
+    return {split: images[split] for split in inputs.files}, described
 
 
 def _sources(inputs: Inputs, scratch: Path) -> Sources:

@@ -14,6 +14,7 @@ from itertools import chain, groupby, zip_longest
 from operator import attrgetter
 from pathlib import Path
 
+from components.feature_names import IMAGE_ID, LABEL
 from components.records import open_records, read_at, skim
 
 PLACES_FILE = "places.json"
@@ -104,8 +105,8 @@ def first_images(files: Sequence[str], count: int) -> ChosenImages:
 def _places(files: Sequence[str]) -> Iterator[tuple[str, Place]]:
     """Every image, with its label; no image is read."""
     for file in files:
-        for record in skim(file, ("image_id", "label")):
-            image_id, label = (record.features[name].decode() for name in ("image_id", "label"))
+        for record in skim(file, (IMAGE_ID, LABEL)):
+            image_id, label = (record.features[name].decode() for name in (IMAGE_ID, LABEL))
             yield label, Place(image_id, file, record.offset)
 
 

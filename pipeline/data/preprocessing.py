@@ -12,10 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from components.feature_names import IMAGE, LABEL
 from edgeline.contract import PreprocessingContract
 
-IMAGE = "image"
-LABEL = "label"
 PIXELS = "pixels"
 CHANNELS = 3
 

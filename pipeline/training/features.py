@@ -31,9 +31,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from components.examples import TransformedExamples
-from components.feature_names import UNKNOWN_LABEL
+from components.feature_names import LABEL, UNKNOWN_LABEL
 from edgeline._files import write_whole
-from pipeline.data.preprocessing import LABEL, PIXELS
+from pipeline.data.preprocessing import PIXELS
 from pipeline.errors import TrainingError
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.devices import ONE_DEVICE, Devices

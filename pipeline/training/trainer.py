@@ -19,11 +19,11 @@ from keras_tuner import HyperParameters
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components.examples import LabelIds
-from components.feature_names import LABEL_ID
+from components.feature_names import IMAGE, LABEL, LABEL_ID
 from components.trained_model import HISTORY_FILE, TRAINED_FILE, contract_path, recipe_path
 from edgeline.contract import PreprocessingContract
 from pipeline.data import preprocessing
-from pipeline.data.preprocessing import IMAGE, LABEL, PIXELS
+from pipeline.data.preprocessing import PIXELS
 from pipeline.training import warm_start
 from pipeline.training.checkpoint import Curves
 from pipeline.training.devices import Devices, connect

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from sklearn.preprocessing import normalize
 
 from components.examples import TransformedExamples
 from components.predictions import Predictions, load_predictions, mistakes
-from components.records import next_record, open_records
+from components.records import Skimmed, next_record, open_records, skim
 from components.tflite_models import ModelFile, TFLiteModelsFolder
 from components.tflite_predictor.baseline import Baseline, BaselineError, load_baseline
 from components.tflite_predictor.neighbours import nearest_rows
@@ -134,6 +134,26 @@ def test_of_every_split_the_images_are_counted(found: Predictions, workspace: Wo
         for split in ("train", "eval")
     }
     assert found.images == expected
+
+
+def test_a_split_is_looked_through_once(
+    workspace: Workspace,
+    models: TFLiteModelsFolder,
+    examples: TransformedExamples,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at: list[str] = []
+
+    def counted(file: str, names: Collection[str]) -> Iterator[Skimmed]:
+        looked_at.append(file)
+        return skim(file, names)
+
+    for module in ("example_index", "neighbours"):
+        monkeypatch.setattr(f"components.tflite_predictor.{module}.skim", counted)
+    found = predicted(workspace, models, examples, tmp_path / "predictions")
+    assert any(found.nearest.values())
+    assert sorted(looked_at) == sorted([*train_files(workspace), *examples.files])
 
 
 def test_beside_a_mistake_are_the_training_images_nearest_to_it(

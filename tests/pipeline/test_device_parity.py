@@ -13,11 +13,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
 
+from components.feature_names import IMAGE, LABEL
 from edgeline import Classifier
 from edgeline.preprocessing import load_image, load_pixels
 from edgeline.runtime.interpreter import PixelModel
 from pipeline.data.image_files import normalise
-from pipeline.data.preprocessing import IMAGE, LABEL, PIXELS, preprocessing_fn
+from pipeline.data.preprocessing import PIXELS, preprocessing_fn
 from tests.odd_images import READ, Case
 
 if TYPE_CHECKING:
