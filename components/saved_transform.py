@@ -1,6 +1,6 @@
-"""Makes pixels of raw examples by a SavedModel's own signature `transform_features`.
+"""Finds the signatures of a Trainer's SavedModel; makes pixels by the one `transform_features`.
 
-It is the transform graph, as the Trainer saved it with the network. A step that loads the model
+That is the transform graph, as the Trainer saved it with the network. A step that loads the model
 needs neither that graph nor TensorFlow Transform, which take seconds.
 """
 
@@ -12,6 +12,21 @@ from typing import Any
 import tensorflow as tf
 
 from components.feature_names import IMAGE
+from edgeline.errors import ModelError
+
+
+def signature(loaded: Any, name: str) -> Any:
+    """A signature of a SavedModel.
+
+    Raises:
+        ModelError: it has none of that name.
+    """
+    if name not in loaded.signatures:
+        raise ModelError(
+            f"expected a SavedModel with the signature {name}, as the Trainer saves it; it has "
+            + (", ".join(loaded.signatures) or "none")
+        )
+    return loaded.signatures[name]
 
 
 def mapped(batches: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
@@ -34,8 +49,11 @@ def transformed(
         serialized: the examples.
         batch_size: in examples; the last batch may be smaller.
         with_images: whether `image`, string `[batch]`, is among the features: as it is encoded.
+
+    Raises:
+        ModelError: the model makes no pixels.
     """
-    transform = loaded.signatures["transform_features"]
+    transform = signature(loaded, "transform_features")
     encoded = {IMAGE: tf.io.FixedLenFeature([], tf.string)}
 
     def features(batch: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from components.feature_names import IMAGE, LABEL_ID
 from components.predictions import MISTAKES, Probabilities, mistakes
-from components.saved_transform import transformed
+from components.saved_transform import signature, transformed
 from edgeline.contract import PreprocessingContract
 from edgeline.drift import image_statistics
 from edgeline.errors import ModelError
@@ -114,6 +114,7 @@ class Models:
     def __init__(self, sources: Sources) -> None:
         self._classes = sources.classes
         self._loaded = tf.saved_model.load(sources.saved_model)
+        self._features = signature(self._loaded, "features")
         self._runners = [Runner(file) for file in sources.files]
         # A deployed release preprocesses the encoded images by its own contract.
         self._raw = any(file.kind == "deployed" for file in sources.files)
@@ -138,7 +139,7 @@ class Models:
             pixels = batch["pixels"]
             rows = slice(first, first + len(pixels))
             first += len(pixels)
-            answer = self._loaded.signatures["features"](pixels=pixels)
+            answer = self._features(pixels=pixels)
             said[0, rows] = answer["probabilities"].numpy()
             features.append(answer["features"].numpy())
             label_ids.append(batch[LABEL_ID].numpy())

@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from components.saved_transform import signature
 from components.tflite_rewriter.check import INPUT, OUTPUT
 
 
@@ -24,6 +25,9 @@ def to_float32(loaded: Any, folder: Path) -> bytes:
 
     Returns:
         A TFLite flatbuffer of batch size 1, whose signature keeps the two names.
+
+    Raises:
+        ModelError: the SavedModel has no such signature.
     """
     _save_single_image(loaded, folder)
     # Only of what was saved here: TensorFlow 2.16 aborts on a Keras 3 model's own.
@@ -32,15 +36,15 @@ def to_float32(loaded: Any, folder: Path) -> bytes:
 
 
 def _save_single_image(loaded: Any, folder: Path) -> None:
-    signature = loaded.signatures[INPUT]
-    shape = signature.structured_input_signature[1][INPUT].shape
+    classify = signature(loaded, INPUT)
+    shape = classify.structured_input_signature[1][INPUT].shape
 
     @tf.function(
         input_signature=[tf.TensorSpec([1, *shape[1:]], tf.float32, INPUT)], autograph=False
     )
     def single_image(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {OUTPUT: signature(**{INPUT: pixels})[OUTPUT]}
+        return {OUTPUT: classify(**{INPUT: pixels})[OUTPUT]}
 
     module = tf.Module()
-    module.weights = list(signature.variables)
+    module.weights = list(classify.variables)
     tf.saved_model.save(module, str(folder), signatures={INPUT: single_image})

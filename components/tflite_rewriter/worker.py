@@ -115,11 +115,13 @@ def _decode(loaded: Any, folder: Path) -> None:
 
 def _ask(loaded: Any, folder: Path, most: int | None = None) -> None:
     """Writes what the float model says of the first so many batches of images, or of all."""
-    signature, pixels = loaded.signatures["pixels"], StoredPixels(folder)
+    from components.saved_transform import signature
+
+    classify, pixels = signature(loaded, INPUT), StoredPixels(folder)
     batches = islice(pixels.batches(BATCH), most)
     total = most or -(-len(pixels) // BATCH)
     answers = [
-        signature(pixels=batch)["probabilities"].numpy()
+        classify(pixels=batch)["probabilities"].numpy()
         for batch in _Shown("batches said by the float model", batches, total)
     ]
     if not all(np.isfinite(each).all() for each in answers):

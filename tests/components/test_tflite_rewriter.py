@@ -30,6 +30,7 @@ from litert_quantizer.qtyping import QuantGranularity
 from litert_quantizer.quantizer import Quantizer
 from numpy.typing import NDArray
 
+from components.feature_names import IMAGE_ID, LABEL
 from components.tflite_models import (
     CALIBRATION_FILE,
     FRONTIER_FILE,
@@ -38,6 +39,7 @@ from components.tflite_models import (
     variant_names,
 )
 from components.tflite_rewriter.check import CheckError, Op, check, read_ops
+from components.tflite_rewriter.choose import first_images
 from components.tflite_rewriter.convert import to_float32
 from components.tflite_rewriter.flatbuffer import pack, unpack
 from components.tflite_rewriter.images import Images, StoredPixels, load_label_ids
@@ -64,6 +66,7 @@ from components.tflite_rewriter.rewrite import Memory, RewriteError, rewrite
 from components.tflite_rewriter.variants import PRESETS, VARIANTS, Recipe, SearchSettings
 from edgeline._files import sha256_of
 from edgeline.contract import PreprocessingContract
+from edgeline.errors import ModelError
 from edgeline.runtime.packed import packed_contract
 
 LABELS = ("cat", "dog", "brontosaurus")
@@ -656,6 +659,26 @@ def test_a_model_that_is_broken_is_an_error_that_says_so(tmp_path: Path) -> None
         RewriteError, match=r"^no TFLite.*:\nfloat32: expected prob.*train it anew$"
     ):
         rewrite(saved, tmp_path / "out", ["float32"], calibration=calibration, timeout=TIMEOUT)
+
+
+def test_a_model_without_a_signature_is_told_what_is_expected(
+    saved_model: Path, tmp_path: Path
+) -> None:
+    """One that makes no pixels, of images that are yet to be decoded; and one that takes none."""
+    example = {IMAGE_ID: b"0", LABEL: LABELS[0].encode()}
+    features = {
+        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        for name, value in example.items()
+    }
+    record = tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+    with tf.io.TFRecordWriter(str(tmp_path / "examples")) as writer:
+        writer.write(record)
+    chosen = first_images([str(tmp_path / "examples")], 1)
+    with pytest.raises(RewriteError, match=r"signature transform_features, .*; it has pixels$"):
+        rewrite(saved_model, tmp_path / "out", ["int8"], calibration=chosen, timeout=TIMEOUT)
+    tf.saved_model.save(tf.Module(), str(tmp_path / "empty"))
+    with pytest.raises(ModelError, match="the signature pixels, as the Trainer saves it; it has n"):
+        to_float32(tf.saved_model.load(str(tmp_path / "empty")), tmp_path / "single")
 
 
 def test_a_conversion_that_takes_too_long_is_an_error_on_record(
