@@ -69,7 +69,9 @@ def ingest_for_a_person(
     # Here, not above: a second that no `--help` should wait for.
     from pipeline.data.ingest import ingest
 
+    screen.busy("the ingest")
     report = ingest(photos, out, config, engine, screen.say)
+    screen.busy("")
     screen.say(ingest_outcome(report, out))
     return report
 
@@ -84,23 +86,27 @@ def run(config: Config, *, verbose: bool) -> Ending:
     Raises:
         UserError: the settings don't fit the data, or something the run needs is missing.
     """
-    # Here, not above: SciPy's second is for those who run.
-    from pipeline.orchestration import preflight
-
     dataset = Dataset.load(config.data.path)
-    preflight.check_root(config)
-    warnings = preflight.check(config, dataset)
     root = (config.run.root / config.name).absolute()
-    journal = Journal(config, dataset, root)
+    # Without a log yet: it has the name of a run, and a mistake is none.
+    with console(None) as screen:
+        screen.say(f"{config.name}: {_describe(dataset)}")
+        screen.busy("checking settings, data, registry and weights")
+        # Here, not above: SciPy's second is for those who run.
+        from pipeline.orchestration import preflight
+
+        preflight.check_root(config)
+        warnings = preflight.check(config, dataset)
+        journal = Journal(config, dataset, root)
     log = None if verbose else root / "logs" / f"{journal.id}.log"
     with console(log) as screen:
-        screen.say(f"{config.name}: {_describe(dataset)}")
         for warning in warnings:
             screen.say(f"warning: {warning}")
         if log:
             screen.say(f"log: {_shown(log)}")
         with journal.kept(screen.say):
             code, reason = _run_steps(config, dataset, root, screen, journal)
+        screen.busy("sending the run to MLflow")
         if journal.file and (line := track(journal.file, journal.output("tflite_models"))):
             screen.say(line)
         return Ending(code, reason, journal.record)

@@ -59,14 +59,18 @@ def search_for_a_person(
         UserError: a base, a size or a variant can't be, or nothing is within the budgets.
     """
     dataset = Dataset.load(config.data.path)
-    _check(config, plan, dataset)
-    measured = Device.load(device, config) if device else None
-    folder = (config.run.root / config.name / FOLDER).absolute()
-    with console(None if verbose else folder / "search.log") as screen:
+    # Without a log yet: a mistake leaves no folder.
+    with console(None) as screen:
+        number = len(plan.candidates)
         screen.say(
-            f"{len(plan.candidates)} candidates: {', '.join(plan.bases)} at "
+            f"{number} candidate{'s' if number > 1 else ''}: {', '.join(plan.bases)} at "
             f"{', '.join(map(str, plan.sides))} pixels, as {', '.join(plan.variants)}"
         )
+        screen.busy("checking settings, data and weights")
+        _check(config, plan, dataset)
+        measured = Device.load(device, config) if device else None
+    folder = (config.run.root / config.name / FOLDER).absolute()
+    with console(None if verbose else folder / "search.log") as screen:
         points = _search(config, plan, dataset, measured, folder, screen)
         best = winner(points)
         assert best is not None  # else the search would have said so
