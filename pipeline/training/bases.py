@@ -3,6 +3,9 @@
 Names, addresses and digests are those of `keras.applications`, and so are the names of blocks. A
 block's layers may pass their input on beside their output: only what follows a whole block is a
 single tensor. So training can start at a block or, where blocks have them, a stage.
+
+Adding a base is adding a record here, and its rows in docs/training.md (`benchmarks.bases`); then
+`make test-bases`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from components.settings_text import from_text, to_text
 from components.tflite_rewriter.variants import SearchSettings
 from pipeline.config import Config, load_config, parse_ingest_config
 from pipeline.errors import UserError
+from pipeline.training.bases import BASES
 
 MINIMAL = """
 name = "cells"
@@ -178,6 +180,15 @@ def test_where_training_starts_is_a_place_in_its_base(tmp_path: Path) -> None:
     assert load(tmp_path, f'{small}"expanded_conv_8"').trainer.base == "mobilenetv3small"
     with pytest.raises(UserError, match=r"fine_tune_from: expected .*\"expanded_conv_10\"; rec"):
         load(tmp_path, f'{small}"conv5"')
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_each_base_can_be_set_and_is_in_the_tables(base: str, tmp_path: Path) -> None:
+    """Where training starts from, MB, and milliseconds."""
+    assert load(tmp_path, f'{MINIMAL}[trainer]\nbase = "{base}"').trainer.base == base
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    figures = re.findall(rf"^\| `{base}` \|(?: [\d., ]+ \|){{5}}$", page, re.MULTILINE)
+    assert [row.count(",") for row in figures] == [0, 10], "five of MB, and of ms at three sizes"
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from benchmarks.examples import png, write_examples, write_transform_graph
 from components.examples import TransformedExamples
-from pipeline.config import BaseName, TrainerConfig
+from pipeline.config import TrainerConfig
 from pipeline.training.features import LabelledExamples
 from pipeline.training.inputs import Job
 from pipeline.training.model import build_base
 
 SIDE = 32
 # It has half of the layers that the default has, and trains in half of the time.
-BASE: BaseName = "resnet50v2"
+BASE = "resnet50v2"
 LABELS = ("dark", "spotted")
 
 MakeJob = Callable[..., Job]
@@ -86,7 +86,7 @@ def base() -> keras.Model:
     return untrained(seed=0)
 
 
-def untrained(seed: int, base: BaseName = BASE) -> keras.Model:
+def untrained(seed: int, base: str = BASE) -> keras.Model:
     """A base, the same for each seed."""
     keras.utils.set_random_seed(seed)
     return build_base(SIDE, SIDE, "random", base)
