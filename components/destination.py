@@ -30,7 +30,7 @@ class Destination:
         location: of the registry, a directory or "oci://host[:port]/repository".
         model: its name there.
         channel: that shall serve them.
-        root: the trusted root's content.
+        trusted_root: its content.
         keys: where the signing keys are, see `edgeline.publish.keys.Signers.load`.
         connection: how to reach a server.
     """
@@ -38,7 +38,7 @@ class Destination:
     location: str
     model: str
     channel: str
-    root: bytes
+    trusted_root: bytes
     keys: tuple[str, ...]
     connection: Connection
 
@@ -55,7 +55,7 @@ class Destination:
 
         store = open_for_writing(self.location, self.connection)
         signers = Signers.load(self.keys, _passphrase)
-        return Registry(store, Repository(store, root=self.root, signers=signers), signers)
+        return Registry(store, Repository(store, root=self.trusted_root, signers=signers), signers)
 
 
 @dataclass(frozen=True)

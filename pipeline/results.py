@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from edgeline import Classifier, ImageError, Prediction
     from edgeline.preprocessing import ImageSource
-    from pipeline.search.run import Found
+    from pipeline.search.run import FoundFiles
 
 PAGE_HEIGHT = 700  # pixels of a page in a notebook
 
@@ -353,7 +353,7 @@ class Searched:
         found: every file that was measured, and where the page is.
     """
 
-    found: Found
+    found: FoundFiles
 
     @property
     def config(self) -> Config:

@@ -81,8 +81,8 @@ def together(name: str, parts: Sequence[Group]) -> Group:
 class Confused:
     """A class that models said of another's images."""
 
-    label: int
-    said: int
+    label_id: int
+    said_id: int
     counts: Mapping[str, int]  # images, by model
 
 
@@ -95,8 +95,8 @@ def confused(said: Mapping[str, Ints], label_ids: Ints, classes: int) -> list[Co
         by_model[model] = dict(zip(pairs.tolist(), counts.tolist(), strict=True))
     rows = [
         Confused(
-            label=pair // classes,
-            said=pair % classes,
+            label_id=pair // classes,
+            said_id=pair % classes,
             counts={model: counts.get(pair, 0) for model, counts in by_model.items()},
         )
         for pair in sorted({pair for counts in by_model.values() for pair in counts})
@@ -109,7 +109,7 @@ class SuspectedLabel:
     """An example that seems to be of another class than its label says."""
 
     index: int
-    suggested: int  # the class
+    suggested_id: int  # of the class
     margin: float  # by which it is more probable than the label
 
 

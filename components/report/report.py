@@ -289,9 +289,9 @@ def _suspects(measured: Mapping[str, Floats], data: ReportData) -> list[tables.S
     return [
         tables.Suspect(
             name=data.sources[suspect.index] if data.sources else data.image_ids[suspect.index],
-            label=int(data.label_ids[suspect.index]),
-            suggested=suspect.suggested,
-            probability=float(measured[FLOAT][suspect.index, suspect.suggested]),
+            label_id=int(data.label_ids[suspect.index]),
+            suggested_id=suspect.suggested_id,
+            probability=float(measured[FLOAT][suspect.index, suspect.suggested_id]),
         )
         for suspect in found
     ]

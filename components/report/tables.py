@@ -291,9 +291,9 @@ def confused_table(pairs: Sequence[Confused], labels: Sequence[str], label_ids: 
     models = tuple(pairs[0].counts) if pairs else ()
     rows = [
         (
-            Cell(labels[pair.label], f"said to be {labels[pair.said]}"),
-            Cell(f"{images[pair.label]:,}"),
-            *(Cell(f"{n:,}", heat=n / images[pair.label]) for n in pair.counts.values()),
+            Cell(labels[pair.label_id], f"said to be {labels[pair.said_id]}"),
+            Cell(f"{images[pair.label_id]:,}"),
+            *(Cell(f"{n:,}", heat=n / images[pair.label_id]) for n in pair.counts.values()),
         )
         for pair in shown
     ]
@@ -325,11 +325,11 @@ def class_tables(ranked: Sequence[Group], models: Sequence[str]) -> tuple[Table,
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image whose label is probably wrong; label and suggestion are class numbers."""
+    """An image whose label is probably wrong."""
 
     name: str
-    label: int
-    suggested: int
+    label_id: int
+    suggested_id: int
     probability: float  # of the suggested class
 
 
@@ -341,8 +341,8 @@ def suspects_table(suspects: Sequence[Suspect], labels: Sequence[str]) -> Table:
         tuple(
             (
                 Cell(suspect.name),
-                Cell(labels[suspect.label]),
-                Cell(labels[suspect.suggested]),
+                Cell(labels[suspect.label_id]),
+                Cell(labels[suspect.suggested_id]),
                 Cell(f"{suspect.probability:.4f}"),
             )
             for suspect in suspects[:MOST_SUSPECTS]

@@ -40,7 +40,7 @@ from edgeline.drift import Sketch
 
 
 @dataclass(frozen=True)
-class Inputs:
+class EvaluatorInputs:
     """What is judged, and on what."""
 
     predictions: Predictions
@@ -48,7 +48,7 @@ class Inputs:
     model_run: Path  # with the Trainer's curves, and when it ended
 
 
-def evaluate(inputs: Inputs, settings: Settings, output: Path) -> Verdict:
+def evaluate(inputs: EvaluatorInputs, settings: Settings, output: Path) -> Verdict:
     """Judges every variant and writes the content of a TFLiteVerdict artifact.
 
     Returns:
@@ -99,7 +99,7 @@ def _deployed(predictions: Predictions) -> Deployed | None:
     return Deployed(release.tag, release.digest) if release else None
 
 
-def _report_data(inputs: Inputs, settings: Settings, verdict: Verdict) -> ReportData:
+def _report_data(inputs: EvaluatorInputs, settings: Settings, verdict: Verdict) -> ReportData:
     predictions, labels = inputs.predictions, inputs.models.contract.labels
     release = verdict.deployed
     deployed = f"{release.tag} {release.digest}" if release else "none yet: nothing to compare"

@@ -10,7 +10,7 @@ from typing import Any
 from components.folders import Folders
 from components.predictions import load_predictions
 from components.settings_text import from_text
-from components.tflite_evaluator.evaluate import Inputs, evaluate
+from components.tflite_evaluator.evaluate import EvaluatorInputs, evaluate
 from components.tflite_evaluator.settings import Settings
 from components.tflite_models import TFLiteModelsFolder
 from components.verdict import RUN_PROPERTY
@@ -23,7 +23,7 @@ def judge(inputs: Folders, outputs: Folders, settings: Mapping[str, Any], run: s
     judged_by = from_text(Settings, settings["settings"])
     facts = {"run": run, "judged": in_utc(datetime.now(timezone.utc))} | dict(judged_by.facts)
     evaluate(
-        Inputs(
+        EvaluatorInputs(
             predictions=load_predictions(inputs["predictions"].path),
             models=TFLiteModelsFolder.load(inputs["tflite_models"].path),
             model_run=inputs["model_run"].path,

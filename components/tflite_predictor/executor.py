@@ -15,7 +15,7 @@ from components.settings_text import from_text
 from components.tflite_models import TFLiteModelsFolder
 from components.tflite_predictor.baseline import load_baseline
 from components.tflite_predictor.float_examples import write_float_examples
-from components.tflite_predictor.predict import Inputs, predict
+from components.tflite_predictor.predict import PredictorInputs, predict
 from components.tflite_predictor.settings import Settings
 from components.trained_model import FEATURES_FILE, serving_model
 
@@ -38,7 +38,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples = Path(inputs["examples"].uri)
         output = Path(artifact_utils.get_single_uri(output_dict["predictions"]))
         predict(
-            Inputs(
+            PredictorInputs(
                 files={name: split_files(examples, name) for name in splits},
                 split=split,
                 saved_model=str(serving_model(Path(inputs["model"].uri))),

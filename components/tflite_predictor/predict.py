@@ -60,7 +60,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Inputs:
+class PredictorInputs:
     """What is predicted, and with what.
 
     Attributes:
@@ -81,7 +81,7 @@ class Inputs:
 
 
 def predict(
-    inputs: Inputs,
+    inputs: PredictorInputs,
     slice_keys: Sequence[str],
     make_pipeline: Callable[[], beam.Pipeline],
     output: Path,
@@ -133,7 +133,7 @@ def predict(
 
 
 def _looked_through(
-    inputs: Inputs, index: ExampleIndex, rows: Collection[int]
+    inputs: PredictorInputs, index: ExampleIndex, rows: Collection[int]
 ) -> tuple[dict[str, list[int]], dict[int, Neighbour]]:
     """How many examples of each class a split has, by split; and what is known of training images.
 
@@ -150,7 +150,7 @@ def _looked_through(
     return {split: images[split] for split in inputs.files}, described
 
 
-def _sources(inputs: Inputs, scratch: Path) -> Sources:
+def _sources(inputs: PredictorInputs, scratch: Path) -> Sources:
     """The models as files; those of the deployed release are written for the workers to read."""
     contract = inputs.models.contract
     files = [

@@ -95,7 +95,7 @@ class Trial:
         accuracy: a share of the images.
         drop: of accuracy, against the float model.
         divergence: from the float model's answers, see `Evaluation`.
-        latency_ms: of one image, quartiles; the second is the median. Measured last.
+        quartiles_ms: of the latency of one image; the second is the median. Measured last.
     """
 
     recipe: Recipe
@@ -103,12 +103,12 @@ class Trial:
     accuracy: float
     drop: float
     divergence: float
-    latency_ms: tuple[float, float, float] = (np.nan, np.nan, np.nan)
+    quartiles_ms: tuple[float, float, float] = (np.nan, np.nan, np.nan)
 
     @property
     def median_ms(self) -> float:
         """The median latency."""
-        return self.latency_ms[1]
+        return self.quartiles_ms[1]
 
     @property
     def lost(self) -> tuple[float, float]:
@@ -129,7 +129,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundRecipe:
     """The outcome of a search.
 
     Attributes:
@@ -149,7 +149,7 @@ class Found:
 
 def search(
     float32: bytes, ranges: Ranges, evaluation: Evaluation, settings: SearchSettings, say: Say
-) -> Found:
+) -> FoundRecipe:
     """Finds the smallest, the fastest and the most accurate, and the frontier that they are on.
 
     Args:
@@ -182,7 +182,7 @@ def search(
             "raise gate.max_size_mb"
         )
     chosen = found[settings.aim]
-    return Found(
+    return FoundRecipe(
         model=quantize(float32, chosen.recipe, ranges),
         recipe=chosen.recipe,
         frontier=tuple(_point(trial, found) for trial in frontier(trials.done)),
@@ -297,7 +297,7 @@ class Trials:
                 measured += self._evaluation.time(model)
         for index, measured in enumerate(times):
             low, median, high = np.percentile(measured, (25, 50, 75)).round(3).tolist()
-            self._done[index] = replace(self._done[index], latency_ms=(low, median, high))
+            self._done[index] = replace(self._done[index], quartiles_ms=(low, median, high))
 
     def _minutes(self) -> float:
         return (time.monotonic() - self._started) / MINUTE

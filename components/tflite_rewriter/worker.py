@@ -30,7 +30,7 @@ from components.tflite_rewriter.choose import ChosenImages
 from components.tflite_rewriter.images import Images, StoredPixels, load_label_ids
 from components.tflite_rewriter.layers import layer_errors
 from components.tflite_rewriter.metadata import add_metadata
-from components.tflite_rewriter.mixed import Evaluation, Found, search
+from components.tflite_rewriter.mixed import Evaluation, FoundRecipe, search
 from components.tflite_rewriter.recipes import (
     Ranges,
     calibrate,
@@ -157,7 +157,7 @@ def _make(variant: str, saved_model: Path, work: Path) -> None:
     _write(work / variant, {**files, FACTS_FILE: json.dumps(facts).encode()})
 
 
-def _search(float32: bytes, ranges: Ranges, work: Path) -> Found:
+def _search(float32: bytes, ranges: Ranges, work: Path) -> FoundRecipe:
     folder = work / EVALUATION
     evaluation = Evaluation(
         StoredPixels(folder),

@@ -25,14 +25,14 @@ from pipeline.data.page import write_page
 from pipeline.data.schema import write_schema
 from pipeline.data.shards import plan_shards, read_outcomes, write_shard
 from pipeline.data.tables import write_assignments, write_table
-from pipeline.data.work import Run, Say, Tally, reported
+from pipeline.data.work import RunUnits, Say, Tally, reported
 from pipeline.data.workshop import Workshop
 
 
 def assemble(
     photos: Path,
     options: IngestConfig,
-    run: Run,
+    run: RunUnits,
     workshop: Workshop,
     index: Index,
     listing: Listing,
@@ -81,7 +81,7 @@ def assemble(
         slice_keys=listing.slice_keys,
         counts=counts,
         found=index.value("SELECT COUNT(*) FROM images"),
-        left_out=left_out + len(listing.left_out),
+        left_out=left_out + len(listing.no_images),
         quarantined=tuple(_quarantined(index, listing)),
         duplicates=duplicates,
         near_duplicates=similar,
@@ -98,7 +98,7 @@ def assemble(
 
 
 def _write(
-    run: Run,
+    run: RunUnits,
     workshop: Workshop,
     index: Index,
     listing: Listing,
@@ -144,7 +144,7 @@ def _quarantined(index: Index, listing: Listing) -> list[dict[str, str]]:
         "SELECT source, reason FROM images WHERE reason != '' AND duplicate_of IS NULL"
         " ORDER BY source LIMIT ?"
     )
-    first = sorted([*listing.left_out, *index.select(query, LISTED)])[:LISTED]
+    first = sorted([*listing.no_images, *index.select(query, LISTED)])[:LISTED]
     return [{"source": source, "reason": reason} for source, reason in first]
 
 

@@ -32,7 +32,7 @@ from pipeline.data.tables import remember_assignments
 from pipeline.data.work import (
     THIS_MACHINE,
     Engine,
-    Run,
+    RunUnits,
     Say,
     Tally,
     disk_errors,
@@ -100,7 +100,7 @@ def ingest(
     return report
 
 
-def _read(run: Run, workshop: Workshop, index: Index, listing: Listing, say: Say) -> None:
+def _read(run: RunUnits, workshop: Workshop, index: Index, listing: Listing, say: Say) -> None:
     """Reads every image that was not read before, and puts all into the index."""
     units = workshop.units()
     done = [unit for unit in units if workshop.outcome(unit).exists()]

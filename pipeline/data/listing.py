@@ -36,7 +36,7 @@ class Listing:
         read: reads a unit of them.
         slice_keys: names of the slices' values.
         fingerprint: of all that the dataset is made from, files by size and time of change.
-        left_out: files that can be no images, as (source, reason).
+        no_images: files that can be no images, as (source, reason).
         ignored: how many files and folders of systems were passed over, by name.
         notes: how the data is read, a line each.
     """
@@ -45,7 +45,7 @@ class Listing:
     read: Function
     slice_keys: tuple[str, ...]
     fingerprint: str
-    left_out: Sequence[tuple[str, str]]
+    no_images: Sequence[tuple[str, str]]
     ignored: Mapping[str, int]
     notes: tuple[str, ...]
 
@@ -81,13 +81,13 @@ def _list_photos(photos: Path, options: IngestConfig, workshop: Workshop, say: S
     check_sizes({normal_label(label): count for label, count in labels.items()}, options)
     for note in found.notes:
         say(note)
-    left_out = [(shown(source), reason) for source, reason in found.left_out]
+    no_images = [(shown(source), reason) for source, reason in found.no_images]
     return Listing(
         total=labels.total(),
         read=functools.partial(read_photos, workshop=workshop, limits=_limits(options)),
         slice_keys=layout.slice_keys,
-        fingerprint=_fingerprint(options, digest.hexdigest(), left_out, layout.slice_keys),
-        left_out=left_out,
+        fingerprint=_fingerprint(options, digest.hexdigest(), no_images, layout.slice_keys),
+        no_images=no_images,
         ignored=dict(sorted(found.ignored.items())),
         notes=tuple(found.notes),
     )
@@ -107,7 +107,7 @@ def _list_records(source: RecordSource, options: IngestConfig, workshop: Worksho
         ),
         slice_keys=source.slice_keys,
         fingerprint=_fingerprint(options, digest, [], source.slice_keys),
-        left_out=[],
+        no_images=[],
         ignored={},
         notes=(f"{len(files):,} {source.kind} files found", *source.warnings),
     )

@@ -40,7 +40,7 @@ _Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Clusters:
+class AlikeImages:
     """Which images are alike.
 
     Attributes:
@@ -53,7 +53,7 @@ class Clusters:
     of_image: _Ints
 
 
-def find(hashes: _Bits, limits: Sequence[int] = NEAR_LIMITS) -> Clusters:
+def find(hashes: _Bits, limits: Sequence[int] = NEAR_LIMITS) -> AlikeImages:
     """Finds near-duplicates; time and memory are nearly proportional to the number of hashes.
 
     Hashes are sorted in several orders, in each by other signs of low frequencies first, and each
@@ -85,7 +85,7 @@ def find(hashes: _Bits, limits: Sequence[int] = NEAR_LIMITS) -> Clusters:
     known = distinct.of_image >= 0
     labels = np.full(len(known), -1, np.int64)
     labels[known] = cluster[distinct.of_image[known]]
-    return Clusters(limits[0], _numbered(labels))
+    return AlikeImages(limits[0], _numbered(labels))
 
 
 @dataclass(frozen=True)

@@ -64,17 +64,17 @@ class Photo(NamedTuple):
 
 
 @dataclass
-class Found:
+class OtherFiles:
     """What finding came across beside the photos; filled while they come.
 
     Attributes:
-        left_out: files that can be no photos, as (source, reason).
+        no_images: files that can be no photos, as (source, reason).
         ignored: how many files and folders of systems were passed over, by name.
         notes: how the layout was read, a line each.
         empty: class folders without a photo.
     """
 
-    left_out: list[tuple[str, str]] = field(default_factory=list)
+    no_images: list[tuple[str, str]] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
@@ -95,7 +95,7 @@ class Photos:
             UserError: there is no such file or folder, or its layout is none of those known.
         """
         self.slice_keys: tuple[str, ...] = ()
-        self.found = Found()
+        self.found = OtherFiles()
         self._group = _compiled(options.group_pattern)
         self._inbox = options.inbox
         if path.is_dir():
@@ -178,7 +178,7 @@ class Photos:
             yield from self._in_classes(folder / name, inside, f"{name}/", split)
         for entry in entries:
             if entry.name not in splits:
-                self.found.left_out.append((entry.name, "not in a folder of a split"))
+                self.found.no_images.append((entry.name, "not in a folder of a split"))
 
     def _in_classes(
         self, folder: Path, entries: Sequence[os.DirEntry[str]], prefix: str, split: str
@@ -195,12 +195,12 @@ class Photos:
                 "and no folder"
             )
         for file in files:
-            self.found.left_out.append((prefix + file.name, "not in a class folder"))
+            self.found.no_images.append((prefix + file.name, "not in a class folder"))
         for entry in classes:
             photos = 0
             for path, source in self._files_below(folder / entry.name, f"{prefix}{entry.name}/"):
                 if reason := _why_no_image(path):
-                    self.found.left_out.append((source, reason))
+                    self.found.no_images.append((source, reason))
                     continue
                 photos += 1
                 yield Photo(path, source, entry.name, split)
@@ -226,7 +226,7 @@ class Photos:
         for file in files:
             if file.name not in names:
                 reason = "not named <label>.<anything>.<ext>"
-                self.found.left_out.append((prefix + file.name, reason))
+                self.found.no_images.append((prefix + file.name, reason))
         for file in labelled:
             label = file.name.partition(".")[0]
             yield Photo(os.path.abspath(file.path), prefix + file.name, label, split)  # noqa: PTH100

@@ -95,7 +95,7 @@ def _tally_file(folder: str, process: int) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
 
-class Run(Protocol):
+class RunUnits(Protocol):
     """Runs a function on units."""
 
     def __call__(self, function: Function, names: Sequence[str]) -> Iterator[str]:
@@ -114,7 +114,7 @@ class Run(Protocol):
 
 
 @contextmanager
-def workers(engine: Engine) -> Iterator[Run]:
+def workers(engine: Engine) -> Iterator[RunUnits]:
     """Has the workers of an engine ready until the end of the block.
 
     Raises:

@@ -39,7 +39,7 @@ def destination(config: Config) -> Destination:
         location=settings.location,
         model=config.name,
         channel=settings.channel,
-        root=root,
+        trusted_root=root,
         keys=config.key_uris,
         connection=settings.connection,
     )

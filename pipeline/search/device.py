@@ -34,7 +34,7 @@ class _Benchmark(BaseModel):
 
 
 @dataclass(frozen=True)
-class Device:
+class DeviceFigures:
     """What was measured of a release on a device.
 
     Attributes:
@@ -48,7 +48,7 @@ class Device:
     models: Path
 
     @classmethod
-    def load(cls, file: Path, config: Config) -> Device:
+    def load(cls, file: Path, config: Config) -> DeviceFigures:
         """Reads the file, and finds the run that published the release.
 
         Args:

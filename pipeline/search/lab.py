@@ -69,7 +69,7 @@ class TrainingLab:
         keras.backend.clear_session()
         reached = best(curves, recipe)
         assert reached is not None
-        return reached if MONITORED[recipe.early_stopping].best == "min" else -reached
+        return reached if MONITORED[recipe.early_stopping].mode == "min" else -reached
 
     def judge(self, candidate: Candidate) -> Judged:
         """Costs and accuracies on the eval split of what was trained on all images, by variant."""

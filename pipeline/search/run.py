@@ -19,7 +19,7 @@ from pipeline.console import Console, console
 from pipeline.content_digest import code_digest
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
-from pipeline.search.device import Device
+from pipeline.search.device import DeviceFigures
 from pipeline.search.plan import MEGABYTE, Candidate, Plan, Point, winner
 from pipeline.training.base_weights import check_imagenet_weights
 from pipeline.training.bases import BASES
@@ -30,7 +30,7 @@ SIDES = (32, 1024)  # at least and at most, as `[image]`
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFiles:
     """What a search found.
 
     Attributes:
@@ -46,7 +46,7 @@ class Found:
 
 def search_for_a_person(
     config: Config, plan: Plan, *, device: Path | None = None, verbose: bool = False
-) -> Found:
+) -> FoundFiles:
     """Searches, telling how far it is; one that was killed goes on.
 
     Args:
@@ -68,7 +68,7 @@ def search_for_a_person(
         )
         screen.busy("checking settings, data and weights")
         _check(config, plan, dataset)
-        measured = Device.load(device, config) if device else None
+        measured = DeviceFigures.load(device, config) if device else None
     folder = (config.run.root / config.name / FOLDER).absolute()
     with console(None if verbose else folder / "search.log") as screen:
         points = _search(config, plan, dataset, measured, folder, screen)
@@ -89,14 +89,14 @@ def search_for_a_person(
         screen.say(f"the picture: {folder / PAGE_FILE}")
         screen.say(f"to run it: python -m pipeline run --config {folder / WINNER_FILE}")
         _remove_work(folder)
-    return Found(tuple(points), parse_config(won, str(folder / WINNER_FILE)), folder)
+    return FoundFiles(tuple(points), parse_config(won, str(folder / WINNER_FILE)), folder)
 
 
 def _search(
     config: Config,
     plan: Plan,
     dataset: Dataset,
-    device: Device | None,
+    device: DeviceFigures | None,
     folder: Path,
     screen: Console,
 ) -> list[Point]:

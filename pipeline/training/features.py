@@ -215,7 +215,7 @@ class FeatureStore:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Storage:
     """Where features are kept: `folder`, or in memory where it is None."""
 
     folder: Path | None
@@ -226,9 +226,9 @@ class Plan:
         return FeatureStore(rows, shape, path)
 
 
-def plan(
+def choose_storage(
     sizes: Mapping[str, int], folder: Path, max_bytes: float, *, in_memory: bool = True
-) -> Plan | None:
+) -> Storage | None:
     """Decides where features are kept; None, with the reason in the log, if they fit nowhere.
 
     Args:
@@ -244,7 +244,7 @@ def plan(
     left_over = sum(file.stat().st_size for file in folder.glob("*.f32") if file.name in sizes)
     available = psutil.virtual_memory().available
     if in_memory and not left_over and needed <= min(MEMORY_LIMIT, MEMORY_SHARE * available):
-        return Plan(None)
+        return Storage(None)
     free = shutil.disk_usage(folder).free + left_over
     problem = None
     if needed > max_bytes:
@@ -253,7 +253,7 @@ def plan(
         problem = f"and {folder} has {free / 1e9:.1f} GB free"
     if problem is None:
         _LOG.info("features: %.1f GB in %s", needed / 1e9, folder)
-        return Plan(folder)
+        return Storage(folder)
     _LOG.info(
         "features would take %.1f GB, %s: training without a cache, which takes longer",
         needed / 1e9,

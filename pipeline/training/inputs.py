@@ -75,7 +75,7 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class PhaseInputs:
     """What a phase is fed: batches of inputs, one-hot labels and, in training, weights.
 
     Where several devices train together, each batch is cut for them.
@@ -93,7 +93,7 @@ class Inputs:
     evaluation_batch_sizes: Sequence[int]
 
 
-def cached_inputs(cache: Cache, job: Job) -> Inputs:
+def cached_inputs(cache: Cache, job: Job) -> PhaseInputs:
     """Feeds activations, in an order that is shuffled anew each epoch over all images."""
     config, classes = job.config, len(job.labels)
     weights = class_weights(config, job.train.label_ids, classes)
@@ -130,7 +130,7 @@ def cached_inputs(cache: Cache, job: Job) -> Inputs:
     return _inputs(job, epochs, evaluation.map(load_evaluation).prefetch(tf.data.AUTOTUNE))
 
 
-def pixel_inputs(job: Job) -> Inputs:
+def pixel_inputs(job: Job) -> PhaseInputs:
     """Feeds pixels, decoded and augmented on the way, shuffled within a few thousand images."""
     config, classes = job.config, len(job.labels)
     weights = class_weights(config, job.train.label_ids, classes)
@@ -162,8 +162,8 @@ def _evaluation_batch(job: Job) -> int:
 
 def _inputs(
     job: Job, epochs: Callable[[int, int], tf.data.Dataset], evaluation: tf.data.Dataset
-) -> Inputs:
-    return Inputs(
+) -> PhaseInputs:
+    return PhaseInputs(
         epochs,
         evaluation,
         _batch_sizes(len(job.train), job.config.batch_size),

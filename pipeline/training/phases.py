@@ -169,21 +169,21 @@ def _caches(base: keras.Model, part: Split | None, job: Job) -> dict[str, Cache]
         for name, network in networks.values()
         for split, rows in zip(("train", "eval"), _rows(job), strict=True)
     }
-    plan = features.plan(
+    storage = features.choose_storage(
         sizes,
         job.shared_cache_dir or job.state_dir,
         job.config.cache_max_gb * 1e9,
         in_memory=job.shared_cache_dir is None,
     )
-    if not networks or plan is None:
+    if not networks or storage is None:
         return {}
     caches: dict[str, Cache] = {}
     for phase, (name, network) in networks.items():
         shape = network.output_shape[1:]
         train_rows, eval_rows = _rows(job)
         cache = Cache(
-            plan.store(f"{name}-train", train_rows, shape),
-            plan.store(f"{name}-eval", eval_rows, shape),
+            storage.store(f"{name}-train", train_rows, shape),
+            storage.store(f"{name}-eval", eval_rows, shape),
         )
         with _out_of_memory_explained("computing features", "a smaller image.height and width"):
             if FINE_TUNE in caches:

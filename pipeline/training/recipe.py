@@ -25,7 +25,7 @@ class Monitored(NamedTuple):
     """What early stopping and a search look at, on the eval split: its name, and what is best."""
 
     name: str
-    best: Literal["min", "max"]
+    mode: Literal["min", "max"]  # as Keras calls it
 
 
 # Not the loss that is minimized: with label smoothing it has another scale, and the search would
@@ -120,7 +120,7 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
         monitored = MONITORED[config.early_stopping]
         super().__init__(
             monitor=monitored.name,
-            mode=monitored.best,
+            mode=monitored.mode,
             patience=config.patience,
             restore_best_weights=True,
         )
@@ -143,7 +143,7 @@ def best(curves: Mapping[str, Sequence[float]], config: TrainerConfig) -> float 
         if name.rpartition("/")[2] == monitored.name
         for value in of_phase
     ]
-    return (min if monitored.best == "min" else max)(values, default=None)
+    return (min if monitored.mode == "min" else max)(values, default=None)
 
 
 def class_weights(

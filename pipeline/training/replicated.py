@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from pipeline.training.devices import Devices
-from pipeline.training.inputs import Inputs
+from pipeline.training.inputs import PhaseInputs
 from pipeline.training.keras_internals import SEED
 
 SEEDS_APART = 7919  # between the seeds of two devices
@@ -22,7 +22,7 @@ SEEDS_APART = 7919  # between the seeds of two devices
 
 def fit(
     model: keras.Model,
-    inputs: Inputs,
+    inputs: PhaseInputs,
     devices: Devices,
     loss: keras.losses.Loss,
     metrics: Sequence[keras.metrics.Metric],

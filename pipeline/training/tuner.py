@@ -69,7 +69,7 @@ class Search(keras_tuner.BayesianOptimization):
         super().__init__(
             # What is tried is decided in `run_trial`; this only declares the space.
             hypermodel=_Space(job.config),
-            objective=keras_tuner.Objective(monitored.name, monitored.best),
+            objective=keras_tuner.Objective(monitored.name, monitored.mode),
             max_trials=trials,
             seed=job.config.seed,
             directory=str(job.state_dir),

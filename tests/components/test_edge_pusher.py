@@ -94,7 +94,7 @@ def destination(models: TFLiteModelsFolder, *keys: str) -> Destination:
         location=str(registry(models)),
         model="pets",
         channel="candidate",
-        root=(folder / "root.json").read_bytes(),
+        trusted_root=(folder / "root.json").read_bytes(),
         keys=tuple(str(folder / f"{key}.pem") for key in keys or ("online", "pets-ci")),
         connection=Connection(),
     )
@@ -118,7 +118,7 @@ def pushed(
 def served(models: TFLiteModelsFolder) -> tuple[RegistryReader, Release]:
     """What a device finds on the channel."""
     store = open_store(str(registry(models)))
-    root = destination(models).root
+    root = destination(models).trusted_root
     state = models.folder.parent / "state"
     reader = RegistryReader(store)
     channels = TrustedChannels(store, root=root, state=state)

@@ -22,7 +22,7 @@ from components.records import Skimmed, next_record, open_records, skim
 from components.tflite_models import ModelFile, TFLiteModelsFolder
 from components.tflite_predictor.baseline import Baseline, BaselineError, load_baseline
 from components.tflite_predictor.neighbours import nearest_rows
-from components.tflite_predictor.predict import Inputs, predict
+from components.tflite_predictor.predict import PredictorInputs, predict
 from components.tflite_predictor.settings import ReleaseReference
 from components.trained_model import FEATURES_FILE
 from edgeline.drift import image_statistics
@@ -59,7 +59,7 @@ def predicted(
     baseline: Baseline | None = None,
 ) -> Predictions:
     output.mkdir()
-    inputs = Inputs(
+    inputs = PredictorInputs(
         files={"train": train_files(workspace), "eval": examples.files},
         split="eval",
         saved_model=str(workspace.artifact("Trainer", "model") / "Format-Serving"),

@@ -47,7 +47,7 @@ from components.tflite_rewriter.layers import layer_errors
 from components.tflite_rewriter.metadata import METADATA_IDENTIFIER, METADATA_NAME, read_labels
 from components.tflite_rewriter.mixed import (
     Evaluation,
-    Found,
+    FoundRecipe,
     Trial,
     Trials,
     frontier,
@@ -326,7 +326,7 @@ class Searched:
     ranges: Ranges
     evaluation: Evaluation
 
-    def search(self, settings: SearchSettings) -> Found:
+    def search(self, settings: SearchSettings) -> FoundRecipe:
         self.said.clear()
         return search(self.float32, self.ranges, self.evaluation, settings, self.said.append)
 

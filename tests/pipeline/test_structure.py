@@ -86,6 +86,22 @@ def test_the_configuration_needs_plain_data_alone() -> None:
     }
 
 
+# Of every component one, as TFX has them; and the type of an artifact beside its content.
+SHARED_NAMES = {"Executor", "Settings", "Predictions"}
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    """So that who searches for it finds it."""
+    places: dict[str, list[str]] = {}
+    for module in MODULES:
+        if module.split(".")[0] in ("pipeline", "components"):
+            for node in tree(module).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(module)
+    shared = {name: found for name, found in places.items() if len(found) > 1}
+    assert {name: found for name, found in shared.items() if name not in SHARED_NAMES} == {}
+
+
 def private_names(module: str) -> Iterator[str]:
     """What is private to others, as far as that can be read off: imports, and attributes."""
     for name in imported(module):

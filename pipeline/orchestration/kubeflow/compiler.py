@@ -188,7 +188,7 @@ def _add_plan(spec: Document, config: Config, image: str) -> None:
     parameters = run_parameters(config)
     constants = {
         CONFIG: config.model_dump_json(exclude={"kubeflow": True, "registry": {"root"}}),
-        ROOT: destination(config).root.decode(),
+        ROOT: destination(config).trusted_root.decode(),
     }
     inputs = {name: {"componentInputParameter": name} for name in parameters} | {
         name: {"runtimeValue": {"constant": text}} for name, text in constants.items()

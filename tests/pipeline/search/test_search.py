@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.history import record
 from pipeline.history.record import Released
 from pipeline.search import device
-from pipeline.search.device import Device
+from pipeline.search.device import DeviceFigures
 from pipeline.search.page import page
 from pipeline.search.plan import Candidate, Cost, Plan, Point
 from pipeline.search.run import to_toml
@@ -173,10 +173,10 @@ def test_a_device_s_figures_are_set_against_those_of_here(
     ]
     file = tmp_path / "pi.json"
     file.write_text(json.dumps({"digest": "sha256:ab", "device": "pi", "figures": figures}))
-    assert Device.load(file, here).slower_than_here() == {"int8": pytest.approx(3.0)}
+    assert DeviceFigures.load(file, here).slower_than_here() == {"int8": pytest.approx(3.0)}
     file.write_text(json.dumps({"digest": "sha256:cd", "figures": figures}))
     with pytest.raises(UserError, match=r"is of the release sha256:cd\.\.\., which no run"):
-        Device.load(file, here)
+        DeviceFigures.load(file, here)
     file.write_text("[]")
     with pytest.raises(UserError, match="expected what `edgeline benchmark --json` prints"):
-        Device.load(file, here)
+        DeviceFigures.load(file, here)

@@ -19,8 +19,8 @@ from pipeline.training.features import (
     FeatureStore,
     Frozen,
     LabelledExamples,
+    choose_storage,
     extract_from_pixels,
-    plan,
 )
 
 AUGMENTATION = Augmentation(views=2, rotation=45, shift=0.15, zoom=0.3, flip=True, seed=0)
@@ -96,21 +96,21 @@ def test_a_note_of_another_shape_is_no_note(tmp_path: Path) -> None:
 def test_small_caches_are_in_memory_and_large_ones_in_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = plan({"a.f32": 100, "b.f32": 200}, tmp_path, 1e9)
+    small = choose_storage({"a.f32": 100, "b.f32": 200}, tmp_path, 1e9)
     assert small is not None
     assert small.folder is None
-    shared = plan({"a.f32": 100, "b.f32": 200}, tmp_path, 1e9, in_memory=False)
+    shared = choose_storage({"a.f32": 100, "b.f32": 200}, tmp_path, 1e9, in_memory=False)
     assert shared is not None
     assert shared.folder == tmp_path
     monkeypatch.setattr(features, "MEMORY_LIMIT", 299)
-    large = plan({"a.f32": 100, "b.f32": 200}, tmp_path, 1e9)
+    large = choose_storage({"a.f32": 100, "b.f32": 200}, tmp_path, 1e9)
     assert large is not None
     assert large.folder == tmp_path
 
 
 def test_what_a_killed_run_left_on_disk_is_not_computed_again_in_memory(tmp_path: Path) -> None:
     (tmp_path / "features-train-1.f32").write_bytes(b"x")
-    found = plan({"features-train-1.f32": 100}, tmp_path, 1e9)
+    found = choose_storage({"features-train-1.f32": 100}, tmp_path, 1e9)
     assert found is not None
     assert found.folder == tmp_path
 
@@ -122,9 +122,9 @@ def test_what_other_trials_left_counts_and_goes_where_it_is_too_much(tmp_path: P
         os.utime(file, (1000 - age, 1000 - age))
     (tmp_path / "oldest.json").write_text("{}")
     ours = {"features-train-1.f32": 100, "middle.f32": 100}
-    assert plan(ours, tmp_path, 300, in_memory=False) is not None
+    assert choose_storage(ours, tmp_path, 300, in_memory=False) is not None
     assert {file.name for file in tmp_path.iterdir()} == {"newest.f32", "middle.f32"}
-    assert plan(ours, tmp_path, 199, in_memory=False) is None
+    assert choose_storage(ours, tmp_path, 199, in_memory=False) is None
     assert (tmp_path / "newest.f32").exists(), "nothing goes in vain"
 
 
@@ -136,7 +136,7 @@ def test_what_fits_nowhere_is_trained_without_a_cache_and_the_log_says_why(
     needed: int, cap: float, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "pipeline"):
-        assert plan({"a.f32": needed}, tmp_path, cap) is None
+        assert choose_storage({"a.f32": needed}, tmp_path, cap) is None
     assert reason in caplog.text
 
 

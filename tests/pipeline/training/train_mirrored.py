@@ -27,7 +27,7 @@ from pipeline.config import TrainerConfig
 from pipeline.training import checkpoint, features, replicated
 from pipeline.training.devices import Devices, connect
 from pipeline.training.hardware import as_shipped
-from pipeline.training.inputs import Inputs, Job
+from pipeline.training.inputs import Job, PhaseInputs
 from pipeline.training.phases import train
 from pipeline.training.recipe import MeanRecall, loss
 from pipeline.training.state_folder import state_folder
@@ -80,7 +80,7 @@ def fit_small_network(devices: Devices) -> dict[str, list[float]]:
     y = np.eye(2, dtype=np.float32)[generator.integers(0, 2, 22)]
     training = tf.data.Dataset.from_tensor_slices((x, y, np.ones(22, np.float32))).batch(8)
     evaluation = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
-    inputs = Inputs(
+    inputs = PhaseInputs(
         lambda first, last: devices.cut(training.repeat(last - first)),
         devices.cut(evaluation),
         [8, 8, 6],
