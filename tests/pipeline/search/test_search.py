@@ -154,6 +154,13 @@ def test_the_command_says_what_a_mistake_is(
     command = ["search", "--config", str(tmp_path / "cells.toml"), "--bases", "densenet"]
     assert main(command) == 2
     assert "did you mean densenet121 or densenet169 or densenet201?" in capsys.readouterr().err
+    for option, text, expected in (
+        ("--minutes", "ten", "a number"),
+        ("--sides", "96px", "a whole"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main([*command, option, text])
+        assert f"{option}: expected {expected}" in capsys.readouterr().err
 
 
 def test_a_device_s_figures_are_set_against_those_of_here(
