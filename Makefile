@@ -6,10 +6,10 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 LOCKED := $(VENV)/.locked
 # The tests that need nothing but the locked environment.
-ALONE := "not arm64 and not peers and not cluster and not image and not lines"
+ALONE := "not arm64 and not bases and not peers and not cluster and not image and not lines"
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 
-.PHONY: setup demo test test-smoke test-newer test-peers test-kubeflow test-image test-trixie \
+.PHONY: setup demo test test-smoke test-newer test-bases test-peers test-kubeflow test-image test-trixie \
     test-arm64 test-scale image check format bench lock clean help $(LOCKED)
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test         checks and tests; needs nothing but the locked environment"
 	@echo "make test-newer   a part of them and the demo with the newer TFX, in a Debian 13 that it installs"
 	@echo "                   (as root); make test-trixie: all of them, and both lines beside each other"
+	@echo "make test-bases   every base through a whole run: trained, searched, converted and judged"
 	@echo "make test-peers   tests against outside programs, which it installs (as root)"
 	@echo "make test-kubeflow the pipeline in a simulated Kubeflow, step by step; given the paths DRIVER="
 	@echo "                   and LAUNCHER=, by Kubeflow's own programs (kubeflow/INSIDE.md)"
@@ -47,6 +48,10 @@ test-smoke: $(LOCKED)
 test-newer:
 	tests/debian.sh trixie make test-smoke
 	tests/debian.sh trixie make demo
+
+# Eleven runs, one after another.
+test-bases: $(LOCKED)
+	$(RUN) -m pytest -m bases tests/pipeline/training $(ARGS)
 
 # Variables of the command line are in the environment of what is run.
 test-kubeflow: $(LOCKED) $(if $(DRIVER),.tools/moto/.locked)
