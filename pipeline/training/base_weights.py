@@ -1,6 +1,6 @@
 """Gets the ImageNet weights of a base, or says within seconds why they can't be had.
 
-Keras' own download waits without limit on a network that swallows packets. Here the server has a
+Keras' own download waits without limit on a network that drops packets. Here the server has a
 bounded time to answer before Keras fetches, checks and caches the file.
 """
 

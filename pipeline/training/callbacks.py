@@ -81,7 +81,7 @@ class Progress(keras.callbacks.Callback):
 
 
 class StopOnDivergence(keras.callbacks.Callback):
-    """Fails a training that has left all reason, so that no model comes of it."""
+    """Fails a training whose loss is no number or far above guessing: no model comes of it."""
 
     def __init__(self, phase: str, classes: int, remedy: str) -> None:
         """Args: the phase's name, the number of classes, and what the user may try."""

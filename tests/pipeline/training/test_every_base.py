@@ -147,7 +147,7 @@ def test_every_variant_is_made_and_judged(ran: Workspace) -> None:
     assert ran.first.returncode == 0, ran.first.stdout + ran.first.stderr
     made = TFLiteModelsFolder.load(ran.artifact("TFLiteRewriter", "tflite_models"))
     assert {model.variant: model.error for model in made.models} == dict.fromkeys(VARIANTS)
-    assert all(model.parity and model.parity.mean_difference < 1 for model in made.models)
+    assert all(model.parity for model in made.models)
     verdict = Verdict.load(ran.artifact("TFLiteEvaluator", "verdict"))
     assert {each.variant for each in verdict.variants if each.checks} == set(VARIANTS)
     assert all(each.error is None and each.latency_ms for each in verdict.variants)
