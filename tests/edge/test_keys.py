@@ -14,7 +14,8 @@ from securesystemslib.signer import CryptoSigner, Key, Signer
 
 from edgeline.errors import RegistryError
 from edgeline.key_files import generate_key, read_public_key
-from edgeline.publish.keys import Signers, ask_secret, import_from_hsm, takes_cryptography
+from edgeline.publish.held_keys import ask_secret
+from edgeline.publish.keys import Signers, takes_cryptography
 
 PASSPHRASE = "correct horse"
 
@@ -186,18 +187,6 @@ def test_an_ecdsa_key_on_the_curve_p_256_signs(tmp_path: Path) -> None:
     (key,) = signers.public_keys
     assert takes_cryptography(key)
     assert _signs(signers.for_key(key), key)
-
-
-def test_an_hsm_that_is_not_there_is_told(tmp_path: Path) -> None:
-    for uri, file, message in (
-        ("hsm:2", "key.pub", "PYKCS11LIB names the HSM's PKCS#11 library"),
-        ("hsm:two", "key.pub", "Expected an HSM's key such as"),
-        ("hv:release/1", "key.pub", "Expected an HSM's key such as"),
-        ("hsm:2", "key.pem", r"name it \*\.pub"),
-    ):
-        with pytest.raises(RegistryError, match=message):
-            import_from_hsm(uri, tmp_path / file)
-    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

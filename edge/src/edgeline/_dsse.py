@@ -26,6 +26,7 @@ def seal(document: Mapping[str, Any], payload_type: str, signer: Signer, what: s
     envelope = Envelope(dump_canonical(document), payload_type, {})
     try:
         envelope.sign(signer)
+        envelope.verify([signer.public_key], 1)
     except EdgelineError:
         raise
     except Exception as error:

@@ -1,38 +1,17 @@
 """Keys, brought together as what one person or one machine can sign with.
 
     signers = Signers.load(["keys/release.pem", "envvar:ONLINE_KEY"], ask_secret)
-
-The keys of an HSM or a cloud stay where they are, and sign there; `import_from_hsm` fetches the
-public half.
 """
 
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
 
 from securesystemslib.signer import ED25519, Key, Signer
 
-from edgeline._text import one_line, quoted
 from edgeline.errors import RegistryError
-from edgeline.key_files import (
-    PRIVATE,
-    PUBLIC,
-    FileSigner,
-    Passphrase,
-    ask,
-    ask_passphrase,
-    check_usable,
-    create_file,
-    no_passphrase,
-    parse_private,
-    short,
-)
-
-PIN_VARIABLE = "EDGELINE_PIN"
-
-_HSM = "hsm:"
-_PIN = "pin"  # what securesystemslib calls the secret of an HSM
+from edgeline.key_files import PRIVATE, FileSigner, Passphrase, parse_private
+from edgeline.publish.held_keys import ask_secret, open_signer, require_secret
 
 _ENVIRONMENT = "envvar:"
 _KEY_ID_DIGITS = 64
@@ -41,49 +20,6 @@ _KEY_ID_DIGITS = 64
 def takes_cryptography(key: Key) -> bool:
     """Tell whether a device needs `edgeline[ecdsa]` to verify what the key signs."""
     return key.scheme != ED25519
-
-
-def ask_secret(name: str) -> str | None:
-    """Return a key's passphrase as `ask_passphrase` does; of an HSM's, "pin", from EDGELINE_PIN."""
-    if name == _PIN:
-        return ask(PIN_VARIABLE, "PIN of the HSM: ")
-    return ask_passphrase(name)
-
-
-def import_from_hsm(uri: str, file: Path, passphrase: Passphrase = ask_secret) -> Key:
-    """Write the public half of a key in an HSM to `file`, and return it.
-
-    Args:
-        uri: "hsm:<key id on the token>?label=<label of the token>", as securesystemslib has it.
-        file: to write, named `*.pub`.
-        passphrase: asked for the PIN where the token shows its public keys to nobody else.
-
-    Raises:
-        RegistryError: the key is not there, or of a kind that devices do not verify; or the file
-            exists or cannot be written.
-    """
-    from securesystemslib.signer import HSMSigner
-
-    address = urlsplit(uri)
-    number, label = address.path, dict(parse_qsl(address.query)).get("label")
-    if not uri.startswith(_HSM) or not (number.isdecimal() or not number):
-        raise RegistryError(f"Expected an HSM's key such as 'hsm:2?label=TOKEN', got {quoted(uri)}")
-    if file.suffix != PUBLIC:
-        raise RegistryError(f"{file} is to hold a public key; name it *{PUBLIC}")
-    try:
-        _, key = HSMSigner.import_(
-            int(number) if number else None, label, lambda name: _secret(name, passphrase)
-        )
-    except RegistryError:
-        raise
-    except Exception as error:
-        # What a token's library raises is its own.
-        raise RegistryError(
-            f"No key can be read through {uri!r}: {said(error)}. PYKCS11LIB names the HSM's "
-            "PKCS#11 library"
-        ) from error
-    create_file(file, check_usable(key).keyval["public"].encode(), 0o644)
-    return key
 
 
 class Signers:
@@ -143,24 +79,15 @@ class Signers:
         """
         signer = self._signers.get(key.keyid)
         if signer is None and key.keyid in self._uris:
-            signer = self._open(self._uris[key.keyid], key)
+            signer = open_signer(self._uris[key.keyid], key, self._secret)
             self._signers[key.keyid] = signer
         # One id for two keys is somebody's mistake, or a trick.
         return signer if signer is not None and signer.public_key.keyval == key.keyval else None
 
-    def _open(self, uri: str, key: Key) -> Signer:
-        try:
-            return Signer.from_priv_key_uri(uri, key, self._secret)
-        except Exception as error:
-            # Each of securesystemslib's signers raises what the library under it does.
-            raise RegistryError(
-                f"Key {short(key.keyid)} cannot be used through {uri!r}: {said(error)}"
-            ) from error
-
     def _secret(self, name: str) -> str:
         # An HSM asks again for each signature.
         if name not in self._secrets:
-            self._secrets[name] = _secret(name, self._passphrase)
+            self._secrets[name] = require_secret(name, self._passphrase)
         return self._secrets[name]
 
 
@@ -184,19 +111,3 @@ def _from_environment(name: str, passphrase: Passphrase) -> Signer:
 
 def _is_key_id(text: str) -> bool:
     return len(text) == _KEY_ID_DIGITS and all(digit in "0123456789abcdef" for digit in text)
-
-
-def _secret(name: str, passphrase: Passphrase) -> str:
-    secret = passphrase(name)
-    if secret is None and name == _PIN:
-        raise RegistryError(
-            f"The HSM wants a PIN: set {PIN_VARIABLE}, or run this on a terminal to be asked for it"
-        )
-    if secret is None:
-        raise no_passphrase(name)
-    return secret
-
-
-def said(error: BaseException) -> str:
-    """Return what an error says; those of PKCS#11 say it by their names alone."""
-    return one_line(error) if str(error) else type(error).__name__

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestamp
@@ -17,7 +18,8 @@ from edgeline._json import parse_object
 from edgeline._text import one_line
 from edgeline.errors import IntegrityError, RegistryError, TrustError
 from edgeline.key_files import short
-from edgeline.publish.keys import Signers, said
+from edgeline.publish.held_keys import said
+from edgeline.publish.keys import Signers
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 TOP_LEVEL: dict[str, type[Signed]] = {
@@ -143,21 +145,28 @@ def add_signatures(metadata: Metadata[Any], keys: Iterable[Key], signers: Signer
     """Sign with those of `keys` that are at hand.
 
     Raises:
-        RegistryError: a key is at hand and does not sign.
+        RegistryError: a key is at hand and does not sign, or what was given for it signs with
+            another.
     """
     for key in keys:
         signer = signers.for_key(key)
         if signer is None:
             continue
         try:
-            metadata.sign(signer, append=True)
+            signature = metadata.sign(signer, append=True)
+            key.verify_signature(signature, metadata.signed_bytes)
+        except UnverifiedSignatureError as error:
+            # Not for somebody to find out later: a KMS signs with whatever key a URI names.
+            raise RegistryError(
+                f"What was given for key {short(key.keyid)} signs with another key. Check its URI, "
+                "and a key version in it. Nothing was changed"
+            ) from error
         except UnsignedMetadataError as error:
             cause = error.__cause__
             if isinstance(cause, RegistryError):
                 raise cause from None
             raise RegistryError(
-                f"Key {short(key.keyid)} did not sign: {one_line(error)}"
-                f"{f' ({said(cause)})' if cause else ''}. Nothing was changed"
+                f"Key {short(key.keyid)} did not sign: {said(cause or error)}. Nothing was changed"
             ) from error
 
 

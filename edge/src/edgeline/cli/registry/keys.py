@@ -60,8 +60,14 @@ def _add_public(commands: Any) -> None:
 
 
 def _add_import(commands: Any) -> None:
-    parser = add_command(commands, "import", _import, "fetch the public half of a key in an HSM")
-    parser.add_argument("uri", metavar="URI", help="hsm:[KEY ID][?label=TOKEN]; KEY ID as a number")
+    parser = add_command(
+        commands, "import", _import, "fetch the public half of a key in an HSM or a KMS"
+    )
+    parser.add_argument(
+        "uri",
+        metavar="URI",
+        help="hsm:[KEY ID][?label=TOKEN], KEY ID as a number; hv:NAME; or awskms:ID, ARN or alias",
+    )
     parser.add_argument("file", type=Path, metavar="FILE", help="to write, named *.pub")
     add_json(parser)
 
@@ -118,19 +124,24 @@ def _one_line(public: str) -> str:
 
 
 def _import(options: argparse.Namespace) -> int:
-    """Fetch the public half of an ECDSA P-256 key that an HSM, a YubiKey or SoftHSM holds, by
-    PKCS#11, and say what to sign with. PYKCS11LIB names the HSM's library; the PIN comes from
-    EDGELINE_PIN or is asked for. It needs `pip install 'edgeline-registry[hsm]'`.
+    """Fetch the public half of a key that never leaves where it is, and say what to sign with:
+    an ECDSA P-256 key in an HSM, a YubiKey or SoftHSM, by PKCS#11 (PYKCS11LIB names the HSM's
+    library; the PIN comes from EDGELINE_PIN or is asked for), an Ed25519 key in Vault's transit
+    engine (VAULT_ADDR, VAULT_TOKEN), or an ECDSA P-256 key in AWS KMS (AWS_DEFAULT_REGION and
+    credentials). Needs 'edgeline-registry[hsm]', 'edgeline-registry[vault]' or
+    'edgeline-registry[awskms]'.
 
     Examples:
     export PYKCS11LIB=/usr/lib/x86_64-linux-gnu/libykcs11.so
     edgeline registry keys import hsm:2 keys/anna.pub
     edgeline registry keys import 'hsm:7?label=edgeline' keys/release.pub --json | jq -r .key
+    edgeline registry keys import hv:release keys/release.pub
+    edgeline registry keys import awskms:alias/release keys/release.pub
     """
-    from edgeline.publish.keys import import_from_hsm
+    from edgeline.publish.held_keys import import_key
 
-    key = import_from_hsm(options.uri, options.file)
-    uri = f"{key.keyid}={options.uri}"
+    address, key = import_key(options.uri, options.file)
+    uri = f"{key.keyid}={address}"
     document = {"public_file": str(options.file), "key_id": key.keyid, "key": uri}
     lines = [(f"{options.file} is the public half; sign with",), (f"  --key '{uri}'",)]
     return answer(options, document, lines)
