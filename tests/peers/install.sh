@@ -11,6 +11,8 @@ command -v kubectl >/dev/null || packages+=(kubernetes-client)
 command -v node >/dev/null || packages+=(nodejs)
 command -v npm >/dev/null || packages+=(npm)
 command -v softhsm2-util >/dev/null || packages+=(softhsm2)
+# With it tuf-conformance sets the client's clock.
+[ -z "${TUF_CONFORMANCE:-}" ] || command -v faketime >/dev/null || packages+=(faketime)
 # MediaPipe's wheel links to them.
 for library in libegl1 libgles2; do
     dpkg --status "$library" >/dev/null 2>&1 || packages+=("$library")

@@ -37,7 +37,7 @@ CONTRACT = PreprocessingContract(height=2, width=2, max_side=512, labels=("red",
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0)}
 
 
-def _interpreter(version: str) -> str:
+def interpreter(version: str) -> str:
     """Find a Python, in pyenv's folder first: its shims need not be set to it."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     found = [*map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))]
@@ -51,7 +51,7 @@ def make_environment(
     folder: Path, version: str, *others: str, extras: str = "", part: str = "edge"
 ) -> None:
     """Does `pip install ./edge` with a version of Python, in an environment in `folder`."""
-    subprocess.run([_interpreter(version), "-m", "venv", str(folder)], check=True)
+    subprocess.run([interpreter(version), "-m", "venv", str(folder)], check=True)
     # A copy: a build in the checkout would leave files there.
     shutil.copytree(ROOT / "edge", folder / "edge", ignore=shutil.ignore_patterns("__pycache__"))
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
