@@ -1,6 +1,6 @@
 """Keys, brought together as what one person or one machine can sign with.
 
-    signers = Signers.load(["keys/release.pem", "envvar:ONLINE_KEY"], ask_secret)
+signers = Signers.load(["keys/release.pem", "envvar:ONLINE_KEY"], ask_secret)
 """
 
 import os
