@@ -228,42 +228,33 @@ class Network:
 
     @cached_property
     def _contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        return _tls_contexts(self._connection)
+        """How to speak TLS with the registry server, and with others that it refers to."""
+        given = self._connection
+        ca, certificate, key = given.ca_file, given.client_cert, given.client_key
 
-
-def _tls_contexts(connection: Connection) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return how to speak TLS with the registry server, and with others that it refers to.
-
-    Raises:
-        RegistryError: a certificate or a key cannot be used.
-    """
-
-    def refuse() -> str:
-        raise RegistryError(
-            f"The key of {connection.client_cert} is encrypted. Expected one without a passphrase"
-        )
-
-    try:
-        own, others = (
-            ssl.create_default_context(cafile=connection.ca_file and str(connection.ca_file))
-            for _ in range(2)
-        )
-        own.sslsocket_class = others.sslsocket_class = _TLSSocket
-    except OSError as error:
-        raise RegistryError(
-            f"{connection.ca_file} cannot be used as CA: {error.strerror or error}. "
-            "Expected certificates as PEM"
-        ) from None
-    if connection.client_cert is not None:
-        try:
-            own.load_cert_chain(connection.client_cert, connection.client_key, refuse)
-        except OSError as error:
-            files = connection.client_cert, connection.client_key
+        def refuse() -> str:
             raise RegistryError(
-                f"{' and '.join(str(file) for file in files if file)} cannot be used as client "
-                f"certificate and key: {error.strerror or error}. Expected both as PEM"
+                f"The key of {certificate} is encrypted. Expected one without a passphrase"
+            )
+
+        try:
+            own, others = (ssl.create_default_context(cafile=ca) for _ in range(2))
+        except OSError as error:
+            raise RegistryError(
+                f"{ca} cannot be used as CA: {error.strerror or error}. "
+                "Expected certificates as PEM"
             ) from None
-    return own, others
+        own.sslsocket_class = others.sslsocket_class = _TLSSocket
+        try:
+            if certificate is not None:
+                own.load_cert_chain(certificate, key, refuse)
+        except OSError as error:
+            files = " and ".join(str(file) for file in (certificate, key) if file)
+            raise RegistryError(
+                f"{files} cannot be used as client certificate and key: {error.strerror or error}. "
+                "Expected both as PEM"
+            ) from None
+        return own, others
 
 
 def _resolve(host: str, port: int, budget: Budget) -> Sequence[_Address]:
