@@ -7,11 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
-from edgeline.errors import IntegrityError
 from edgeline.publish.garbage import Collected
 from edgeline.publish.progress import Notify, say_nothing
 from edgeline.registry.connection import NO_SETTINGS, OCI_SCHEME, Connection
-from edgeline.registry.format import Descriptor
+from edgeline.registry.format import Descriptor, damaged
 from edgeline.registry.store import ReadStore
 
 
@@ -121,8 +120,4 @@ def verified(store: ReadStore, blob: Descriptor, what: str) -> Iterator[bytes]:
         yield chunk
     digest = f"sha256:{sha256.hexdigest()}"
     if (digest, size) != (blob.digest, blob.size):
-        raise IntegrityError(
-            f"Blob {blob.digest} of {what} in {store.location} was changed or damaged: expected "
-            f"{blob.size} bytes with this digest, got {size} bytes with {digest}. Publish the "
-            "release again to restore it"
-        )
+        raise damaged(blob, f"of {what} in {store.location}", size, digest)

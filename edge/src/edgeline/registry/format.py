@@ -215,6 +215,14 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+def damaged(blob: Descriptor, where: str, size: int, digest: str) -> IntegrityError:
+    """Return the error that a blob somewhere has another size or digest than it should."""
+    return IntegrityError(
+        f"Blob {blob.digest} {where} was changed or damaged: expected {blob.size} bytes with this "
+        f"digest, got {size} bytes with {digest}. Publish the release again to restore it"
+    )
+
+
 def hashed(chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
     """Return the digest and the size of what comes in chunks."""
     sha256, size = hashlib.sha256(), 0

@@ -23,6 +23,7 @@ from edgeline.registry.format import (
     MAX_STORE_INDEX,
     TAG_ANNOTATION,
     Descriptor,
+    damaged,
     digest_of,
     is_tag,
     parse_annotations,
@@ -115,11 +116,7 @@ class LayoutFiles:
         data = read_file(self._root, *blob_path(descriptor), limit=descriptor.size)
         digest = digest_of(data)
         if len(data) != descriptor.size or digest != descriptor.digest:
-            raise IntegrityError(
-                f"Blob {descriptor.digest} in {self._root} was changed or damaged: expected "
-                f"{descriptor.size} bytes with this digest, got {len(data)} bytes with {digest}. "
-                "Publish the release again to restore it"
-            )
+            raise damaged(descriptor, f"in {self._root}", len(data), digest)
         return data
 
     def stream_blob(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
