@@ -19,7 +19,8 @@ help:
 	@echo "make test-newer   a part of them and the demo with the newer TFX, in a Debian 13 that it installs"
 	@echo "                   (as root); make test-trixie: all of them, and both lines beside each other"
 	@echo "make test-bases   every base through a whole run: trained, searched, converted and judged"
-	@echo "make test-peers   tests against outside programs, which it installs (as root)"
+	@echo "make test-peers   tests against outside programs, which it installs (as root); given VAULT_ADDR= and"
+	@echo "                   VAULT_TOKEN= of a Vault, and TUF_CONFORMANCE= of that suite's checkout, with them"
 	@echo "make test-kubeflow the pipeline in a simulated Kubeflow, step by step; given the paths DRIVER="
 	@echo "                   and LAUNCHER=, by Kubeflow's own programs (kubeflow/INSIDE.md)"
 	@echo "make test-image   build the steps' image and run a step in it (as root)"
@@ -89,6 +90,7 @@ test-arm64: $(LOCKED)
 test-scale: $(LOCKED)
 	$(RUN) -m benchmarks.scale --images 60000 $(ARGS)
 
+# Variables of the command line are in the environment of what is run.
 test-peers: $(LOCKED) .tools/kfp/.locked
 	tests/peers/install.sh
 	$(RUN) -m pytest -m peers tests/edge tests/peers $(ARGS)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_registry, publish_release
-from tests.edge.judged import judged
-from tests.peers.test_device_pythons import CONTRACT, colours_model, make_environment, run_in
+from tests.peers.held import ROLES, Held, make_holder
+from tests.peers.test_device_pythons import make_environment, run_in
 
 pytestmark = pytest.mark.peers
 
 LIBRARY = Path("/usr/lib/softhsm/libsofthsm2.so")
 TOKEN, PIN = "edgeline", "1234"
-# Whose keys are exchanged for some of the HSM, and which file signed before.
-ROLES = {"root": "root-1", "online": "online", "colours-release": "colours-release"}
 
 # Makes a pair of keys on the token for each argument, numbered from 1.
 GENERATE = """\
@@ -34,33 +29,6 @@ with token.open(rw=True, user_pin=os.environ["EDGELINE_PIN"]) as session:
         parameters = session.create_domain_parameters(pkcs11.KeyType.EC, curve, local=True)
         parameters.generate_keypair(store=True, id=bytes([number]), label=label)
 """
-
-
-@dataclass(frozen=True)
-class Held:
-    """A registry, and the environment of who holds its keys."""
-
-    folder: Path
-    holder: Path
-    uris: dict[str, str] = field(default_factory=dict)  # "<key id>=<URI>" by role
-
-    @property
-    def root(self) -> str:
-        return str(self.folder / "keys" / "root.json")
-
-    def registry(self, *arguments: str) -> str:
-        return run_in(self.holder, "edgeline", "registry", *arguments)
-
-    def signed(self, *arguments: str) -> str:
-        """Changes the registry, with every key in a file and every one in the HSM."""
-        uris = (str(self.folder / "keys"), *self.uris.values())
-        keys = [argument for uri in uris for argument in ("--key", uri)]
-        return self.registry(*arguments, "--root", self.root, *keys)
-
-    def key_id(self, name: str) -> str:
-        said = self.registry("keys", "public", str(self.folder / "keys" / f"{name}.pub"), "--json")
-        found: str = json.loads(said)["key_id"]
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -84,36 +52,19 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def held(token: str, tmp_path_factory: pytest.TempPathFactory) -> Held:
     """A registry of which root, online and release keys are in the HSM, and serve a release."""
     folder = tmp_path_factory.mktemp("held")
-    held = Held(folder, folder / "holder")
-    make_environment(held.holder, "3.10", extras="[hsm]")
-    run_in(held.holder, "python", "-c", GENERATE, token, *ROLES)
-    make_registry(folder, "colours")
-    content = {"float32": colours_model()}
-    publish_release(folder, "colours", content, CONTRACT, verdict=judged(content))
-    for number, (role, replaced) in enumerate(ROLES.items(), start=1):
-        public = str(folder / f"{role}.pub")
-        uri = f"hsm:{number}?label={token}"
-        imported = json.loads(held.registry("keys", "import", uri, public, "--json"))
-        held.uris[role] = imported["key"]
-        held.signed(
-            *("keys", "rotate", str(folder / "registry"), role),
-            *("--add", public, "--remove", held.key_id(replaced)),
-        )
-    held.signed(
-        *("promote", str(folder / "registry"), "colours", "--yes"),
-        *("--from", "candidate", "--to", "production"),
-    )
+    holder = make_holder(folder / "holder", "hsm")
+    run_in(holder, "python", "-c", GENERATE, token, *ROLES)
+    held = Held.make(folder, holder)
+    held.bring({role: f"hsm:{number}?label={token}" for number, role in enumerate(ROLES, start=1)})
+    held.promote()
     return held
 
 
 def test_the_hsms_keys_are_those_that_count(held: Held) -> None:
-    lines = held.registry(
-        "keys", "list", str(held.folder / "registry"), "--root", held.root, "--json"
-    )
-    keys = {role["role"]: role["keys"] for role in map(json.loads, lines.splitlines())}
+    keys = held.key_ids()
     for role, names in {"root": ["root"], "online": ["timestamp", "snapshot"]}.items():
         for name in names:
-            assert held.uris[role].partition("=")[0] in str(keys[name])
+            assert held.uris[role].partition("=")[0] in keys[name]
     assert held.key_id("root-1") not in str(keys)
 
 
@@ -121,10 +72,10 @@ def test_a_wrong_pin_is_told_and_changes_nothing(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGELINE_PIN", "4321")
-    before = sorted((held.folder / "registry").rglob("*"))
-    with pytest.raises(AssertionError, match=r"did not sign: .*PinIncorrect.*Nothing was changed"):
-        held.signed("refresh", str(held.folder / "registry"))
-    assert sorted((held.folder / "registry").rglob("*")) == before
+    before = held.content()
+    with pytest.raises(AssertionError, match=r"did not sign: PinIncorrect.*Nothing was changed"):
+        held.refresh()
+    assert held.content() == before
 
 
 @pytest.mark.parametrize(
@@ -136,16 +87,6 @@ def test_a_device_follows_what_the_hsm_signed(
     extras: str, said: str, held: Held, tmp_path: Path
 ) -> None:
     make_environment(tmp_path / "device", "3.10", extras=extras)
-    done = subprocess.run(
-        [
-            *(str(tmp_path / "device" / "bin" / "edgeline"), "pull", "--model", "colours"),
-            *("--registry", str(held.folder / "registry"), "--root", held.root),
-            *("--state", str(tmp_path / "state")),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
+    done = held.pull(tmp_path / "device", tmp_path)
     assert said in done.stdout + done.stderr
     assert (done.returncode == 0) == bool(extras), done.stderr
