@@ -20,8 +20,9 @@ from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import keras
@@ -76,11 +77,15 @@ class LabelledExamples:
 
 
 class Frozen:
-    """A network that only computes: traced once for each device, for however many splits.
+    """A network that only computes, for however many splits, and a few batches at once.
+
+    Batches that are computed at once each have a trace of their own: oneDNN's convolution with a
+    fused addition keeps what it adds in the kernel (`fuse_add_src_` of TensorFlow's
+    mkl_conv_ops.cc), so that two calls of one function read each other's, or what is freed.
 
     Attributes:
         shape: of what it gives for one input.
-        devices: that compute, in turn.
+        at_once: batches that are computed at once.
     """
 
     def __init__(
@@ -99,7 +104,7 @@ class Frozen:
             devices: to compute on.
         """
         self.shape: tuple[int, ...] = tuple(network.output_shape[1:])
-        self.devices = devices
+        self.at_once = max(AT_ONCE, len(devices.local))
         spec = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
 
         def on(device: str) -> Any:
@@ -113,14 +118,20 @@ class Frozen:
                 compute, input_signature=[spec], autograph=False
             ).get_concrete_function()
 
-        self._functions = cycle([on(device) for device in devices.local])
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for device in islice(cycle(devices.local), self.at_once):
+            self._idle.put(on(device))
 
     def __call__(self, batch: tf.Tensor) -> NDArray[np.float32]:
-        """Computes a batch on the next device: float32 `[batch, ...]` to float32 `[batch, *shape]`.
+        """Computes a batch: float32 `[batch, ...]` to float32 `[batch, *shape]`.
 
-        Several threads may call it.
+        Several threads may call it; those beyond `at_once` wait.
         """
-        values: NDArray[np.float32] = next(self._functions)(batch).numpy()
+        function = self._idle.get()
+        try:
+            values: NDArray[np.float32] = function(batch).numpy()
+        finally:
+            self._idle.put(function)
         return values
 
 
@@ -354,12 +365,11 @@ def _computed(
     network: Frozen, batches: Iterable[tf.Tensor], pace: _Pace
 ) -> Iterator[NDArray[np.float32]]:
     """Computes batches, a few at a time, in order; says how far the store is."""
-    at_once = max(AT_ONCE, len(network.devices.local))
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(network.at_once) as pool:
         running: deque[Future[NDArray[np.float32]]] = deque()
         for batch in pace.timed(batches):
             running.append(pool.submit(network, batch))
-            if len(running) > at_once:
+            if len(running) > network.at_once:
                 yield running.popleft().result()
                 pace.say_now_and_then()
         while running:

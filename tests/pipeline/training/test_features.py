@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from pipeline.data.preprocessing import PIXELS
@@ -40,6 +44,40 @@ def expected(network: keras.Model, split: LabelledExamples) -> NDArray[np.float3
         views = AUGMENTATION.all_views(batch[PIXELS], np.array([index]))
         rows.append(network.predict_on_batch(views))
     return np.concatenate(rows)
+
+
+class Observed(keras.layers.Layer):
+    """Passes on what it gets, slowly, and notes the traces that are at work meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = count()
+        self.at_work: list[int] = []
+        self.seen: list[tuple[int, ...]] = []
+
+    def call(self, values: tf.Tensor) -> tf.Tensor:
+        number = next(self.numbers)  # of this trace
+
+        def work(values: NDArray[np.float32]) -> NDArray[np.float32]:
+            self.at_work.append(number)
+            time.sleep(0.02)
+            self.seen.append(tuple(self.at_work))
+            self.at_work.remove(number)
+            return values
+
+        return tf.ensure_shape(tf.numpy_function(work, [values], tf.float32), values.shape)
+
+
+def test_no_trace_computes_two_batches_at_once() -> None:
+    observed = Observed()
+    network = Frozen(keras.Sequential([keras.Input((2,)), observed]))
+    batches = [np.full((3, 2), number, np.float32) for number in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        for batch, values in zip(batches, pool.map(network, batches), strict=True):
+            np.testing.assert_array_equal(values, batch)
+    assert len(observed.seen) == len(batches)
+    assert max(map(len, observed.seen)) == network.at_once > 1
+    assert all(len(set(numbers)) == len(numbers) for numbers in observed.seen)
 
 
 @pytest.mark.parametrize("file", [None, "features.f32"])
