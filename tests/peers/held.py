@@ -105,6 +105,6 @@ class Held:
 
 
 def make_holder(folder: Path, extra: str) -> Path:
-    """Install edgeline with one of its extras."""
-    make_environment(folder, "3.10", extras=f"[{extra}]")
+    """Install edgeline-registry with one of its extras, and with what a device needs."""
+    make_environment(folder, "3.10", extras=f"[device,{extra}]", part="edge/registry")
     return folder
