@@ -178,7 +178,8 @@ def install(choice: Choice, uv: str) -> None:
     same_python = made.startswith(f"{choice.python}\n")
     kept = "--allow-existing" if same_python else "--clear"
     python = str(VENV / "bin" / "python")
-    ours = ("--editable", str(PROJECT), "--editable", str(PROJECT / "edge" / "registry"))
+    # Not `edge/registry`, which has the same files: an editable one would be a copy of them.
+    ours = ("--editable", str(PROJECT), "--editable", str(PROJECT / "edge"))
     for command in (
         ("venv", "--quiet", kept, "--python", str(choice.python), str(VENV)),
         ("pip", "sync", "--python", python, "--require-hashes", str(choice.line.lock)),

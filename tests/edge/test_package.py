@@ -16,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
+import edgeline
 from edgeline._distribution import pip_install
 from edgeline.cli import main
 from tests.edge.wheels import (
@@ -52,6 +53,10 @@ def imports(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} imports by a relative name"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_what_is_tested_is_this_checkout() -> None:
+    assert Path(edgeline.__file__).parent == SOURCES / "edgeline"
 
 
 @pytest.fixture(scope="module")
