@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import IngestConfig
+from pipeline.orchestration.kubeflow.imports import RECORD_FILE
 from tests.image.conftest import BuiltImage
 from tests.kubeflow.conftest import ROOT, Prepared, prepare
 from tests.kubeflow.sandbox import Pod, run
@@ -79,7 +80,8 @@ def test_steps_run_as_nobody_on_a_read_only_file_system(
     cluster = prepared.elsewhere(tmp_path, lambda pod, log: run(in_image(image, pod), log))
     done = cluster.run(prepared.pipeline, ROOT, until="ImportExampleGen")
     done.check()
-    assert any(cluster.artifact(done, "ImportExampleGen", "examples").rglob("*.tfrecord"))
+    record = cluster.artifact(done, "ImportExampleGen", "examples") / RECORD_FILE
+    assert len(json.loads(record.read_text())) == 3, "a file of each split"
 
 
 def test_a_step_has_no_rights_and_nowhere_to_write_but_tmp(
