@@ -26,6 +26,7 @@ from PIL import Image
 from tabulate import tabulate
 
 from benchmarks.model_sizes import CHECKED_IMAGES, LABELS, SIDE, noise, save
+from benchmarks.wheels import SOURCES, device_files
 from components.tflite_rewriter.rewrite import rewrite
 from edgeline import Classifier
 from edgeline.device.update import Device
@@ -36,7 +37,6 @@ from edgeline.publish.release import VariantFiles, publish
 from edgeline.publish.repository import Keys, ModelKeys, Repository, initialize
 from edgeline.runtime.threads import default_threads
 from pipeline.data.preprocessing import contract
-from tests.edge.wheels import SOURCES, device_files
 
 VARIANT = "float16"
 MODEL = "cells"

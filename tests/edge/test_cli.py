@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.wheels import PROJECT
 from tests.edge.test_packed import packed_model
-from tests.edge.wheels import PROJECT
 
 if TYPE_CHECKING:
     from edgeline.contract import PreprocessingContract

@@ -17,9 +17,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 import edgeline
-from edgeline._distribution import pip_install
-from edgeline.cli import main
-from tests.edge.wheels import (
+from benchmarks.wheels import (
     EDGE,
     LEFT_OUT,
     PROJECT,
@@ -28,6 +26,8 @@ from tests.edge.wheels import (
     device_files,
     package_files,
 )
+from edgeline._distribution import pip_install
+from edgeline.cli import main
 
 if TYPE_CHECKING:
     from tests.edge.stores import Store

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from benchmarks.wheels import PROJECT
 from edgeline.device import download
 from edgeline.device.update import Device, Limits
 from edgeline.errors import (
@@ -44,7 +45,6 @@ from tests.edge.devices import (
     signed_days_ago,
 )
 from tests.edge.servers import RegistryServer, raw, reset
-from tests.edge.wheels import PROJECT
 
 if TYPE_CHECKING:
     from tests.edge.conftest import Store

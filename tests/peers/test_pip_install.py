@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.edge.wheels import device_files, package_files
+from benchmarks.wheels import device_files, package_files
 
 pytestmark = pytest.mark.peers
 

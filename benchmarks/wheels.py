@@ -10,7 +10,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-EDGE = Path(__file__).parents[2] / "edge"
+EDGE = Path(__file__).parents[1] / "edge"
 SOURCES = EDGE / "src"
 PROJECT = tomllib.loads((EDGE / "pyproject.toml").read_text())
 REGISTRY_PROJECT = tomllib.loads((EDGE / "registry" / "pyproject.toml").read_text())["project"]
