@@ -104,6 +104,17 @@ class Held:
         )
 
 
+def check_that_they_count(held: Held, device: Path, folder: Path) -> None:
+    """Checks that the keys are the roles' and no others, and that a device takes what they sign."""
+    keys = held.key_ids()
+    for role, name in {"root": "root", "online": "timestamp"}.items():
+        assert held.uris[role].partition("=")[0] in keys[name]
+    assert held.key_id("root-1") not in str(keys)
+    done = held.pull(device, folder)
+    assert done.returncode == 0, done.stderr
+    assert "is served from now on" in done.stdout
+
+
 def make_holder(folder: Path, extra: str) -> Path:
     """Install edgeline-registry with one of its extras, and with what a device needs."""
     make_environment(folder, "3.10", extras=f"[device,{extra}]", part="edge/registry")
